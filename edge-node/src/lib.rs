@@ -1,1 +1,11 @@
-//! Placeholder while the crate is laid out.
+//! Atoll's edge node: composes the isolate host, the router and the KV store into one binary.
+
+pub mod api;
+pub mod bundle;
+pub mod cli;
+pub mod dispatch;
+pub mod observe;
+pub mod outbound;
+pub mod project;
+pub mod registry;
+pub mod report;

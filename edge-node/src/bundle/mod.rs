@@ -1,0 +1,1 @@
+//! Bundles a project's sources into uploadable modules.

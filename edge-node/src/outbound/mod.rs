@@ -1,0 +1,1 @@
+//! The one client through which workers reach the internet.

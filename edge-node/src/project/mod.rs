@@ -1,0 +1,1 @@
+//! Reads wrangler's project files.

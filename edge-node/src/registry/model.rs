@@ -1,0 +1,297 @@
+//! The nouns of the control plane: accounts, workers, versions, deployments, routes, schedules.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Wraps text that is already known to be valid.
+            pub fn new(text: impl Into<Arc<str>>) -> Self {
+                Self(text.into())
+            }
+
+            /// The id as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+text_id!(
+    /// An account (tenant): 32 lower-case hexadecimal digits, unguessable.
+    AccountId
+);
+text_id!(
+    /// A worker's name, unique within its account.
+    WorkerName
+);
+text_id!(
+    /// One immutable version of a worker: a UUID with hyphens.
+    VersionId
+);
+text_id!(
+    /// One KV namespace: 32 lower-case hexadecimal digits, unguessable.
+    NamespaceId
+);
+
+/// A worker of an account: what a route, a service binding or a schedule points at.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct WorkerRef {
+    /// The account that owns the worker.
+    pub account: AccountId,
+    /// The worker's name in that account.
+    pub worker: WorkerName,
+}
+
+/// How a module's bytes are to be understood. The serialised names are those of the v4 API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModuleKind {
+    /// An ECMAScript module.
+    EsModule,
+    /// A CommonJS module, or the body of a service-worker script.
+    CommonJs,
+    /// UTF-8 text, imported as a string.
+    Text,
+    /// Bytes, imported as an `ArrayBuffer`.
+    Data,
+    /// JSON, imported as its value.
+    Json,
+    /// WebAssembly, imported as a `WebAssembly.Module`.
+    Wasm,
+    /// A source map of another module (`index.js.map` belongs to `index.js`).
+    SourceMap,
+}
+
+/// One named part of a script.
+#[derive(Clone, Debug)]
+pub struct Module {
+    /// The name as uploaded (`index.js`, `./1234-add.wasm`, `sub/a.mjs`).
+    pub name: String,
+    /// How to understand the bytes.
+    pub kind: ModuleKind,
+    /// The contents.
+    pub bytes: Bytes,
+}
+
+/// Which of the two syntaxes the main module is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScriptFormat {
+    /// `export default { fetch() {} }` (metadata has `main_module`).
+    Modules,
+    /// `addEventListener("fetch", …)` (metadata has `body_part`).
+    ServiceWorker,
+}
+
+/// A name in `env` and the capability that it grants. Serialised as in the v4 API's metadata.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Binding {
+    /// A string.
+    PlainText {
+        /// The name in `env`.
+        name: String,
+        /// The value.
+        text: String,
+    },
+    /// A string that no read of the API ever shows.
+    SecretText {
+        /// The name in `env`.
+        name: String,
+        /// The value.
+        #[serde(default)]
+        text: String,
+    },
+    /// Any JSON value.
+    Json {
+        /// The name in `env`.
+        name: String,
+        /// The value.
+        json: serde_json::Value,
+    },
+    /// A KV namespace of the same account.
+    KvNamespace {
+        /// The name in `env`.
+        name: String,
+        /// The namespace.
+        namespace_id: NamespaceId,
+    },
+    /// Another worker of the same account.
+    Service {
+        /// The name in `env`.
+        name: String,
+        /// The worker's name.
+        service: WorkerName,
+        /// The exported entrypoint, when not the default export.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        entrypoint: Option<String>,
+        /// Given to the callee as `ctx.props`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        props: Option<serde_json::Value>,
+    },
+    /// `{ id, tag, timestamp }` of the running version.
+    VersionMetadata {
+        /// The name in `env`.
+        name: String,
+    },
+    /// A WebAssembly module bound by name (service-worker format).
+    WasmModule {
+        /// The name in `env`, or the global's name.
+        name: String,
+        /// The module's name in the script.
+        part: String,
+    },
+    /// Text bound by name (service-worker format).
+    TextBlob {
+        /// The name in `env`, or the global's name.
+        name: String,
+        /// The module's name in the script.
+        part: String,
+    },
+    /// Bytes bound by name (service-worker format).
+    DataBlob {
+        /// The name in `env`, or the global's name.
+        name: String,
+        /// The module's name in the script.
+        part: String,
+    },
+}
+
+impl Binding {
+    /// The name in `env`.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::PlainText { name, .. }
+            | Self::SecretText { name, .. }
+            | Self::Json { name, .. }
+            | Self::KvNamespace { name, .. }
+            | Self::Service { name, .. }
+            | Self::VersionMetadata { name }
+            | Self::WasmModule { name, .. }
+            | Self::TextBlob { name, .. }
+            | Self::DataBlob { name, .. } => name,
+        }
+    }
+}
+
+/// Limits that a version asks for; absent means the node's default.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VersionLimits {
+    /// CPU time of one invocation, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_ms: Option<u64>,
+    /// Subrequests of one invocation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subrequests: Option<u32>,
+}
+
+/// An immutable script with its bindings and limits.
+#[derive(Clone, Debug)]
+pub struct Version {
+    /// The version's id.
+    pub id: VersionId,
+    /// The worker it is a version of.
+    pub worker: WorkerRef,
+    /// 1 for a worker's first version, then counting up.
+    pub number: u64,
+    /// When it was uploaded: milliseconds since the Unix epoch.
+    pub created_ms: u64,
+    /// The syntax of the main module.
+    pub format: ScriptFormat,
+    /// The name of the main module.
+    pub main_module: String,
+    /// Every module, source maps too.
+    pub modules: Vec<Module>,
+    /// What `env` holds.
+    pub bindings: Vec<Binding>,
+    /// `YYYY-MM-DD`, as uploaded.
+    pub compatibility_date: Option<String>,
+    /// As uploaded.
+    pub compatibility_flags: Vec<String>,
+    /// Limits of its own.
+    pub limits: VersionLimits,
+    /// `workers/message`, `workers/tag` and kin.
+    pub annotations: std::collections::BTreeMap<String, String>,
+    /// The handlers that the script exports (`fetch`, `scheduled`), found when it was checked.
+    pub handlers: Vec<String>,
+    /// SHA-256 over the modules' names, kinds and contents, in hexadecimal: the ETag.
+    pub content_hash: String,
+    /// What start-up took when the version was checked, in milliseconds.
+    pub startup_ms: u64,
+}
+
+/// Which versions of a worker serve, and with what weights (they add up to 100).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Deployment {
+    /// The deployment's id: a UUID with hyphens.
+    pub id: String,
+    /// When it was made: milliseconds since the Unix epoch.
+    pub created_ms: u64,
+    /// One or two versions with their percentages.
+    pub versions: Vec<(VersionId, f64)>,
+}
+
+/// A worker as the data plane needs it.
+#[derive(Clone, Debug)]
+pub struct LiveWorker {
+    /// Which worker.
+    pub worker: WorkerRef,
+    /// The newest deployment.
+    pub deployment: Deployment,
+    /// Whether it answers at `<worker>.<subdomain>.<domain>`.
+    pub workers_dev: bool,
+}
+
+/// One row of the route table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// The route's id: 32 hexadecimal digits.
+    pub id: String,
+    /// The account that owns it.
+    pub account: AccountId,
+    /// The pattern as written.
+    pub pattern: String,
+    /// The worker it leads to; none takes the URL away from broader routes.
+    pub worker: Option<WorkerName>,
+}
+
+/// One cron line of a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// The worker whose `scheduled` handler runs.
+    pub worker: WorkerRef,
+    /// Five fields, UTC.
+    pub cron: String,
+}
+
+/// Everything that the data plane reads, swapped whole at every change.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Counts up with every change.
+    pub revision: u64,
+    /// Every deployed worker.
+    pub workers: Vec<LiveWorker>,
+    /// Every route.
+    pub routes: Vec<Route>,
+    /// Every cron line.
+    pub schedules: Vec<Schedule>,
+    /// Accounts' subdomains: `<worker>.<subdomain>.<domain>`.
+    pub subdomains: Vec<(AccountId, String)>,
+}
