@@ -17,7 +17,7 @@ const { URLPattern } = core.loadExtScript("ext:deno_web/01_urlpattern.js");
 const { DOMException } = core.loadExtScript("ext:deno_web/01_dom_exception.js");
 const { atob, btoa } = core.loadExtScript("ext:deno_web/05_base64.js");
 const { structuredClone } = core.loadExtScript("ext:deno_web/02_structured_clone.js");
-const { Console } = core.loadExtScript("ext:deno_web/01_console.js");
+const { Console, setNoColorFns } = core.loadExtScript("ext:deno_web/01_console.js");
 const cryptoModule = core.loadExtScript("ext:deno_crypto/00_crypto.js");
 const { Headers } = core.loadExtScript("ext:deno_fetch/20_headers.js");
 const { FormData } = core.loadExtScript("ext:deno_fetch/21_formdata.js");
@@ -28,6 +28,8 @@ const { fetch } = core.loadExtScript("ext:atoll/fetch.js");
 const events = core.loadExtScript("ext:atoll/events.js");
 const extras = core.loadExtScript("ext:atoll/extras.js");
 
+// Lines go to logs and tails, which bring their own colours.
+setNoColorFns(() => true, () => true);
 const console = new Console((message, level) => {
   op_log(invocation.currentInvocation()?.id ?? 0, level, message);
 });

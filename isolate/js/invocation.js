@@ -19,7 +19,11 @@ const {
   TypeError,
 } = primordials;
 const { getAsyncContext } = core;
-const timers = core.loadExtScript("ext:deno_web/02_timers.js");
+const {
+  clearTimeout: clearWebTimer,
+  setInterval: setWebInterval,
+  setTimeout: setWebTimeout,
+} = core.loadExtScript("ext:deno_web/02_timers.js");
 
 class Invocation {
   constructor(id) {
@@ -49,7 +53,7 @@ class Invocation {
       core.unrefOpPromise(ended);
       PromisePrototypeThen(ended, () => {
         this.ended = true;
-        SetPrototypeForEach(this.timers, (id) => timers.clearTimeout(id));
+        SetPrototypeForEach(this.timers, (id) => clearWebTimer(id));
         SetPrototypeClear(this.timers);
       });
     }
@@ -84,7 +88,7 @@ function setTimeout(callback, delay = 0, ...args) {
   if (typeof callback !== "function") {
     throw new TypeError("setTimeout takes a function: code is not made from strings here");
   }
-  const id = timers.setTimeout(() => {
+  const id = setWebTimeout(() => {
     invocation.releaseTimer(id);
     callback(...args);
   }, delay);
@@ -99,14 +103,14 @@ function setInterval(callback, delay = 0, ...args) {
   if (typeof callback !== "function") {
     throw new TypeError("setInterval takes a function: code is not made from strings here");
   }
-  const id = timers.setInterval(() => callback(...args), delay);
+  const id = setWebInterval(() => callback(...args), delay);
   invocation.holdTimer(id);
   return id;
 }
 
 function clearTimer(id) {
   if (typeof id !== "number") return;
-  timers.clearTimeout(id);
+  clearWebTimer(id);
   currentInvocation()?.releaseTimer(id);
 }
 

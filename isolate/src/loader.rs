@@ -189,7 +189,8 @@ impl ModuleLoader for ScriptLoader {
             return Url::parse(specifier).map_err(|_| missing(specifier));
         }
         if let Some(name) = specifier.strip_prefix("atoll-bytes:") {
-            let own = module_url(name).is_ok_and(|url| url.as_str() == referrer);
+            let own = module_url(name).is_ok_and(|url| url.as_str() == referrer)
+                && self.script.module(name).is_some_and(|m| matches!(m.kind, ModuleKind::Data | ModuleKind::Wasm));
             return if own { Url::parse(specifier).map_err(|_| missing(specifier)) } else { Err(missing(specifier)) };
         }
         if let Some(url) = self.in_script(specifier, referrer) {
@@ -224,6 +225,11 @@ impl ModuleLoader for ScriptLoader {
             self.cache.put(hash, code);
         }
         Box::pin(std::future::ready(()))
+    }
+
+    /// Sources stay with the author: the map's word is taken for them.
+    fn source_map_source_exists(&self, _url: &str) -> Option<bool> {
+        Some(true)
     }
 
     fn get_source_map(&self, file_name: &str) -> Option<Cow<'_, [u8]>> {

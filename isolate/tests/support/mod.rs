@@ -35,7 +35,7 @@ static RUNNER: LazyLock<Mutex<Sender<Job>>> = LazyLock::new(|| {
 });
 
 /// Runs `test` on an isolate thread of its own and passes its panic on.
-pub fn on_isolate_thread<F, Fut>(test: F)
+pub(crate) fn on_isolate_thread<F, Fut>(test: F)
 where
     F: FnOnce(IsolateThread) -> Fut + Send + 'static,
     Fut: Future<Output = ()>,
@@ -57,12 +57,12 @@ where
 
 /// A host with a map for KV, a function for `fetch`, and a list of console lines.
 #[derive(Default)]
-pub struct TestHost {
-    pub kv: Rc<RefCell<HashMap<String, (Bytes, Option<Arc<str>>)>>>,
-    pub lines: RefCell<Vec<String>>,
-    pub fetched: RefCell<Vec<String>>,
+pub(crate) struct TestHost {
+    pub(crate) kv: Rc<RefCell<HashMap<String, (Bytes, Option<Arc<str>>)>>>,
+    pub(crate) lines: RefCell<Vec<String>>,
+    pub(crate) fetched: RefCell<Vec<String>>,
     #[allow(clippy::type_complexity)]
-    pub answer: Option<Box<dyn Fn(&str) -> Response<Bytes>>>,
+    pub(crate) answer: Option<Box<dyn Fn(&str) -> Response<Bytes>>>,
 }
 
 impl Host for TestHost {
@@ -113,34 +113,34 @@ impl Host for TestHost {
     }
 }
 
-pub fn module(name: &str, kind: ModuleKind, bytes: impl AsRef<[u8]>) -> Module {
+pub(crate) fn module(name: &str, kind: ModuleKind, bytes: impl AsRef<[u8]>) -> Module {
     Module { name: name.to_owned(), kind, bytes: Bytes::copy_from_slice(bytes.as_ref()) }
 }
 
 /// A script of one ES module.
-pub fn script(source: &str) -> Script {
+pub(crate) fn script(source: &str) -> Script {
     Script::new(ScriptFormat::Modules, "index.js", vec![module("index.js", ModuleKind::EsModule, source)])
 }
 
-pub struct Worker {
-    pub instance: Instance,
-    pub host: Rc<TestHost>,
-    pub ended: Rc<RefCell<Vec<InvocationRecord>>>,
+pub(crate) struct Worker {
+    pub(crate) instance: Instance,
+    pub(crate) host: Rc<TestHost>,
+    pub(crate) ended: Rc<RefCell<Vec<InvocationRecord>>>,
 }
 
-pub struct Setup {
-    pub script: Script,
-    pub bindings: Vec<Binding>,
-    pub limits: Limits,
-    pub host: TestHost,
+pub(crate) struct Setup {
+    pub(crate) script: Script,
+    pub(crate) bindings: Vec<Binding>,
+    pub(crate) limits: Limits,
+    pub(crate) host: TestHost,
 }
 
 impl Setup {
-    pub fn new(script: Script) -> Self {
+    pub(crate) fn new(script: Script) -> Self {
         Self { script, bindings: Vec::new(), limits: Limits::default(), host: TestHost::default() }
     }
 
-    pub async fn load(self, thread: &IsolateThread) -> Result<Worker, StartError> {
+    pub(crate) async fn load(self, thread: &IsolateThread) -> Result<Worker, StartError> {
         let host = Rc::new(self.host);
         let options = InstanceOptions {
             script: Arc::new(self.script),
@@ -155,12 +155,12 @@ impl Setup {
 }
 
 /// Loads a script of one ES module without bindings.
-pub async fn load(thread: &IsolateThread, source: &str) -> Worker {
+pub(crate) async fn load(thread: &IsolateThread, source: &str) -> Worker {
     Setup::new(script(source)).load(thread).await.unwrap_or_else(|error| panic!("{error}"))
 }
 
 impl Worker {
-    pub async fn request(&self, request: Request<Option<Body>>) -> Result<Response<ResponseBody>, atoll_isolate::Failure> {
+    pub(crate) async fn request(&self, request: Request<Option<Body>>) -> Result<Response<ResponseBody>, atoll_isolate::Failure> {
         let ended = self.ended.clone();
         let event = FetchEvent {
             id: "0123456789abcdef".into(),
@@ -171,13 +171,13 @@ impl Worker {
         self.instance.fetch(event, Box::new(move |record| ended.borrow_mut().push(record))).await
     }
 
-    pub async fn get(&self, url: &str) -> String {
+    pub(crate) async fn get(&self, url: &str) -> String {
         let request = Request::get(url).header("x-test", "yes").body(None).unwrap();
         let response = self.request(request).await.unwrap_or_else(|failure| panic!("{failure:?}"));
         text(response).await
     }
 
-    pub async fn get_failure(&self, url: &str) -> atoll_isolate::Failure {
+    pub(crate) async fn get_failure(&self, url: &str) -> atoll_isolate::Failure {
         let request = Request::get(url).body(None).unwrap();
         match self.request(request).await {
             Ok(response) => panic!("unexpected response {}", response.status()),
@@ -186,11 +186,11 @@ impl Worker {
     }
 }
 
-pub async fn text(response: Response<ResponseBody>) -> String {
+pub(crate) async fn text(response: Response<ResponseBody>) -> String {
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-pub fn body(bytes: impl Into<Bytes>) -> Option<Body> {
+pub(crate) fn body(bytes: impl Into<Bytes>) -> Option<Body> {
     Some(Box::pin(ResponseBody::Full(Some(bytes.into()))))
 }
