@@ -6,12 +6,15 @@
 #![forbid(unsafe_code)]
 
 mod clock;
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
 mod entry;
 mod error;
 mod key;
 pub mod limits;
 mod list;
 pub mod model;
+mod sqlite;
 mod store;
 
 pub use clock::{Clock, ManualClock, SystemClock};
@@ -19,4 +22,5 @@ pub use entry::{BulkWrite, Entry, PutOptions};
 pub use error::{Cause, KvError, Operation};
 pub use key::{Key, NamespaceId};
 pub use list::{KeyInfo, ListOptions, ListPage, ListQuery};
+pub use sqlite::{BATCH_SIZE_BOUNDS, SqliteOptions, SqliteStats, SqliteStore};
 pub use store::{KvFuture, KvStore};

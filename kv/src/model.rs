@@ -134,3 +134,17 @@ impl KvStore for MemoryStore {
         ready(Ok(())).boxed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::contract::Subject;
+
+    async fn open(clock: Arc<ManualClock>) -> Subject {
+        let store = Arc::new(MemoryStore::new(clock.clone()));
+        Subject { store, clock, keep: Box::new(()) }
+    }
+
+    crate::kv_contract!(open);
+}
