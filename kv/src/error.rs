@@ -122,7 +122,6 @@ pub enum KvError {
         /// What was being done, as an infinitive.
         action: &'static str,
         /// The engine's own error.
-        #[source]
         cause: Cause,
     },
     /// Another store, in this process or another, has the database open.

@@ -20,6 +20,8 @@ use crate::store::KvStore;
 
 /// Sequences that one run tries.
 const SEQUENCES: u32 = 48;
+/// Simpler sequences that are tried once one has failed.
+const SIMPLER_MAX: usize = 500;
 /// Operations of one sequence, at most.
 const OPERATIONS_MAX: usize = 40;
 /// Pages that one listing follows, at most; more would be a cursor that does not advance.
@@ -44,24 +46,53 @@ pub async fn random_operations_match_the_model(subject: Subject) {
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = TestRunner::new(config);
     let sequences = vec(operation(), 1..=OPERATIONS_MAX);
-    for sequence in 0..SEQUENCES {
-        let tree = sequences.new_tree(&mut runner).expect("no strategy here rejects");
-        let operations = tree.current();
-        // A namespace of its own makes each sequence begin with nothing.
-        let namespace = NamespaceId::parse(&format!("{sequence:032x}")).expect("32 digits");
-        for (index, operation) in operations.iter().enumerate() {
-            let place = || format!("operation {index} of {operations:#?}");
-            if let Operation::Advance(seconds) = operation {
-                subject.clock.advance(*seconds);
-                continue;
-            }
-            let expected = answer(&model, &namespace, operation).await;
-            let found = answer(&*subject.store, &namespace, operation).await;
-            assert_eq!(found, expected, "{}", place());
+    let mut pair = Pair { model, subject, played: 0 };
+    for _ in 0..SEQUENCES {
+        let mut tree = sequences.new_tree(&mut runner).expect("no strategy here rejects");
+        let mut failure = pair.play(&tree.current()).await;
+        if failure.is_none() {
+            continue;
         }
+        let mut more = tree.simplify();
+        for _ in 0..SIMPLER_MAX {
+            if !more {
+                break;
+            }
+            let simpler = pair.play(&tree.current()).await;
+            more = if simpler.is_some() { tree.simplify() } else { tree.complicate() };
+            failure = simpler.or(failure);
+        }
+        panic!("{}", failure.unwrap_or_default());
+    }
+}
+
+/// The store under test beside the model that knows the right answers.
+struct Pair {
+    model: MemoryStore,
+    subject: Subject,
+    played: u32,
+}
+
+impl Pair {
+    /// Plays a sequence on both and describes the first answer that differs.
+    async fn play(&mut self, operations: &[Operation]) -> Option<String> {
+        // A namespace of its own makes each sequence begin with nothing.
+        self.played += 1;
+        let namespace = NamespaceId::parse(&format!("{:032x}", self.played)).expect("32 digits");
         let all = Operation::List { prefix: String::new(), limit: 1000 };
-        let expected = answer(&model, &namespace, &all).await;
-        assert_eq!(answer(&*subject.store, &namespace, &all).await, expected, "{operations:#?}");
+        for operation in operations.iter().chain([&all]) {
+            if let Operation::Advance(seconds) = operation {
+                self.subject.clock.advance(*seconds);
+            }
+            let expected = answer(&self.model, &namespace, operation).await;
+            let found = answer(&*self.subject.store, &namespace, operation).await;
+            if found != expected {
+                return Some(format!(
+                    "{operation:?}\nanswers {found:?}\n and not {expected:?}\nin {operations:#?}"
+                ));
+            }
+        }
+        None
     }
 }
 

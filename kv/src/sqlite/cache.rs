@@ -70,8 +70,9 @@ impl Cache {
     /// Keeps what a load found, unless a write came between.
     pub(super) fn fill(&self, key: CacheKey, slot: Slot, ticket: Ticket) {
         let stripe = self.stripe(&key);
-        if stripe.under_way == 0 && ticket.0 == Some(stripe.version) {
-            self.keep(key, slot);
+        let current = stripe.under_way == 0 && ticket.0 == Some(stripe.version);
+        if current && self.fits(&slot) {
+            self.slots.insert(key, slot);
         }
     }
 
@@ -87,8 +88,8 @@ impl Cache {
         let mut stripe = self.stripe(&key);
         stripe.under_way -= 1;
         stripe.version += 1;
-        if let Some(slot) = stored {
-            self.keep(key, slot.map(detached));
+        if let Some(slot) = stored.filter(|slot| self.fits(slot)) {
+            self.slots.insert(key, slot.map(detached));
         }
     }
 
@@ -100,12 +101,9 @@ impl Cache {
         self.slots.weighted_size()
     }
 
-    /// Stores a slot; the key's stripe must be locked.
-    fn keep(&self, key: CacheKey, slot: Slot) {
+    fn fits(&self, slot: &Slot) -> bool {
         let bytes = slot.as_ref().map_or(0, |entry| entry.value.len() as u64);
-        if bytes <= self.value_bytes_max {
-            self.slots.insert(key, slot);
-        }
+        bytes <= self.value_bytes_max
     }
 
     fn stripe(&self, key: &CacheKey) -> MutexGuard<'_, Stripe> {

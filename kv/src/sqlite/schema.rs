@@ -149,3 +149,22 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an acknowledgement means rests on these two settings.
+    #[test]
+    fn the_writer_waits_for_the_disk() {
+        let place = tempfile::tempdir().unwrap();
+        let connection = open_writer(&place.path().join("kv.sqlite")).unwrap();
+        let check = |pragma: &str, expected: &str| {
+            let read = format!("SELECT CAST({pragma} AS TEXT) FROM pragma_{pragma}");
+            let found: String = connection.query_row(&read, (), |row| row.get(0)).unwrap();
+            assert_eq!(found, expected, "{pragma}");
+        };
+        check("journal_mode", "wal");
+        check("synchronous", "2");
+    }
+}
