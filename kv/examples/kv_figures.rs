@@ -82,7 +82,8 @@ async fn durable_puts(
     let after = store.stats();
     let batch = (after.writes - before.writes) as f64 / (after.commits - before.commits) as f64;
     println!(
-        "durable puts of {VALUE_BYTES} B, {writers} writers: {per_second:.0}/s, {}, {batch:.1} a commit",
+        "durable puts of {VALUE_BYTES} B, {writers} writers: {per_second:.0}/s, {}, \
+         {batch:.1} a commit",
         percentiles(&mut latencies)
     );
     Ok(())

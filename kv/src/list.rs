@@ -136,7 +136,10 @@ mod tests {
         let page = ListPage { keys: vec![bare, full], list_complete: true, cursor: None };
         assert_eq!(
             serde_json::to_string(&page).unwrap(),
-            r#"{"keys":[{"name":"a"},{"name":"b","expiration":7,"metadata":{"n": [1]}}],"list_complete":true}"#
+            concat!(
+                r#"{"keys":[{"name":"a"},{"name":"b","expiration":7,"metadata":{"n": [1]}}],"#,
+                r#""list_complete":true}"#
+            )
         );
     }
 }

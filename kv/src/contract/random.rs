@@ -154,7 +154,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => vec(name(), 0..8).prop_map(Operation::DeleteBulk),
         4 => name().prop_map(Operation::Get),
         2 => vec(name(), 0..8).prop_map(Operation::GetMany),
-        4 => ("[ab/é]{0,2}", 0i64..8).prop_map(|(prefix, limit)| Operation::List { prefix, limit }),
+        4 => ("[ab/é]{0,2}", 0i64..8)
+            .prop_map(|(prefix, limit)| Operation::List { prefix, limit }),
         1 => Just(Operation::DropNamespace),
         2 => (0u64..90).prop_map(Operation::Advance),
     ]

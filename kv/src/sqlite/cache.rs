@@ -205,4 +205,17 @@ mod tests {
             assert_eq!(cache.find(&name).is_some(), kept, "{bytes}");
         }
     }
+
+    #[test]
+    fn the_cache_stays_within_its_bound() {
+        let cache = Cache::new(100_000);
+        for number in 0..1000 {
+            let name = key(&number.to_string());
+            let ticket = cache.ticket(&name);
+            cache.fill(name, slot(&"x".repeat(1000)), ticket);
+        }
+        cache.slots.run_pending_tasks();
+        assert!((50_000..=100_000).contains(&cache.bytes()), "{}", cache.bytes());
+        assert!((50..=100).contains(&cache.entries()), "{}", cache.entries());
+    }
 }
