@@ -141,7 +141,10 @@ pub struct OutboundConfig {
 fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
     Vec::<String>::deserialize(deserializer)?
         .iter()
-        .map(|text| text.parse().map_err(|_| D::Error::custom(format!("{text:?} is no network: write 10.0.0.0/8"))))
+        .map(|text| {
+            text.parse()
+                .map_err(|_| D::Error::custom(format!("{text:?} is no network: write 10.0.0.0/8")))
+        })
         .collect()
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+pub use atoll_kv::NamespaceId;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -46,11 +47,6 @@ text_id!(
     /// One immutable version of a worker: a UUID with hyphens.
     VersionId
 );
-text_id!(
-    /// One KV namespace: 32 lower-case hexadecimal digits, unguessable.
-    NamespaceId
-);
-
 /// A worker of an account: what a route, a service binding or a schedule points at.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WorkerRef {

@@ -1,5 +1,6 @@
 //! KV namespaces: which ids an account owns. The values live in the KV store.
 
+use rusqlite::types::Type;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::database::to_sql;
@@ -65,7 +66,7 @@ impl Registry {
         title: &str,
     ) -> Result<Namespace, RegistryError> {
         check_title(title)?;
-        let id = NamespaceId::new(random_hex_id());
+        let id = NamespaceId::parse(&random_hex_id()).expect("a random id has the form of an id");
         self.write(|transaction| {
             ensure_title_is_free(transaction, account, &id, title)?;
             if count(transaction, account)? >= NAMESPACES_MAX {
@@ -207,5 +208,8 @@ fn ensure_title_is_free(
 }
 
 fn from_row(row: &Row<'_>) -> rusqlite::Result<Namespace> {
-    Ok(Namespace { id: NamespaceId::new(row.get::<_, String>(0)?), title: row.get(1)? })
+    let id: String = row.get(0)?;
+    let id = NamespaceId::parse(&id)
+        .map_err(|e| rusqlite::Error::FromSqlConversionFailure(0, Type::Text, Box::new(e)))?;
+    Ok(Namespace { id, title: row.get(1)? })
 }
