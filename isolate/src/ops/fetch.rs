@@ -100,7 +100,8 @@ fn request_headers(headers: Vec<(ByteString, ByteString)>) -> Result<http::Heade
     Ok(map)
 }
 
-#[op2]
+// Lazy: the host may enter another isolate, which must not happen inside this one's slice.
+#[op2(async(lazy))]
 #[serde]
 #[allow(clippy::too_many_arguments, reason = "one call into Rust per hop")]
 pub(crate) async fn op_fetch_hop(

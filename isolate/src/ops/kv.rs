@@ -38,7 +38,7 @@ fn mismatch() -> JsErrorBox {
     JsErrorBox::generic("the host gave an answer of the wrong kind")
 }
 
-#[op2]
+#[op2(async(lazy))]
 #[serde]
 pub(crate) async fn op_kv_get(
     state: Rc<RefCell<OpState>>,
@@ -56,7 +56,7 @@ pub(crate) async fn op_kv_get(
     Ok(entries.into_iter().map(|found| found.map(entry)).collect())
 }
 
-#[op2]
+#[op2(async(lazy))]
 #[allow(clippy::too_many_arguments, reason = "one call into Rust per put")]
 pub(crate) async fn op_kv_put(
     state: Rc<RefCell<OpState>>,
@@ -79,7 +79,7 @@ pub(crate) async fn op_kv_put(
     call(&state, key, capability, put).await.map(|_| ())
 }
 
-#[op2]
+#[op2(async(lazy))]
 pub(crate) async fn op_kv_delete(
     state: Rc<RefCell<OpState>>,
     #[smi] key: u32,
@@ -89,7 +89,7 @@ pub(crate) async fn op_kv_delete(
     call(&state, key, capability, KvCall::Delete { key: name }).await.map(|_| ())
 }
 
-#[op2]
+#[op2(async(lazy))]
 #[string]
 pub(crate) async fn op_kv_list(
     state: Rc<RefCell<OpState>>,
