@@ -24,10 +24,6 @@ impl<'a> Fields<'a> {
         self.entries.iter().rfind(|e| e.key == key && !matches!(e.node.value, Value::Null))
     }
 
-    pub(crate) fn entries(&self) -> &'a [Entry] {
-        self.entries
-    }
-
     pub(crate) fn string(&mut self, key: &str) -> Option<String> {
         self.read(key, as_string, "a string")
     }
