@@ -9,6 +9,9 @@ use super::fields::Fields;
 use super::keys::{Scope, Support, key};
 use super::{Diagnostic, ProjectError};
 
+/// The newest date that says nothing new to a worker: what a project without one is shown.
+pub const LATEST_COMPATIBILITY_DATE: &str = "2026-11-01";
+
 /// A project, as its configuration file describes it for one environment.
 #[derive(Clone, Debug)]
 pub struct Project {
@@ -173,6 +176,13 @@ impl Project {
         check_keys(document, &scopes, &mut problems, &mut warnings);
         let project = read(document, &scopes, &mut problems, warnings);
         if problems.is_empty() { Ok(project) } else { Err(ProjectError::Invalid(problems)) }
+    }
+
+    /// A project that is nothing but a script in a folder.
+    pub fn bare(dir: &Path) -> Self {
+        let document =
+            Document { path: dir.join("wrangler.toml"), text: String::new(), root: Vec::new() };
+        Self::from_document(&document, None).expect("an empty configuration has no problems")
     }
 
     /// Whether the modules of Node are promised to be there.

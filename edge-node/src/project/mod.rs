@@ -14,7 +14,10 @@ mod locate;
 mod tests;
 
 pub use bindings::{FileKind, ProjectBinding};
-pub use config::{BuildCommand, BundleSettings, ModuleRule, Project, RouteEntry, RuleKind};
+pub use config::{
+    BuildCommand, BundleSettings, LATEST_COMPATIBILITY_DATE, ModuleRule, Project, RouteEntry,
+    RuleKind,
+};
 pub use diagnostic::Diagnostic;
 pub use dotenv::{local_variables, parse_dotenv};
 pub use error::ProjectError;
