@@ -1,2 +1,10 @@
-//! The `atoll` binary.
-fn main() {}
+//! The `atoll` binary: reads the command line and the environment once, and runs.
+
+use std::process::ExitCode;
+
+use atoll_edge_node::cli::{self, Cli, Environment};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    cli::run(Cli::parse(), Environment::from_process())
+}

@@ -1,1 +1,80 @@
-//! The command line.
+//! The command line: finds a node, talks to its API, and runs nodes on this machine.
+//! Nothing below here reads the process's environment; it comes in as [`Environment`].
+
+mod api;
+mod args;
+mod client;
+mod context;
+mod delete;
+mod demo;
+mod deploy;
+mod dev;
+mod environment;
+mod error;
+mod events;
+mod init;
+mod kv;
+mod local_node;
+mod prepare;
+mod publish;
+mod samples;
+mod secret;
+mod session;
+mod stacks;
+mod tail;
+mod terminal;
+mod upload;
+mod versions;
+mod watch;
+mod whoami;
+
+use std::process::ExitCode;
+
+pub use args::{Cli, Command, ServeArgs};
+pub use client::{ApiError, ApiMessage};
+pub use environment::{ApiVariables, Environment};
+pub use error::CliError;
+
+use args::{DeploymentsCommand, VersionsCommand};
+use session::Session;
+use terminal::Terminal;
+
+/// Runs a command to its end: 0 when it went well, 1 when not, 2 when it was given wrongly.
+pub fn run(cli: Cli, environment: Environment) -> ExitCode {
+    let terminal = Terminal::new(cli.json, environment.no_color);
+    let session = Session { environment, terminal };
+    let outcome = match cli.command {
+        Command::Serve(args) => local_node::serve(args),
+        command => match tokio::runtime::Runtime::new() {
+            Ok(runtime) => runtime.block_on(dispatch(&session, command)),
+            Err(error) => Err(CliError::Failed(format!("cannot start threads: {error}"))),
+        },
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            terminal.error(error.to_string());
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Serve(args) => local_node::serve(args),
+        Command::Dev(args) => dev::run(session, args).await,
+        Command::Demo(args) => demo::run(session, args).await,
+        Command::Init(args) => init::run(session, &args),
+        Command::Deploy(args) => deploy::run(session, args).await,
+        Command::Delete(args) => delete::run(session, args).await,
+        Command::Tail(args) => tail::run(session, args).await,
+        Command::Versions(VersionsCommand::List(args)) => versions::versions(session, args).await,
+        Command::Deployments(DeploymentsCommand::List(args)) => {
+            versions::deployments(session, args).await
+        }
+        Command::Kv(command) => kv::run(session, command).await,
+        Command::Secret(command) => secret::run(session, command).await,
+        Command::Context(command) => context::run(session, command).await,
+        Command::Whoami => whoami::run(session).await,
+    }
+}

@@ -1,0 +1,154 @@
+//! `atoll dev`: a project on a node of its own, redeployed at every save.
+
+use std::path::PathBuf;
+
+use tokio::sync::broadcast::error::RecvError;
+
+use super::api::Api;
+use super::args::DevArgs;
+use super::error::CliError;
+use super::events;
+use super::local_node::{LocalNode, LocalNodeOptions, free_port};
+use super::prepare::Source;
+use super::publish::{self, Options, Published};
+use super::session::Session;
+use super::watch::Watch;
+use crate::bundle::Purpose;
+use crate::project::local_variables;
+
+/// Where a project keeps the state of its own node.
+const DATA_DIR: &str = ".atoll";
+
+pub(crate) async fn run(session: &Session, args: DevArgs) -> Result<(), CliError> {
+    let source = Source {
+        path: args.dir,
+        project: args.project,
+        purpose: Purpose::Develop,
+        minify: false,
+        compatibility_date: None,
+    };
+    let project_dir = source.read()?.dir;
+    let node = LocalNode::start(LocalNodeOptions {
+        data_dir: project_dir.join(DATA_DIR),
+        http_port: free_port(args.port),
+        https_port: free_port(args.https_port),
+        inspect: args.inspect,
+    })
+    .await?;
+    let dev = Dev { session, source, vars: args.vars, api: node.api(), project_dir };
+    let outcome = dev.serve(&node).await;
+    session.terminal.note("stopping");
+    node.drain().await;
+    outcome
+}
+
+struct Dev<'a> {
+    session: &'a Session,
+    source: Source,
+    vars: Vec<(String, String)>,
+    api: Api,
+    project_dir: PathBuf,
+}
+
+impl Dev<'_> {
+    /// Serves until Ctrl-C.
+    async fn serve(&self, node: &LocalNode) -> Result<(), CliError> {
+        let terminal = self.session.terminal;
+        let mut watch = Watch::new()?;
+        let mut reports = node.reports();
+        let mut announced = Vec::new();
+        self.deploy(&mut watch, &mut announced).await;
+        let stop = tokio::signal::ctrl_c();
+        tokio::pin!(stop);
+        loop {
+            tokio::select! {
+                _ = &mut stop => return Ok(()),
+                () = watch.changed() => self.deploy(&mut watch, &mut announced).await,
+                report = reports.recv() => match report {
+                    Ok(report) => terminal.line(events::lines(terminal, &report, &self.project_dir)),
+                    Err(RecvError::Lagged(missed)) => {
+                        terminal.warn(format!("{missed} invocations are not shown"));
+                    }
+                    Err(RecvError::Closed) => {
+                        return Err(CliError::Failed("the node has stopped: see its log above".into()));
+                    }
+                },
+            }
+        }
+    }
+
+    /// Deploys what is on disk. When that fails, the last good version goes on serving.
+    async fn deploy(&self, watch: &mut Watch, announced: &mut Vec<String>) {
+        let terminal = self.session.terminal;
+        let started = std::time::Instant::now();
+        let mut inputs = self.settings_files();
+        match self.try_deploy(&mut inputs).await {
+            Ok(published) => {
+                let ms = started.elapsed().as_millis();
+                terminal.line(format!("{} in {ms} ms", terminal.green("ready")));
+                if published.urls != *announced {
+                    let lines = published.urls.iter().map(|url| terminal.cyan(url));
+                    lines.for_each(|url| terminal.line(format!("  {url}")));
+                    *announced = published.urls;
+                }
+            }
+            Err(error) => {
+                terminal.error(error.to_string());
+                if !announced.is_empty() {
+                    terminal.note("the last good version goes on serving; save again to retry");
+                }
+            }
+        }
+        if let Err(error) = watch.set(inputs) {
+            terminal.error(error.to_string());
+        }
+    }
+
+    async fn try_deploy(&self, inputs: &mut Vec<PathBuf>) -> Result<Published, CliError> {
+        let project = self.source.read()?;
+        // Named before bundling, so that a broken entry can be mended by saving it.
+        inputs.push(project.config_path);
+        inputs.extend(project.main);
+        let prepared = self.source.prepare(self.session).await;
+        let mut prepared =
+            prepared.inspect_err(|_| inputs.extend(sources_below(&self.project_dir)))?;
+        inputs.extend(prepared.bundle.inputs.iter().cloned());
+        let environment = self.source.project.env.as_deref();
+        prepared.set_vars(local_variables(&self.project_dir, environment));
+        prepared.set_vars(self.vars.iter().cloned());
+        publish::publish(&self.api, prepared, Options::default(), self.session.terminal).await
+    }
+
+    fn settings_files(&self) -> Vec<PathBuf> {
+        let names = [
+            "wrangler.toml",
+            "wrangler.json",
+            "wrangler.jsonc",
+            ".dev.vars",
+            ".env",
+            ".env.local",
+            "package.json",
+            "tsconfig.json",
+        ];
+        names.iter().map(|name| self.project_dir.join(name)).collect()
+    }
+}
+
+/// The scripts of a project that does not bundle: which of them matter is not known.
+fn sources_below(dir: &std::path::Path) -> Vec<PathBuf> {
+    const FILES_MAX: usize = 2_000;
+    let mut files = Vec::new();
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().filter_map(|e| e.ok()) {
+            let name = entry.file_name();
+            let hidden = name.to_string_lossy().starts_with('.') || name == "node_modules";
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() && !hidden => folders.push(entry.path()),
+                Ok(kind) if kind.is_file() && files.len() < FILES_MAX => files.push(entry.path()),
+                _ => {}
+            }
+        }
+    }
+    files
+}

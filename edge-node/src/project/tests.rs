@@ -1,0 +1,265 @@
+use std::fs;
+use std::path::Path;
+
+use super::document::Document;
+use super::*;
+
+fn project(file: &str, text: &str, environment: Option<&str>) -> Result<Project, ProjectError> {
+    let document = Document::parse(&Path::new("/p").join(file), text.to_owned())?;
+    Project::from_document(&document, environment)
+}
+
+const TOML: &str = r#"
+name = "app"
+main = "src/index.ts"
+compatibility_date = "2026-01-01"
+routes = ["a.example/*", { pattern = "shop.example", custom_domain = true }]
+vars = { GREETING = "hi", LEVEL = 3, NESTED = { a = [1.5, true] } }
+kv_namespaces = [{ binding = "LINKS", id = "abc" }, { binding = "NEW" }]
+limits = { cpu_ms = 50 }
+keep_vars = true
+
+[triggers]
+crons = ["*/5 * * * *"]
+
+[[rules]]
+type = "Text"
+globs = ["**/*.md"]
+fallthrough = true
+
+[[services]]
+binding = "AUTH"
+service = "auth"
+
+[env.staging]
+vars = { GREETING = "staging" }
+workers_dev = true
+
+[env.live]
+name = "live-app"
+route = "live.example/*"
+[env.live.triggers]
+crons = []
+"#;
+
+const JSONC: &str = r#"{
+  // The same project, with comments and trailing commas.
+  "$schema": "node_modules/wrangler/config-schema.json",
+  "name": "app",
+  "main": "src/index.ts",
+  "compatibility_date": "2026-01-01",
+  "routes": ["a.example/*", { "pattern": "shop.example", "custom_domain": true }],
+  "vars": { "GREETING": "hi", "LEVEL": 3, "NESTED": { "a": [1.5, true] } },
+  "kv_namespaces": [{ "binding": "LINKS", "id": "abc" }, { "binding": "NEW" },],
+  "limits": { "cpu_ms": 50 },
+  "keep_vars": true,
+  "triggers": { "crons": ["*/5 * * * *"] },
+  "rules": [{ "type": "Text", "globs": ["**/*.md"], "fallthrough": true }],
+  "services": [{ "binding": "AUTH", "service": "auth" }],
+  "env": {
+    "staging": { "vars": { "GREETING": "staging" }, "workers_dev": true },
+    "live": { "name": "live-app", "route": "live.example/*", "triggers": { "crons": [] } },
+  },
+}"#;
+
+const BOTH: [(&str, &str); 2] = [("wrangler.toml", TOML), ("wrangler.jsonc", JSONC)];
+
+#[test]
+fn the_top_level_reads_alike_in_both_formats() {
+    for (file, text) in BOTH {
+        let p = project(file, text, None).unwrap();
+        assert_eq!(p.name.as_deref(), Some("app"), "{file}");
+        assert_eq!(p.main.as_deref(), Some(Path::new("/p/src/index.ts")));
+        let patterns: Vec<_> = p.routes.iter().map(|r| r.pattern.as_str()).collect();
+        assert_eq!(patterns, ["a.example/*", "shop.example/*"]);
+        assert!(!p.workers_dev, "routes switch the subdomain off");
+        assert_eq!(p.crons.as_deref(), Some(&["*/5 * * * *".to_owned()][..]));
+        assert_eq!((p.cpu_ms, p.keep_vars), (Some(50), true));
+        assert_eq!(p.bundle.rules[0].kind, RuleKind::Text);
+        assert!(p.bundle.rules[0].fallthrough);
+        assert!(p.warnings.is_empty(), "{:?}", p.warnings);
+        let kv = |name: &str, id: Option<&str>| ProjectBinding::Kv {
+            name: name.into(),
+            id: id.map(str::to_owned),
+        };
+        let var = |name: &str, value| ProjectBinding::Var { name: name.into(), value };
+        assert_eq!(
+            p.bindings,
+            [
+                var("GREETING", "hi".into()),
+                var("LEVEL", 3.into()),
+                var("NESTED", serde_json::json!({ "a": [1.5, true] })),
+                kv("LINKS", Some("abc")),
+                kv("NEW", None),
+                ProjectBinding::Service {
+                    name: "AUTH".into(),
+                    service: "auth".into(),
+                    entrypoint: None,
+                    props: None
+                },
+            ]
+        );
+    }
+}
+
+#[test]
+fn environments_inherit_what_wrangler_lets_them() {
+    for (file, text) in BOTH {
+        let staging = project(file, text, Some("staging")).unwrap();
+        assert_eq!(staging.name.as_deref(), Some("app-staging"), "{file}");
+        assert_eq!(staging.compatibility_date.as_deref(), Some("2026-01-01"));
+        assert_eq!(staging.routes.len(), 2);
+        assert!(staging.workers_dev);
+        assert_eq!(staging.crons.map(|c| c.len()), Some(1));
+        let names: Vec<_> = staging.bindings.iter().map(ProjectBinding::name).collect();
+        assert_eq!(names, ["GREETING"], "bindings are not inherited");
+
+        let live = project(file, text, Some("live")).unwrap();
+        assert_eq!(live.name.as_deref(), Some("live-app"));
+        assert_eq!(live.routes[0].pattern, "live.example/*");
+        assert_eq!(live.routes.len(), 1);
+        assert_eq!(live.crons, Some(vec![]));
+        assert!(live.bindings.is_empty());
+        assert!(live.keep_vars, "top-level keys hold everywhere");
+    }
+}
+
+#[test]
+fn problems_point_at_their_place() {
+    let cases = [
+        ("wrangler.toml", "name = 5", "/p/wrangler.toml:1:8: \"name\" must be a string"),
+        ("wrangler.toml", "name = \"a\"\nmain = ", "/p/wrangler.toml:2:"),
+        ("wrangler.toml", "name = \"Big Name\"", "/p/wrangler.toml:1:8: \"Big Name\" is no worker"),
+        ("wrangler.json", "{\n  \"name\": }", "/p/wrangler.json:2:11: "),
+        ("wrangler.json", "[]", "/p/wrangler.json:1:1: expected an object"),
+        (
+            "wrangler.jsonc",
+            "{ \"main\": [1] }",
+            "/p/wrangler.jsonc:1:11: \"main\" must be a string",
+        ),
+        (
+            "wrangler.toml",
+            "name = \"a\"\n\n[[d1_databases]]\nbinding = \"DB\"",
+            "/p/wrangler.toml:3:3: \"d1_databases\" is not supported",
+        ),
+        (
+            "wrangler.toml",
+            "[[kv_namespaces]]\nid = \"x\"",
+            "/p/wrangler.toml:1:1: \"binding\" is missing",
+        ),
+        (
+            "wrangler.json",
+            "{ \"rules\": [{ \"type\": \"Perl\", \"globs\": [] }] }",
+            "/p/wrangler.json:1:13: rule type \"Perl\" is not supported",
+        ),
+        (
+            "wrangler.toml",
+            "vars = { A = \"x\" }\nkv_namespaces = [{ binding = \"A\" }]",
+            "/p/wrangler.toml:1:1: two bindings are named \"A\"",
+        ),
+    ];
+    for (file, text, expected) in cases {
+        let shown = project(file, text, None).unwrap_err().to_string();
+        assert!(shown.starts_with(expected), "{text}\n{shown}\nwanted {expected}");
+    }
+}
+
+#[test]
+fn an_excerpt_marks_the_value() {
+    let shown = project("wrangler.toml", "name = \"a\"\nmain = 12", None).unwrap_err().to_string();
+    assert!(shown.ends_with("  2 | main = 12\n    |        ^^"), "{shown}");
+}
+
+#[test]
+fn odd_keys_are_warnings() {
+    let text = "name = \"a\"\nnmae = 1\n[env.x]\nkeep_vars = true\nqueues = {}";
+    let p = project("wrangler.toml", text, Some("x")).unwrap();
+    let shown: Vec<_> = p.warnings.iter().map(|w| (w.line, w.message.as_str())).collect();
+    assert_eq!(
+        shown,
+        [
+            (2, "unknown key \"nmae\" is ignored"),
+            (4, "\"keep_vars\" belongs at the top level; it is ignored"),
+        ]
+    );
+}
+
+#[test]
+fn an_unknown_environment_is_named() {
+    let error = project("wrangler.toml", TOML, Some("prod")).unwrap_err().to_string();
+    assert!(error.contains("there is no environment \"prod\": there is staging, live"), "{error}");
+}
+
+#[test]
+fn node_modules_are_there_by_flag_or_date() {
+    for (config, expected) in [
+        ("compatibility_date = \"2026-01-01\"", false),
+        ("compatibility_date = \"2026-01-01\"\ncompatibility_flags = [\"nodejs_compat\"]", true),
+        ("compatibility_date = \"2026-09-01\"", true),
+        (
+            "compatibility_date = \"2026-09-01\"\ncompatibility_flags = [\"no_nodejs_compat\"]",
+            false,
+        ),
+    ] {
+        let compatible = project("wrangler.toml", config, None).unwrap().node_compatible();
+        assert_eq!(compatible, expected, "{config}");
+    }
+}
+
+#[test]
+fn the_file_is_found_walking_up() {
+    let root = tempfile::tempdir().unwrap();
+    let deep = root.path().join("a/b");
+    fs::create_dir_all(&deep).unwrap();
+    assert!(matches!(find_config(&deep), Err(ProjectError::NotFound(_))));
+    fs::write(root.path().join("wrangler.toml"), "name = \"a\"").unwrap();
+    assert_eq!(find_config(&deep).unwrap(), root.path().join("wrangler.toml"));
+    fs::write(root.path().join("wrangler.jsonc"), "{}").unwrap();
+    assert_eq!(find_config(&deep).unwrap(), root.path().join("wrangler.jsonc"));
+
+    let redirect = root.path().join(".wrangler/deploy");
+    fs::create_dir_all(&redirect).unwrap();
+    fs::write(redirect.join("config.json"), r#"{ "configPath": "../../dist/wrangler.json" }"#)
+        .unwrap();
+    assert_eq!(find_config(&deep).unwrap(), redirect.join("../../dist/wrangler.json"));
+    fs::write(deep.join("wrangler.jsonc"), "{}").unwrap();
+    assert_eq!(
+        find_config(&deep).unwrap(),
+        deep.join("wrangler.jsonc"),
+        "a nested project is its own"
+    );
+}
+
+#[test]
+fn dotenv_files_are_understood() {
+    let text = "# comment\nA=1\nexport B = two words # tail\nC=\"x\\ny # no\"\nD='it''s'\n\
+                E=`multi\nline`\nnonsense\nF=\nG=a=b\n";
+    let parsed = parse_dotenv(text);
+    let shown: Vec<_> = parsed.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    assert_eq!(
+        shown,
+        [
+            ("A", "1"),
+            ("B", "two words"),
+            ("C", "x\ny # no"),
+            ("D", "it"),
+            ("E", "multi\nline"),
+            ("F", ""),
+            ("G", "a=b"),
+        ]
+    );
+}
+
+#[test]
+fn dev_vars_win_over_env_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    write(".env", "A=env\nB=env");
+    write(".env.local", "B=local");
+    let one = |environment| local_variables(dir.path(), environment);
+    assert_eq!(one(None), [("A".into(), "env".into()), ("B".into(), "local".into())]);
+    write(".dev.vars", "C=dev");
+    assert_eq!(one(None), [("C".into(), "dev".into())]);
+    write(".dev.vars.x", "C=x");
+    assert_eq!(one(Some("x")), [("C".into(), "x".into())]);
+}
