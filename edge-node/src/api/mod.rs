@@ -11,6 +11,7 @@ mod deployments;
 mod envelope;
 mod kv;
 mod kv_values;
+mod node;
 mod routes;
 mod schedules;
 mod scripts;
@@ -35,6 +36,7 @@ use axum::{Router, middleware};
 use tokio::sync::Semaphore;
 
 pub use check::{CheckError, CheckReport, ScriptCheck};
+pub use node::NodeInfo;
 pub use server::serve;
 
 use crate::config::LimitsConfig;
@@ -65,6 +67,8 @@ pub struct ApiConfig {
     pub domain: String,
     /// Limits of uploaded scripts.
     pub limits: LimitsConfig,
+    /// What clients are told of the node.
+    pub node: NodeInfo,
 }
 
 /// The configuration and what requests share. Cloning is cheap.
@@ -101,6 +105,7 @@ pub fn router(config: ApiConfig) -> Router {
     };
     let authenticated = Router::new()
         .merge(accounts::routes())
+        .merge(node::routes())
         .merge(workers::routes())
         .merge(scripts::routes())
         .merge(versions::routes())
