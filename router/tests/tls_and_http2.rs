@@ -1,5 +1,8 @@
 //! HTTP/2 and TLS over real sockets: prior knowledge, ALPN, SNI, resets, drain, certificates.
 
+// Clippy sees a test only in a `#[test]` function, not in what it calls.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
 //! A node's front door in miniature: one thread, one listener, a service with a few routes.
 
 // Each test binary uses its own part of this.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::cell::Cell;
 use std::convert::Infallible;
