@@ -209,8 +209,8 @@ fn a_handshake_that_does_not_come_is_cut() {
 fn the_self_signed_certificate_is_kept_until_a_domain_is_missing() {
     let directory = tempfile::tempdir().unwrap();
     let (one, two) = ("demo.test".to_owned(), "Other.test".to_owned());
-    assert!(self_signed(directory.path(), &[one.clone()]).unwrap().created);
-    assert!(!self_signed(directory.path(), &[one.clone()]).unwrap().created);
+    assert!(self_signed(directory.path(), std::slice::from_ref(&one)).unwrap().created);
+    assert!(!self_signed(directory.path(), std::slice::from_ref(&one)).unwrap().created);
     let made = self_signed(directory.path(), &[one, two]).unwrap();
     assert!(made.created);
     let key = directory.path().join("self-signed.key.pem");
