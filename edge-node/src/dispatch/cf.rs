@@ -1,0 +1,89 @@
+//! What a worker learns of its client: `request.cf`, and the headers that say where a request came from.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use atoll_router::Connection;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Extensions, Version};
+
+/// The name of the place that serves, until nodes say where they are.
+const COLO: &str = "DEV";
+
+const CF_CONNECTING_IP: HeaderName = HeaderName::from_static("cf-connecting-ip");
+const CF_RAY: HeaderName = HeaderName::from_static("cf-ray");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// Headers that only the node may write. A client's own copies are removed.
+const OURS: &[&str] = &["cf-ipcountry", "cf-worker", "cf-visitor", "cdn-loop", "true-client-ip"];
+
+/// The text of `request.cf`, made once for each kind of connection and kept on the thread.
+#[derive(Default)]
+pub(super) struct CfTexts {
+    last: std::cell::RefCell<Option<(Version, Option<(&'static str, &'static str)>, Arc<str>)>>,
+}
+
+impl CfTexts {
+    pub(super) fn of(&self, version: Version, connection: &Connection) -> Arc<str> {
+        let tls = connection.tls.as_ref().map(|tls| (tls.version, tls.cipher));
+        if let Some((last_version, last_tls, text)) = &*self.last.borrow()
+            && (*last_version, *last_tls) == (version, tls)
+        {
+            return text.clone();
+        }
+        let text = cf(version, tls);
+        *self.last.borrow_mut() = Some((version, tls, text.clone()));
+        text
+    }
+}
+
+fn cf(version: Version, tls: Option<(&str, &str)>) -> Arc<str> {
+    let protocol = match version {
+        Version::HTTP_2 => "HTTP/2",
+        Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    };
+    let (tls_version, tls_cipher) = tls.unwrap_or_default();
+    let cf = serde_json::json!({
+        "colo": COLO,
+        "httpProtocol": protocol,
+        "tlsVersion": tls_version,
+        "tlsCipher": tls_cipher,
+    });
+    cf.to_string().into()
+}
+
+/// Removes what a client may not claim and writes what the node knows.
+pub(super) fn stamp(headers: &mut HeaderMap, connection: &Connection, id: &str, ip: &HeaderValue) {
+    for name in OURS {
+        headers.remove(*name);
+    }
+    let scheme = if connection.tls.is_some() { "https" } else { "http" };
+    headers.insert(CF_CONNECTING_IP, ip.clone());
+    headers.insert(X_FORWARDED_FOR, ip.clone());
+    headers.insert(X_REAL_IP, ip.clone());
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    if let Ok(ray) = HeaderValue::from_str(id) {
+        headers.insert(CF_RAY, ray);
+    }
+}
+
+/// An address as a header value.
+pub(super) fn ip_header(connection: &Connection) -> HeaderValue {
+    let mut text = String::with_capacity(39);
+    let _ = write!(text, "{}", connection.peer.ip().to_canonical());
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(text))
+        .expect("an IP address has no character that a header value may not have")
+}
+
+/// How deep a request is in a chain of service bindings.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Depth(pub(super) u8);
+
+impl Depth {
+    pub(super) fn of(extensions: &Extensions) -> Self {
+        extensions.get().copied().unwrap_or_default()
+    }
+}

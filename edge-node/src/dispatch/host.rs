@@ -1,0 +1,254 @@
+//! The gate: what an instance asks of the world, checked against the capabilities of its own version.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use atoll_isolate::{
+    Body, BoxError, Decode, FetchEvent, FetchHop, Host, HostError, KvCall, KvEntry, KvReply, LogLine, Via,
+};
+use atoll_kv::{Key, KvError, KvStore, ListOptions, NamespaceId, Operation, PutOptions};
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+use http::{Request, Response};
+use http_body::Frame;
+use tokio::sync::{broadcast, mpsc};
+
+use super::events::{Subject, on_end};
+use super::pool::Pool;
+use super::targets::Targets;
+use crate::observe::{KvOperation, ReportHub};
+use crate::outbound::{DecodeBody, Outbound, ReqBody};
+use crate::registry::{VersionId, WorkerName, WorkerRef};
+
+/// Frames of a request body that wait between the isolate's task and the connection's.
+const FRAMES_QUEUED_MAX: usize = 2;
+
+/// How long a chain of service bindings may be.
+const SERVICE_DEPTH_MAX: u8 = 16;
+
+/// A console line with the worker that wrote it.
+pub type ConsoleLine = Arc<(WorkerRef, LogLine)>;
+
+/// What all instances of one thread share.
+pub(super) struct ThreadHost {
+    pub(super) outbound: Outbound,
+    pub(super) kv: Arc<dyn KvStore>,
+    pub(super) hub: ReportHub,
+    pub(super) targets: Arc<Targets>,
+    pub(super) console: broadcast::Sender<ConsoleLine>,
+    pub(super) pool: RefCell<Weak<Pool>>,
+    /// How deep in a chain of service bindings the invocations are that came by one.
+    pub(super) depths: RefCell<HashMap<Arc<str>, u8>>,
+}
+
+/// What a version's bindings grant, by number.
+#[derive(Default)]
+pub(super) struct Capabilities {
+    namespaces: Vec<NamespaceId>,
+    services: Vec<WorkerName>,
+}
+
+impl Capabilities {
+    pub(super) fn add_namespace(&mut self, namespace: NamespaceId) -> u32 {
+        self.namespaces.push(namespace);
+        u32::try_from(self.namespaces.len() - 1).expect("a version has at most 128 bindings")
+    }
+
+    pub(super) fn add_service(&mut self, service: WorkerName) -> u32 {
+        self.services.push(service);
+        u32::try_from(self.services.len() - 1).expect("a version has at most 128 bindings")
+    }
+}
+
+/// The host of one instance.
+pub(super) struct InstanceHost {
+    thread: Rc<ThreadHost>,
+    worker: WorkerRef,
+    version: VersionId,
+    capabilities: Capabilities,
+}
+
+impl InstanceHost {
+    pub(super) fn new(
+        thread: Rc<ThreadHost>,
+        worker: WorkerRef,
+        version: VersionId,
+        capabilities: Capabilities,
+    ) -> Self {
+        Self { thread, worker, version, capabilities }
+    }
+
+    fn service(&self, capability: u32, hop: FetchHop) -> LocalBoxFuture<'static, Result<Response<Body>, HostError>> {
+        let Some(name) = self.capabilities.services.get(capability as usize) else {
+            return Box::pin(async { Err(no_capability()) });
+        };
+        let callee = WorkerRef { account: self.worker.account.clone(), worker: name.clone() };
+        Box::pin(call_service(self.thread.clone(), callee, hop))
+    }
+}
+
+fn no_capability() -> HostError {
+    HostError::Refused("the binding does not grant this".to_owned())
+}
+
+async fn call_service(thread: Rc<ThreadHost>, callee: WorkerRef, hop: FetchHop) -> Result<Response<Body>, HostError> {
+    let depth = thread.depths.borrow().get(&hop.invocation).copied().unwrap_or(0) + 1;
+    if depth > SERVICE_DEPTH_MAX {
+        return Err(HostError::Refused(format!(
+            "service bindings call each other more than {SERVICE_DEPTH_MAX} deep: is there a loop?"
+        )));
+    }
+    let name = callee.worker.clone();
+    let failed = |why: String| HostError::Failed(format!("the service binding to {name:?} failed: {why}"));
+    let target = thread.targets.worker(&callee).ok_or_else(|| failed("there is no such worker".to_owned()))?;
+    let version = target.version(rand::random_range(0.0..100.0)).ok_or_else(|| failed("it has no version".to_owned()))?;
+    let pool = thread.pool.borrow().upgrade().ok_or_else(|| failed("the node is stopping".to_owned()))?;
+    let instance = pool.instance(version).await.map_err(|error| failed(error.to_string()))?;
+    let id: Arc<str> = super::service::new_id().into();
+    let url = hop.request.uri().to_string();
+    let subject = Subject::fetch(&thread.hub, target.worker.clone(), version.clone(), &hop.request, url.clone(), None);
+    thread.depths.borrow_mut().insert(id.clone(), depth);
+    let (ended_thread, ended_id) = (thread.clone(), id.clone());
+    let report = on_end(thread.hub.clone(), subject.clone());
+    let event = FetchEvent { id, url, request: hop.request, cf: "{}".into() };
+    let over = Box::new(move |record| {
+        ended_thread.depths.borrow_mut().remove(&ended_id);
+        report(record);
+    });
+    let response = instance.fetch(event, over).await.map_err(|failure| {
+        failed(format!("{}: {}", failure.exception.name, failure.exception.message))
+    })?;
+    subject.set_status(response.status().as_u16());
+    Ok(response.map(|body| Box::pin(body) as Body))
+}
+
+impl Host for InstanceHost {
+    fn fetch(&self, hop: FetchHop) -> LocalBoxFuture<'static, Result<Response<Body>, HostError>> {
+        if let Via::Service(capability) = hop.via {
+            return self.service(capability, hop);
+        }
+        let outbound = self.thread.outbound.clone();
+        Box::pin(async move {
+            let decode = if hop.decode == Decode::Yes { DecodeBody::Yes } else { DecodeBody::No };
+            let (parts, body) = hop.request.into_parts();
+            let mut request = Request::from_parts(parts, sendable(body));
+            request.extensions_mut().insert(decode);
+            let response = outbound.send(request).await.map_err(|error| HostError::Refused(format!("Fetch failed: {error}")))?;
+            Ok(response.map(|body| Box::pin(body) as Body))
+        })
+    }
+
+    fn kv(&self, capability: u32, call: KvCall) -> LocalBoxFuture<'static, Result<KvReply, HostError>> {
+        let Some(namespace) = self.capabilities.namespaces.get(capability as usize) else {
+            return Box::pin(async { Err(no_capability()) });
+        };
+        let (kv, hub, namespace) = (self.thread.kv.clone(), self.thread.hub.clone(), namespace.clone());
+        Box::pin(async move {
+            let (operation, metric) = match &call {
+                KvCall::Get { keys } if keys.len() == 1 => (Operation::Get, KvOperation::Get),
+                KvCall::Get { .. } => (Operation::GetMany, KvOperation::Get),
+                KvCall::Put { .. } => (Operation::Put, KvOperation::Put),
+                KvCall::Delete { .. } => (Operation::Delete, KvOperation::Delete),
+                KvCall::List { .. } => (Operation::List, KvOperation::List),
+            };
+            let result = kv_call(&*kv, &namespace, call).await;
+            hub.metrics().observe_kv(metric, &result);
+            result.map_err(|error| kv_thrown(&error, operation))
+        })
+    }
+
+    fn console(&self, _invocation: Option<&str>, line: &LogLine) {
+        tracing::debug!(worker = %self.worker.worker, version = %self.version, "{}", line.message);
+        if self.thread.console.receiver_count() > 0 {
+            // No receiver is left: the listener went away meanwhile.
+            let _ = self.thread.console.send(Arc::new((self.worker.clone(), line.clone())));
+        }
+    }
+}
+
+fn kv_thrown(error: &KvError, operation: Operation) -> HostError {
+    let message = error.thrown_by(operation);
+    if error.is_type_error() { HostError::Refused(message) } else { HostError::Failed(message) }
+}
+
+fn whole(number: f64) -> i64 {
+    // Saturates, so that what is out of range is refused as out of range.
+    number as i64
+}
+
+async fn kv_call(kv: &dyn KvStore, namespace: &NamespaceId, call: KvCall) -> Result<KvReply, KvError> {
+    match call {
+        KvCall::Get { mut keys } if keys.len() == 1 => {
+            let key = Key::parse(keys.remove(0))?;
+            Ok(KvReply::Entries(vec![kv.get(namespace, &key).await?.map(entry)]))
+        }
+        KvCall::Get { keys } => {
+            let keys = keys.into_iter().map(Key::parse).collect::<Result<Vec<_>, _>>()?;
+            let entries = kv.get_many(namespace, keys).await?;
+            Ok(KvReply::Entries(entries.into_iter().map(|found| found.map(entry)).collect()))
+        }
+        KvCall::Put { key, value, expiration, expiration_ttl, metadata } => {
+            let options = PutOptions {
+                expiration: expiration.map(whole),
+                expiration_ttl: expiration_ttl.map(whole),
+                metadata: metadata.map(Arc::from),
+            };
+            kv.put(namespace, &Key::parse(key)?, value, options).await?;
+            Ok(KvReply::Done)
+        }
+        KvCall::Delete { key } => {
+            kv.delete(namespace, &Key::parse(key)?).await?;
+            Ok(KvReply::Done)
+        }
+        KvCall::List { prefix, limit, cursor } => {
+            let options = ListOptions { prefix, limit: limit.map(whole), cursor };
+            let page = kv.list(namespace, options).await?;
+            Ok(KvReply::Page(serde_json::to_string(&page).expect("a page of keys is plain data")))
+        }
+    }
+}
+
+fn entry(entry: atoll_kv::Entry) -> KvEntry {
+    KvEntry { value: entry.value, metadata: entry.metadata }
+}
+
+/// A body that another task fills: the client's connections are not tied to the isolate's futures.
+struct PumpedBody {
+    frames: mpsc::Receiver<Result<Frame<Bytes>, BoxError>>,
+    length: http_body::SizeHint,
+}
+
+impl http_body::Body for PumpedBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.frames.poll_recv(cx)
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.length.clone()
+    }
+}
+
+fn sendable(body: Option<Body>) -> ReqBody {
+    use http_body_util::BodyExt;
+    let Some(mut body) = body else {
+        return http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync();
+    };
+    let (sender, frames) = mpsc::channel(FRAMES_QUEUED_MAX);
+    let length = http_body::Body::size_hint(&body);
+    tokio::task::spawn_local(async move {
+        while let Some(frame) = body.frame().await {
+            let failed = frame.is_err();
+            if sender.send(frame).await.is_err() || failed {
+                return;
+            }
+        }
+    });
+    PumpedBody { frames, length }.boxed_unsync()
+}

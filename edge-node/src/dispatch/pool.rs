@@ -1,0 +1,248 @@
+//! The instances of one thread: found by version, loaded on first use, dropped when they are condemned,
+//! no longer deployed, or the least recently used of too many.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use atoll_isolate::{
+    Binding as EnvBinding, BindingValue, Instance, InstanceOptions, IsolateThread, Limits, Module,
+    ModuleKind, Script, ScriptFormat, StartError,
+};
+use futures_util::future::{FutureExt, LocalBoxFuture, Shared};
+
+use super::host::{Capabilities, InstanceHost, ThreadHost};
+use crate::config::LimitsConfig;
+use crate::registry::{self, Binding, Registry, Version, VersionId};
+
+/// Instances that one thread holds. The least recently used idle one makes room for another.
+const INSTANCES_MAX: usize = 1_000;
+
+/// How long a version that did not start is not tried again.
+const START_BACKOFF: Duration = Duration::from_secs(1);
+
+/// Why there is no instance of a version.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum LoadError {
+    #[error("the version is not in the registry")]
+    Missing,
+    #[error("the version cannot be read: {0}")]
+    Registry(Arc<registry::RegistryError>),
+    #[error(transparent)]
+    Start(StartError),
+}
+
+type Loading = Shared<LocalBoxFuture<'static, Result<Instance, LoadError>>>;
+
+enum Slot {
+    /// Being loaded; everyone who wants it waits for the same load.
+    Loading(Loading),
+    /// Takes calls.
+    Live { instance: Instance, used: Cell<u64> },
+    /// Did not start; not tried again before then.
+    Failed { error: LoadError, until: Instant },
+}
+
+/// The instances of one thread.
+pub(super) struct Pool {
+    slots: RefCell<HashMap<VersionId, Slot>>,
+    clock: Cell<u64>,
+    isolates: IsolateThread,
+    registry: Registry,
+    limits: LimitsConfig,
+    host: Rc<ThreadHost>,
+}
+
+impl Pool {
+    pub(super) fn new(
+        isolates: IsolateThread,
+        registry: Registry,
+        limits: LimitsConfig,
+        host: Rc<ThreadHost>,
+    ) -> Rc<Self> {
+        let pool = Self { slots: RefCell::default(), clock: Cell::new(0), isolates, registry, limits, host };
+        Rc::new(pool)
+    }
+
+    /// An instance that is live now, without waiting.
+    pub(super) fn live(&self, version: &VersionId) -> Option<Instance> {
+        let now = self.clock.get() + 1;
+        self.clock.set(now);
+        match self.slots.borrow().get(version)? {
+            Slot::Live { instance, used } if instance.condemned().is_none() => {
+                used.set(now);
+                Some(instance.clone())
+            }
+            _ => None,
+        }
+    }
+
+    /// An instance of the version, loaded if need be.
+    pub(super) async fn instance(self: &Rc<Self>, version: &VersionId) -> Result<Instance, LoadError> {
+        if let Some(instance) = self.live(version) {
+            return Ok(instance);
+        }
+        let loading = match self.slots.borrow().get(version) {
+            Some(Slot::Loading(loading)) => Some(loading.clone()),
+            Some(Slot::Failed { error, until }) if Instant::now() < *until => return Err(error.clone()),
+            _ => None,
+        };
+        let loading = loading.unwrap_or_else(|| self.begin(version));
+        loading.await
+    }
+
+    fn begin(self: &Rc<Self>, version: &VersionId) -> Loading {
+        self.make_room();
+        let (pool, id) = (self.clone(), version.clone());
+        // The load goes on if the request that began it is dropped: others may wait for it.
+        let task = tokio::task::spawn_local(async move {
+            let loaded = pool.load(&id).await;
+            let slot = match &loaded {
+                Ok(instance) => Slot::Live { instance: instance.clone(), used: Cell::new(pool.clock.get()) },
+                Err(error) => Slot::Failed { error: error.clone(), until: Instant::now() + START_BACKOFF },
+            };
+            pool.slots.borrow_mut().insert(id, slot);
+            loaded
+        });
+        let loading = task.map(|joined| joined.unwrap_or(Err(LoadError::Missing))).boxed_local().shared();
+        self.slots.borrow_mut().insert(version.clone(), Slot::Loading(loading.clone()));
+        loading
+    }
+
+    async fn load(self: &Rc<Self>, id: &VersionId) -> Result<Instance, LoadError> {
+        let (registry, wanted) = (self.registry.clone(), id.clone());
+        let version = tokio::task::spawn_blocking(move || registry.version(&wanted))
+            .await
+            .map_err(|_| LoadError::Missing)?
+            .map_err(|error| LoadError::Registry(Arc::new(error)))?
+            .ok_or(LoadError::Missing)?;
+        let (bindings, capabilities) = environment(&version);
+        let host = InstanceHost::new(self.host.clone(), version.worker.clone(), id.clone(), capabilities);
+        let options = InstanceOptions {
+            script: Arc::new(script(&version)),
+            bindings,
+            limits: limits(&self.limits, &version),
+            host: Rc::new(host),
+            inspector: false,
+        };
+        Instance::load(&self.isolates, options).await.map_err(LoadError::Start)
+    }
+
+    fn make_room(&self) {
+        let mut slots = self.slots.borrow_mut();
+        if slots.len() < INSTANCES_MAX {
+            return;
+        }
+        let idle = slots.iter().filter_map(|(version, slot)| match slot {
+            Slot::Live { instance, used } if instance.in_flight() == 0 => Some((used.get(), version.clone())),
+            Slot::Failed { .. } => Some((0, version.clone())),
+            _ => None,
+        });
+        if let Some((_, version)) = idle.min_by_key(|(used, _)| *used) {
+            slots.remove(&version);
+        }
+    }
+
+    /// Drops idle instances that `serves` does not want any more, and condemned ones.
+    pub(super) fn sweep(&self, serves: impl Fn(&VersionId) -> bool) {
+        self.slots.borrow_mut().retain(|version, slot| match slot {
+            Slot::Loading(_) => true,
+            Slot::Live { instance, .. } => {
+                instance.condemned().is_none() && (instance.in_flight() > 0 || serves(version))
+            }
+            Slot::Failed { until, .. } => Instant::now() < *until,
+        });
+    }
+
+    /// Instances that the thread holds.
+    pub(super) fn len(&self) -> usize {
+        self.slots.borrow().len()
+    }
+
+    /// Invocations in flight on the thread.
+    pub(super) fn in_flight(&self) -> usize {
+        let slots = self.slots.borrow();
+        slots.values().map(|slot| if let Slot::Live { instance, .. } = slot { instance.in_flight() } else { 0 }).sum()
+    }
+}
+
+/// A version's modules in the isolate's terms.
+pub(super) fn script(version: &Version) -> Script {
+    let modules = version.modules.iter().map(|module| Module {
+        name: module.name.clone(),
+        kind: match module.kind {
+            registry::ModuleKind::EsModule => ModuleKind::EsModule,
+            registry::ModuleKind::CommonJs => ModuleKind::CommonJs,
+            registry::ModuleKind::Text => ModuleKind::Text,
+            registry::ModuleKind::Data => ModuleKind::Data,
+            registry::ModuleKind::Json => ModuleKind::Json,
+            registry::ModuleKind::Wasm => ModuleKind::Wasm,
+            registry::ModuleKind::SourceMap => ModuleKind::SourceMap,
+        },
+        bytes: module.bytes.clone(),
+    });
+    let format = match version.format {
+        registry::ScriptFormat::Modules => ScriptFormat::Modules,
+        registry::ScriptFormat::ServiceWorker => ScriptFormat::ServiceWorker,
+    };
+    Script::new(format, version.main_module.clone(), modules.collect())
+}
+
+/// A version's bindings as values of `env`, and what stands behind those that reach outside.
+pub(super) fn environment(version: &Version) -> (Vec<EnvBinding>, Capabilities) {
+    let mut capabilities = Capabilities::default();
+    let part = |name: &str| {
+        let module = version.modules.iter().find(|module| module.name == name);
+        module.map(|module| module.bytes.clone()).unwrap_or_default()
+    };
+    let values = version.bindings.iter().map(|binding| {
+        let value = match binding {
+            Binding::PlainText { text, .. } | Binding::SecretText { text, .. } => {
+                BindingValue::Text { value: text.as_str().into() }
+            }
+            Binding::Json { json, .. } => BindingValue::Json { value: json.to_string().into() },
+            Binding::KvNamespace { namespace_id, .. } => {
+                BindingValue::Kv { capability: capabilities.add_namespace(namespace_id.clone()) }
+            }
+            Binding::Service { service, .. } => {
+                BindingValue::Service { capability: capabilities.add_service(service.clone()) }
+            }
+            Binding::VersionMetadata { .. } => {
+                let tag = version.annotations.get("workers/tag").cloned().unwrap_or_default();
+                let metadata = serde_json::json!({
+                    "id": version.id.as_str(),
+                    "tag": tag,
+                    "timestamp": version.created_ms,
+                });
+                BindingValue::Json { value: metadata.to_string().into() }
+            }
+            Binding::TextBlob { part: name, .. } => {
+                BindingValue::Text { value: String::from_utf8_lossy(&part(name)).into() }
+            }
+            Binding::WasmModule { part: name, .. } => BindingValue::Wasm { bytes: part(name) },
+            Binding::DataBlob { part: name, .. } => BindingValue::Data { bytes: part(name) },
+        };
+        EnvBinding { name: binding.name().to_owned(), value }
+    });
+    let values = values.collect();
+    (values, capabilities)
+}
+
+/// The node's limits, tightened by the version's own.
+pub(super) fn limits(config: &LimitsConfig, version: &Version) -> Limits {
+    let cpu_ms = version.limits.cpu_ms.unwrap_or(config.cpu_ms_max).min(config.cpu_ms_max);
+    let subrequests = version.limits.subrequests.unwrap_or(config.subrequests_max);
+    let memory = usize::try_from(config.heap_bytes_max).unwrap_or(usize::MAX);
+    Limits {
+        startup_cpu: Duration::from_millis(config.startup_cpu_ms_max),
+        cpu: Duration::from_millis(cpu_ms),
+        wall: Duration::from_millis(config.wall_ms_max),
+        wait_until: Duration::from_millis(config.wait_until_ms_max),
+        heap_bytes_max: memory,
+        buffer_bytes_max: memory,
+        subrequests_max: subrequests.min(config.subrequests_max),
+        ..Limits::default()
+    }
+}

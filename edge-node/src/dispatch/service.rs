@@ -1,0 +1,255 @@
+//! Answers requests on one thread: routes, admits, dispatches, and turns every failure into a page.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use atoll_isolate::{Body, BoxError, FetchEvent, Instance, Outcome, ResponseBody};
+use atoll_router::{BODY_IDLE_TIMEOUT, Connection, Refusal, Scheme, Service, TimedBody};
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
+use http::{Request, Response};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::cf::{CfTexts, ip_header, stamp};
+use super::events::{Subject, on_end};
+use super::host::ThreadHost;
+use super::pages::{Problem, page};
+use super::pool::Pool;
+use super::targets::{Target, Targets};
+use crate::config::LimitsConfig;
+use crate::registry::VersionId;
+
+/// The request's id on every response, and what a client quotes to the operator.
+const RAY: HeaderName = HeaderName::from_static("cf-ray");
+
+/// A client's own choice of affinity: the same key gets the same version.
+const VERSION_KEY: HeaderName = HeaderName::from_static("cloudflare-workers-version-key");
+
+thread_local! {
+    static IDS: Cell<u64> = Cell::new(rand::random());
+}
+
+/// A new request id: 16 hexadecimal digits, unlike any other of this node for practical purposes.
+pub(super) fn new_id() -> String {
+    // splitmix64 (Steele, Lea, Flood 2014) over a random start: cheap, and no two ids of a thread collide.
+    let state = IDS.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+    IDS.set(state);
+    let mut id = state;
+    id = (id ^ (id >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    id = (id ^ (id >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    id ^= id >> 31;
+    format!("{id:016x}")
+}
+
+/// A request body held to a size.
+struct SizedBody {
+    body: TimedBody<Incoming>,
+    left: u64,
+}
+
+impl http_body::Body for SizedBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        Poll::Ready(frame.map(|frame| {
+            let frame = frame?;
+            if let Some(data) = frame.data_ref() {
+                self.left = self
+                    .left
+                    .checked_sub(data.len() as u64)
+                    .ok_or("the request body is larger than limits.request_body_bytes_max")?;
+            }
+            Ok(frame)
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// What one thread needs to answer requests.
+pub(super) struct Dispatcher {
+    pub(super) targets: Arc<Targets>,
+    pub(super) pool: Rc<Pool>,
+    pub(super) host: Rc<ThreadHost>,
+    pub(super) limits: LimitsConfig,
+    pub(super) cf: CfTexts,
+}
+
+/// The service of one thread's listeners.
+#[derive(Clone)]
+pub(super) struct Front(pub(super) Rc<Dispatcher>);
+
+impl Service for Front {
+    type Body = ResponseBody;
+
+    fn call(
+        &self,
+        request: Request<Incoming>,
+        connection: &Rc<Connection>,
+    ) -> impl Future<Output = Response<ResponseBody>> + use<> + 'static {
+        let dispatcher = self.0.clone();
+        let connection = connection.clone();
+        async move {
+            let id = new_id();
+            let mut response = dispatcher.answer(request, &connection, &id).await;
+            if let Ok(ray) = HeaderValue::from_str(&id) {
+                response.headers_mut().insert(RAY, ray);
+            }
+            response
+        }
+    }
+
+    fn refuse(
+        &self,
+        request: &Request<Incoming>,
+        refusal: Refusal,
+        _connection: &Rc<Connection>,
+    ) -> Response<ResponseBody> {
+        let id = new_id();
+        tracing::info!(id, ?refusal, "request refused");
+        page(Problem::Refused(refusal), request.headers(), &id)
+    }
+}
+
+impl Dispatcher {
+    async fn answer(&self, request: Request<Incoming>, connection: &Connection, id: &str) -> Response<ResponseBody> {
+        let secure = connection.tls.is_some();
+        let scheme = if secure { Scheme::Https } else { Scheme::Http };
+        let authority = match request.uri().authority() {
+            Some(authority) => Some(authority.as_str()),
+            None => request.headers().get(HOST).and_then(|host| host.to_str().ok()),
+        };
+        let Some(authority) = authority.filter(|host| !host.is_empty()) else {
+            return page(Problem::BadHost, request.headers(), id);
+        };
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let Some(target) = self.targets.route(scheme, authority, path) else {
+            tracing::info!(id, host = authority, "no route");
+            return page(Problem::NoRoute, request.headers(), id);
+        };
+        if declared_length(&request).is_some_and(|length| length > self.limits.request_body_bytes_max) {
+            return page(Problem::BodyTooLarge, request.headers(), id);
+        }
+        let Some(version) = pick(&target, &request) else {
+            return page(Problem::NoRoute, request.headers(), id);
+        };
+        let mut url = String::with_capacity(8 + authority.len() + path.len());
+        url.push_str(if secure { "https://" } else { "http://" });
+        url.push_str(authority);
+        url.push_str(path);
+        self.run(&target, version, request, connection, id, url).await
+    }
+
+    async fn run(
+        &self,
+        target: &Target,
+        version: &VersionId,
+        request: Request<Incoming>,
+        connection: &Connection,
+        id: &str,
+        url: String,
+    ) -> Response<ResponseBody> {
+        let hub = &self.host.hub;
+        let id: Arc<str> = id.into();
+        let ip = connection.peer.ip().to_canonical();
+        let subject = Subject::fetch(hub, target.worker.clone(), version.clone(), &request, url.clone(), Some(ip));
+        let instance = match self.pool.live(version) {
+            Some(instance) => instance,
+            None => match self.pool.instance(version).await {
+                Ok(instance) => instance,
+                Err(error) => {
+                    let response = page(Problem::NotStarted, request.headers(), &id);
+                    subject.set_status(response.status().as_u16());
+                    subject.refused(hub, id, Outcome::Exception, error.to_string());
+                    return response;
+                }
+            },
+        };
+        if instance.in_flight() >= self.limits.concurrency_max as usize {
+            let response = page(Problem::Overloaded, request.headers(), &id);
+            subject.set_status(response.status().as_u16());
+            let message = "the worker has limits.concurrency_max invocations under way".to_owned();
+            subject.refused(hub, id, Outcome::Overloaded, message);
+            return response;
+        }
+        self.invoke(&instance, subject, request, connection, id, url).await
+    }
+
+    async fn invoke(
+        &self,
+        instance: &Instance,
+        subject: Subject,
+        request: Request<Incoming>,
+        connection: &Connection,
+        id: Arc<str>,
+        url: String,
+    ) -> Response<ResponseBody> {
+        let cf = self.cf.of(request.version(), connection);
+        let (mut parts, body) = request.into_parts();
+        // The page of a failure is negotiated by what the client accepts.
+        let accept = parts.headers.get(http::header::ACCEPT).cloned();
+        stamp(&mut parts.headers, connection, &id, &ip_header(connection));
+        if !parts.headers.contains_key(HOST)
+            && let Some(authority) = parts.uri.authority()
+            && let Ok(host) = HeaderValue::from_str(authority.as_str())
+        {
+            parts.headers.insert(HOST, host);
+        }
+        let body: Option<Body> = if http_body::Body::is_end_stream(&body) {
+            None
+        } else {
+            let body = TimedBody::new(body, BODY_IDLE_TIMEOUT);
+            Some(Box::pin(SizedBody { body, left: self.limits.request_body_bytes_max }))
+        };
+        let event = FetchEvent { id: id.clone(), url, request: Request::from_parts(parts, body), cf };
+        let ended = on_end(self.host.hub.clone(), subject.clone());
+        let response = match instance.fetch(event, ended).await {
+            Ok(response) => response,
+            Err(failure) => {
+                let mut headers = http::HeaderMap::new();
+                if let Some(accept) = accept {
+                    headers.insert(http::header::ACCEPT, accept);
+                }
+                page(Problem::Ended(failure.outcome), &headers, &id)
+            }
+        };
+        subject.set_status(response.status().as_u16());
+        response
+    }
+}
+
+fn declared_length(request: &Request<Incoming>) -> Option<u64> {
+    request.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn pick<'a>(target: &'a Target, request: &Request<Incoming>) -> Option<&'a VersionId> {
+    if let Some(version) = target.single() {
+        return Some(version);
+    }
+    let draw = match request.headers().get(VERSION_KEY) {
+        Some(key) => share_of(key.as_bytes()),
+        None => rand::random_range(0.0..100.0),
+    };
+    target.version(draw)
+}
+
+/// Where a key falls between 0 and 100, by 64-bit FNV-1a: the same on every node and in every release.
+fn share_of(key: &[u8]) -> f64 {
+    let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    (hash % 10_000) as f64 / 100.0
+}

@@ -1,0 +1,130 @@
+//! What routes lead to: the deployed workers of one registry snapshot, swapped whole at every change.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use atoll_router::{Match, Pattern, RouteTable, Router, Scheme};
+
+use crate::registry::{LiveWorker, Snapshot, VersionId, WorkerRef};
+
+/// A deployed worker, as a request finds it.
+#[derive(Debug)]
+pub struct Target {
+    /// The worker.
+    pub worker: WorkerRef,
+    /// The versions that serve, with the upper end of each one's share of 100.
+    shares: Vec<(VersionId, f64)>,
+}
+
+impl Target {
+    fn new(live: &LiveWorker) -> Self {
+        let mut end = 0.0;
+        let shares = live.deployment.versions.iter().map(|(version, percentage)| {
+            end += percentage;
+            (version.clone(), end)
+        });
+        Self { worker: live.worker.clone(), shares: shares.collect() }
+    }
+
+    /// Picks the version whose share holds `draw`, a number from 0 to 100.
+    pub fn version(&self, draw: f64) -> Option<&VersionId> {
+        let found = self.shares.iter().find(|(_, end)| draw < *end);
+        found.or(self.shares.last()).map(|(version, _)| version)
+    }
+
+    /// Whether only one version serves, so that there is nothing to draw.
+    pub fn single(&self) -> Option<&VersionId> {
+        match self.shares.as_slice() {
+            [(version, _)] => Some(version),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Index {
+    by_worker: HashMap<WorkerRef, Arc<Target>>,
+    versions: HashSet<VersionId>,
+    revision: u64,
+}
+
+/// The route table and the index of workers. Reads take no lock.
+pub struct Targets {
+    router: Router<Arc<Target>>,
+    index: ArcSwap<Index>,
+    domain: String,
+}
+
+impl Targets {
+    /// Makes the table for a snapshot, with workers' own hosts below `domain`.
+    pub fn new(domain: &str, snapshot: &Snapshot) -> Self {
+        let targets = Self {
+            router: Router::new(RouteTable::empty()),
+            index: ArcSwap::default(),
+            domain: domain.to_owned(),
+        };
+        targets.swap(snapshot);
+        targets
+    }
+
+    /// Replaces everything by what the snapshot says.
+    pub fn swap(&self, snapshot: &Snapshot) {
+        let by_worker: HashMap<WorkerRef, Arc<Target>> = snapshot
+            .workers
+            .iter()
+            .map(|live| (live.worker.clone(), Arc::new(Target::new(live))))
+            .collect();
+        let rules = snapshot.routes.iter().filter_map(|route| {
+            // The API refuses patterns that do not parse.
+            let pattern = Pattern::parse(&route.pattern)
+                .inspect_err(|error| tracing::error!(pattern = route.pattern, %error, "stored route is not usable"))
+                .ok()?;
+            let target = match &route.worker {
+                None => None,
+                Some(name) => {
+                    let worker = WorkerRef { account: route.account.clone(), worker: name.clone() };
+                    Some(by_worker.get(&worker)?.clone())
+                }
+            };
+            Some((pattern, target))
+        });
+        let subdomains: HashMap<_, _> =
+            snapshot.subdomains.iter().map(|(account, name)| (account, name.as_str())).collect();
+        let hosts = snapshot.workers.iter().filter(|live| live.workers_dev).filter_map(|live| {
+            let subdomain = subdomains.get(&live.worker.account)?;
+            let host = format!("{}.{subdomain}.{}", live.worker.worker, self.domain);
+            Some((host, by_worker.get(&live.worker)?.clone()))
+        });
+        self.router.swap(RouteTable::build(rules, hosts));
+        let versions = snapshot
+            .workers
+            .iter()
+            .flat_map(|live| live.deployment.versions.iter().map(|(version, _)| version.clone()))
+            .collect();
+        self.index.store(Arc::new(Index { by_worker, versions, revision: snapshot.revision }));
+    }
+
+    /// The worker that a URL leads to.
+    pub fn route(&self, scheme: Scheme, host: &str, path_and_query: &str) -> Option<Arc<Target>> {
+        match self.router.load().match_url(scheme, host, path_and_query) {
+            Match::Target(target) => Some(target.clone()),
+            Match::Excluded | Match::None => None,
+        }
+    }
+
+    /// A worker by name.
+    pub fn worker(&self, worker: &WorkerRef) -> Option<Arc<Target>> {
+        self.index.load().by_worker.get(worker).cloned()
+    }
+
+    /// Whether a version serves.
+    pub fn serves(&self, version: &VersionId) -> bool {
+        self.index.load().versions.contains(version)
+    }
+
+    /// The revision of the snapshot that this is made from.
+    pub fn revision(&self) -> u64 {
+        self.index.load().revision
+    }
+}
