@@ -14,5 +14,6 @@ mod thread;
 
 pub use check::IsolateCheck;
 pub use cron::run_crons;
+pub use host::ConsoleLine;
 pub use targets::{Target, Targets};
-pub use thread::{DataThread, Job, Shared, ThreadError, spawn_threads};
+pub use thread::{DataThread, Job, Shared, Sockets, ThreadError, spawn_threads};

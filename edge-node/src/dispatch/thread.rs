@@ -95,9 +95,9 @@ pub struct Sockets {
 }
 
 impl DataThread {
-    /// Hands an event over. False when the thread's inbox is full or it has ended.
-    pub fn send(&self, job: Job) -> bool {
-        self.jobs.try_send(job).is_ok()
+    /// Where events for the thread go. Its queue is bounded.
+    pub fn inbox(&self) -> mpsc::Sender<Job> {
+        self.jobs.clone()
     }
 
     /// Waits for the thread to end.

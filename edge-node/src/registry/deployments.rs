@@ -75,6 +75,16 @@ pub(super) fn insert(
     Ok(deployment)
 }
 
+/// Whether the worker's newest deployment has the version.
+pub(super) fn is_serving(
+    view: &Transaction<'_>,
+    worker: &WorkerRef,
+    version: &VersionId,
+) -> Result<bool, RegistryError> {
+    let newest = list(view, worker)?.into_iter().next();
+    Ok(newest.is_some_and(|newest| newest.versions.iter().any(|(id, _)| id == version)))
+}
+
 fn check(
     view: &Transaction<'_>,
     worker: &WorkerRef,

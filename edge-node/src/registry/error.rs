@@ -53,6 +53,9 @@ pub enum RegistryError {
         /// What was asked for.
         what: Taken,
     },
+    /// A change of secrets or settings would deploy a version that was never deployed.
+    #[error("the worker's latest version is not deployed: deploy it first, or make a new version")]
+    LatestNotDeployed,
     /// What was asked for cannot be stored.
     #[error("{0}")]
     Invalid(String),

@@ -122,7 +122,7 @@ fn create_private_dir(dir: &Path) -> std::io::Result<()> {
 }
 
 /// The wall clock, in milliseconds since the Unix epoch.
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }

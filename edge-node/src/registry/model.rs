@@ -187,6 +187,21 @@ impl Binding {
         }
     }
 
+    /// The `type` of the serialised form.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::PlainText { .. } => "plain_text",
+            Self::SecretText { .. } => "secret_text",
+            Self::Json { .. } => "json",
+            Self::KvNamespace { .. } => "kv_namespace",
+            Self::Service { .. } => "service",
+            Self::VersionMetadata { .. } => "version_metadata",
+            Self::WasmModule { .. } => "wasm_module",
+            Self::TextBlob { .. } => "text_blob",
+            Self::DataBlob { .. } => "data_blob",
+        }
+    }
+
     /// The same binding with the value of a secret taken out.
     pub fn without_secret(&self) -> Self {
         match self {

@@ -71,6 +71,11 @@ impl HostPattern {
         Self { wildcard: true, text: format!(".{}", domain.to_ascii_lowercase()) }
     }
 
+    /// Whether the host is one of these.
+    pub fn matches(&self, host: &str) -> bool {
+        self.overlaps(&Self { wildcard: false, text: host.to_ascii_lowercase() })
+    }
+
     /// Whether some host matches both.
     pub fn overlaps(&self, other: &Self) -> bool {
         match (self.wildcard, other.wildcard) {

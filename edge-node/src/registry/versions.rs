@@ -11,8 +11,9 @@ use uuid::Uuid;
 
 use super::database::{from_sql, to_sql};
 use super::{
-    AccountId, Binding, Module, ModuleKind, Registry, RegistryError, ScriptFormat, Version,
-    VersionId, VersionLimits, WorkerName, WorkerRef, deployments, from_json, to_json, workers,
+    AccountId, Binding, Missing, Module, ModuleKind, Registry, RegistryError, ScriptFormat,
+    Version, VersionId, VersionLimits, WorkerName, WorkerRef, deployments, from_json, now_ms,
+    to_json, workers,
 };
 
 /// Newest versions of a worker that are kept, besides those that a kept deployment names.
@@ -90,18 +91,8 @@ impl Registry {
         &self,
         worker: &WorkerRef,
     ) -> Result<Option<Arc<Version>>, RegistryError> {
-        let id: Option<String> = self.read(|view| {
-            Ok(view
-                .query_row(
-                    "SELECT id FROM version WHERE account = ?1 AND worker = ?2
-                 ORDER BY number DESC LIMIT 1",
-                    params![worker.account.as_str(), worker.worker.as_str()],
-                    |row| row.get(0),
-                )
-                .optional()?)
-        })?;
-        match id {
-            Some(id) => self.version(&VersionId::new(id)),
+        match self.read(|view| latest_id(view, worker))? {
+            Some(id) => self.version(&id),
             None => Ok(None),
         }
     }
@@ -117,6 +108,35 @@ impl Registry {
         deploy: Deploy,
     ) -> Result<Arc<Version>, RegistryError> {
         let version = self.write(|transaction| self.insert(transaction, version, deploy))?;
+        let version = Arc::new(version);
+        self.inner.versions.insert(version.id.clone(), version.clone());
+        Ok(version)
+    }
+
+    /// Deploys a copy of the worker's latest version that `edit` has changed: its bindings and
+    /// settings, not its modules.
+    ///
+    /// # Errors
+    /// Fails when the worker does not exist, its latest version is not deployed, or `edit` fails.
+    pub fn revise(
+        &self,
+        worker: &WorkerRef,
+        edit: impl FnOnce(&mut Version) -> Result<(), RegistryError>,
+    ) -> Result<Arc<Version>, RegistryError> {
+        let version = self.write(|transaction| {
+            let missing =
+                || RegistryError::NotFound { what: Missing::Worker(worker.worker.to_string()) };
+            let id = latest_id(transaction, worker)?.ok_or_else(missing)?;
+            if !deployments::is_serving(transaction, worker, &id)? {
+                return Err(RegistryError::LatestNotDeployed);
+            }
+            let mut version = self.load(transaction, &id)?.ok_or_else(missing)?;
+            version.id = VersionId::random();
+            version.created_ms = now_ms();
+            version.annotations.clear();
+            edit(&mut version)?;
+            self.insert(transaction, version, Deploy::Now)
+        })?;
         let version = Arc::new(version);
         self.inner.versions.insert(version.id.clone(), version.clone());
         Ok(version)
@@ -206,6 +226,20 @@ impl Registry {
         }
         Ok(())
     }
+}
+
+fn latest_id(
+    view: &Transaction<'_>,
+    worker: &WorkerRef,
+) -> Result<Option<VersionId>, RegistryError> {
+    let id: Option<String> = view
+        .prepare_cached(
+            "SELECT id FROM version WHERE account = ?1 AND worker = ?2
+             ORDER BY number DESC LIMIT 1",
+        )?
+        .query_row(params![worker.account.as_str(), worker.worker.as_str()], |row| row.get(0))
+        .optional()?;
+    Ok(id.map(VersionId::new))
 }
 
 /// What the cache counts a version as, in bytes.
