@@ -342,6 +342,13 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_file_is_the_default() {
+        let page = include_str!("../../docs/config.md");
+        let toml = page.split("```toml").nth(1).unwrap().split("```").next().unwrap();
+        assert_eq!(parse(toml).unwrap(), NodeConfig::default());
+    }
+
+    #[test]
     fn every_section_is_read() {
         let config = parse(
             r#"

@@ -61,10 +61,13 @@ fn covers(certificate: &CertifiedKey, domains: &[String]) -> bool {
 }
 
 fn dns_names(domains: &[String]) -> Vec<String> {
-    let mut names = vec!["localhost".to_owned(), "*.localhost".to_owned()];
+    let mut names = vec!["localhost".to_owned()];
     for domain in domains {
         let domain = domain.to_ascii_lowercase();
-        names.push(format!("*.{domain}"));
+        // Clients take no wildcard directly below a top-level name.
+        if domain.contains('.') {
+            names.push(format!("*.{domain}"));
+        }
         names.push(domain);
     }
     names.sort();

@@ -17,6 +17,7 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
+use hyper::service::Service as HttpService;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
@@ -54,6 +55,10 @@ pub trait Service: 'static {
     /// A dropped future (or response body) means that the client left: HTTP/1 closed the
     /// connection, or HTTP/2 reset the stream. On HTTP/1 this is noticed while nothing of the
     /// request's body is left unread.
+    ///
+    /// The future outlives both borrows: implement it as
+    /// `-> impl Future<Output = Response<Self::Body>> + use<> + 'static` (with the type parameters
+    /// of the service, if it has any, between the angle brackets).
     fn call(
         &self,
         request: Request<Incoming>,
@@ -275,8 +280,9 @@ where
     let served = http1::Builder::new()
         // The sweep bounds the time of a head; hyper's timer would cost every request.
         .header_read_timeout(None)
+        // It bounds what is buffered of a response as well. `pipeline_flush` stays off: with it
+        // hyper buffers a body without end when the client does not read.
         .max_buf_size(header_bytes_max)
-        .pipeline_flush(true)
         .serve_connection(io, responder(connection, server, place))
         .with_upgrades();
     drive(served, place, |served| served.graceful_shutdown()).await
@@ -330,17 +336,20 @@ where
     .await
 }
 
+/// What hyper gets for each request.
+type Answer<S> = Response<TrackedBody<<S as Service>::Body>>;
+
 /// Wraps the service for hyper: limits first, and the request stays in flight until the end of
 /// its response.
 fn responder<S: Service>(
     connection: Rc<Connection>,
     server: &Server<S>,
     place: &Place,
-) -> impl hyper::service::Service<
+) -> impl HttpService<
     Request<Incoming>,
-    Response = Response<TrackedBody<S::Body>>,
+    Response = Answer<S>,
     Error = Infallible,
-    Future: Future<Output = Result<Response<TrackedBody<S::Body>>, Infallible>> + 'static,
+    Future: Future<Output = Result<Answer<S>, Infallible>> + 'static,
 > + use<S> {
     let service = Rc::clone(&server.service);
     let activity = Arc::clone(&place.activity);

@@ -104,7 +104,6 @@ impl Wanted<'_> {
     fn check_one(&self, name: &str, binding: &Binding) -> Result<(), ApiError> {
         let bytes = match binding {
             Binding::PlainText { text, .. } | Binding::SecretText { text, .. } => text.len(),
-            Binding::Json { json, .. } => json.to_string().len(),
             Binding::KvNamespace { namespace_id, .. }
                 if !self.namespaces.contains(namespace_id) =>
             {
@@ -122,7 +121,7 @@ impl Wanted<'_> {
                     binding.kind()
                 )));
             }
-            _ => 0,
+            other => serde_json::to_string(other).map_or(usize::MAX, |text| text.len()),
         };
         if bytes > VALUE_BYTES_MAX {
             return Err(ApiError::invalid(format!(

@@ -15,10 +15,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
+use super::ApiState;
 use super::body::{self, JsonBody};
 use super::envelope::{Answer, ApiError, Envelope, code};
 use super::kv::Owned;
-use super::{ApiState, admit};
 use crate::observe::KvOperation;
 
 /// A value with its metadata and multipart framing, in bytes.
@@ -105,7 +105,7 @@ async fn write(
     request: Request,
 ) -> Answer {
     let key = Key::parse(&path.key)?;
-    let _permit = admit(&state.bulks)?;
+    let _room = state.room_for_body(request.headers(), PUT_BYTES_MAX).await?;
     let (value, metadata) = read_value(request).await?;
     let options =
         PutOptions { expiration: query.expiration, expiration_ttl: query.expiration_ttl, metadata };
@@ -199,7 +199,7 @@ impl Pair {
 }
 
 async fn write_bulk(State(state): State<ApiState>, namespace: Owned, request: Request) -> Answer {
-    let _permit = admit(&state.bulks)?;
+    let _room = state.room_for_body(request.headers(), BULK_JSON_BYTES_MAX).await?;
     let bytes = body::read(request.into_body(), BULK_JSON_BYTES_MAX).await?;
     let pairs: Vec<Pair> = body::parse_json(&bytes)?;
     drop(bytes);

@@ -11,6 +11,7 @@ mod deployments;
 mod envelope;
 mod kv;
 mod kv_values;
+mod node;
 mod routes;
 mod schedules;
 mod scripts;
@@ -27,14 +28,16 @@ mod versions;
 mod workers;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_kv::KvStore;
 use axum::extract::DefaultBodyLimit;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::{Router, middleware};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use check::{CheckError, CheckReport, ScriptCheck};
+pub use node::NodeInfo;
 pub use server::serve;
 
 use crate::config::LimitsConfig;
@@ -44,10 +47,12 @@ use envelope::{ApiError, code};
 use tails::Tails;
 
 const PREFIX: &str = "/client/v4";
-/// Uploads that are read and checked at once; each holds its script in memory.
-const UPLOADS_IN_FLIGHT_MAX: usize = 4;
-/// Large KV bodies that are read at once.
-const BULKS_IN_FLIGHT_MAX: usize = 4;
+/// Scripts that are started at once to check them.
+const CHECKS_IN_FLIGHT_MAX: usize = 4;
+/// Bodies of uploads and KV writes that are in memory at once, in KiB.
+const BODIES_KIB_MAX: usize = 512 << 10;
+/// How long a request waits for others to make room, in milliseconds.
+const ROOM_WAIT_MS_MAX: u64 = 20_000;
 
 /// What the API acts upon.
 pub struct ApiConfig {
@@ -65,14 +70,16 @@ pub struct ApiConfig {
     pub domain: String,
     /// Limits of uploaded scripts.
     pub limits: LimitsConfig,
+    /// What clients are told of the node.
+    pub node: NodeInfo,
 }
 
 /// The configuration and what requests share. Cloning is cheap.
 #[derive(Clone)]
 struct ApiState {
     config: Arc<ApiConfig>,
-    uploads: Arc<Semaphore>,
-    bulks: Arc<Semaphore>,
+    checks: Arc<Semaphore>,
+    bodies_kib: Arc<Semaphore>,
     tails: Tails,
 }
 
@@ -88,6 +95,37 @@ impl ApiState {
             .map_err(ApiError::internal)?
             .map_err(ApiError::from)
     }
+
+    /// Reserves memory for a body of at most `bytes_max` bytes, until the permit is dropped.
+    async fn room_for_body(
+        &self,
+        headers: &HeaderMap,
+        bytes_max: usize,
+    ) -> Result<OwnedSemaphorePermit, ApiError> {
+        let announced = headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse().ok())
+            .unwrap_or(bytes_max);
+        let kib = announced.min(bytes_max).div_ceil(1 << 10).clamp(1, BODIES_KIB_MAX);
+        room(&self.bodies_kib, u32::try_from(kib).unwrap_or(u32::MAX)).await
+    }
+
+    /// Waits until a script may be started.
+    async fn room_for_check(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        room(&self.checks, 1).await
+    }
+}
+
+async fn room(permits: &Arc<Semaphore>, count: u32) -> Result<OwnedSemaphorePermit, ApiError> {
+    let acquired = permits.clone().acquire_many_owned(count);
+    match tokio::time::timeout(Duration::from_millis(ROOM_WAIT_MS_MAX), acquired).await {
+        Ok(Ok(permit)) => Ok(permit),
+        _ => Err(ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            code::BUSY,
+            "the node is busy with other large requests: try again in a moment",
+        )),
+    }
 }
 
 /// Everything that the admin listener serves: the API, metrics and health.
@@ -95,12 +133,13 @@ pub fn router(config: ApiConfig) -> Router {
     let health = health_routes(config.health.clone(), config.hub.metrics().clone());
     let state = ApiState {
         config: Arc::new(config),
-        uploads: Arc::new(Semaphore::new(UPLOADS_IN_FLIGHT_MAX)),
-        bulks: Arc::new(Semaphore::new(BULKS_IN_FLIGHT_MAX)),
+        checks: Arc::new(Semaphore::new(CHECKS_IN_FLIGHT_MAX)),
+        bodies_kib: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
         tails: Tails::default(),
     };
     let authenticated = Router::new()
         .merge(accounts::routes())
+        .merge(node::routes())
         .merge(workers::routes())
         .merge(scripts::routes())
         .merge(versions::routes())
@@ -132,15 +171,4 @@ async fn no_such_endpoint(method: axum::http::Method, uri: axum::http::Uri) -> A
         code::NO_SUCH_ENDPOINT,
         format!("this node has no {method} {}", uri.path()),
     )
-}
-
-/// Refuses work beyond a limit at once, so that it does not pile up in memory.
-fn admit(permits: &Arc<Semaphore>) -> Result<tokio::sync::OwnedSemaphorePermit, ApiError> {
-    permits.clone().try_acquire_owned().map_err(|_| {
-        ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            code::BUSY,
-            "the node is busy with other large requests: try again in a moment",
-        )
-    })
 }

@@ -16,8 +16,8 @@ use super::bindings::{Inherit, Wanted};
 use super::content;
 use super::envelope::{Answer, ApiError, Envelope, code};
 use super::time::iso8601;
-use super::upload::Upload;
-use super::{ApiState, admit, workers};
+use super::upload::{self, Upload};
+use super::{ApiState, workers};
 use crate::registry::{
     AccountId, Deploy, NamespaceId, NamespaceOrder, Registry, RegistryError, ScriptFormat, Version,
     VersionId, Worker, WorkerRef, now_ms,
@@ -27,7 +27,7 @@ pub(super) fn routes() -> Router<ApiState> {
     Router::new()
         .route(
             "/accounts/{account}/workers/scripts/{worker}",
-            get(download).put(upload).delete(workers::delete_worker),
+            get(download).put(put).delete(workers::delete_worker),
         )
         .route("/accounts/{account}/workers/scripts/{worker}/content", get(download))
         .route("/accounts/{account}/workers/scripts/{worker}/content/v2", get(content_v2))
@@ -47,7 +47,7 @@ impl UploadQuery {
     }
 }
 
-async fn upload(
+async fn put(
     State(state): State<ApiState>,
     Target(target): Target,
     Query(query): Query<UploadQuery>,
@@ -67,20 +67,23 @@ pub(super) async fn accept(
     deploy: Deploy,
 ) -> Result<Arc<Version>, ApiError> {
     target.worker.check()?;
-    let _permit = admit(&state.uploads)?;
     if deploy == Deploy::Later {
         let target = target.clone();
         state.registry(move |registry| registry.worker(&target)).await?;
     }
+    let bytes_max = upload::form_bytes_max(&state.config.limits);
+    let _room = state.room_for_body(request.headers(), bytes_max).await?;
     let upload = Upload::read(request, &state.config.limits).await?;
     let settings = upload.metadata.worker_settings();
     let mut version = assemble(state, target, query.inherit(), upload).await?;
+    let checking = state.room_for_check().await?;
     let report = state
         .config
         .check
         .check(&version)
         .await
         .map_err(|e| ApiError::new(StatusCode::BAD_REQUEST, code::VALIDATION, e.to_string()))?;
+    drop(checking);
     version.handlers = report.handlers;
     version.startup_ms = report.startup_ms;
     state

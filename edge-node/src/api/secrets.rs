@@ -25,8 +25,8 @@ pub(super) fn routes() -> Router<ApiState> {
 }
 
 async fn list(State(state): State<ApiState>, Target(target): Target) -> Answer {
-    let versions = state.registry(move |registry| registry.versions(&target)).await?;
-    let names = versions.first().map(secret_names).unwrap_or_default();
+    let version = state.registry(move |registry| registry.latest_outline(&target)).await?;
+    let names = version.as_ref().map(secret_names).unwrap_or_default();
     Envelope::list(names.into_iter().map(|name| secret_json(&name)).collect())
 }
 
@@ -85,8 +85,8 @@ async fn view(
     Target(target): Target,
     Path(path): Path<SecretPath>,
 ) -> Answer {
-    let versions = state.registry(move |registry| registry.versions(&target)).await?;
-    let names = versions.first().map(secret_names).unwrap_or_default();
+    let version = state.registry(move |registry| registry.latest_outline(&target)).await?;
+    let names = version.as_ref().map(secret_names).unwrap_or_default();
     match names.contains(&path.name) {
         true => Envelope::new(secret_json(&path.name)),
         false => Err(ApiError::not_found(format!("secret {} does not exist", path.name))),

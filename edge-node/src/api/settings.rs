@@ -1,5 +1,7 @@
 //! A worker's settings: those of its version, whose change makes a new one, and its own.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::routing::get;
@@ -12,11 +14,10 @@ use super::bindings::{self, Inherit, Wanted};
 use super::body::{self, JSON_BYTES_MAX, JsonBody};
 use super::envelope::{Answer, ApiError, Envelope};
 use super::scripts::owned_namespaces;
+use super::upload::check_compatibility;
 use super::workers::merge;
-use crate::registry::{RegistryError, Version, WorkerRef};
+use crate::registry::{Registry, RegistryError, Version, WorkerRef};
 
-/// The worker's own settings as JSON, in bytes.
-const SETTINGS_BYTES_MAX: usize = 16 << 10;
 const SCRIPT_SETTINGS: [&str; 4] = ["logpush", "observability", "tags", "tail_consumers"];
 
 pub(super) fn routes() -> Router<ApiState> {
@@ -32,7 +33,7 @@ async fn read(State(state): State<ApiState>, Target(target): Target) -> Answer {
     let worker = target.clone();
     let (worker, version) = state
         .registry(move |registry| {
-            Ok((registry.worker(&worker)?, registry.versions(&worker)?.into_iter().next()))
+            Ok((registry.worker(&worker)?, registry.latest_outline(&worker)?))
         })
         .await?;
     let version = version
@@ -77,15 +78,17 @@ async fn change(State(state): State<ApiState>, Target(target): Target, request: 
         }
         false => body::parse_json(&body::read(request.into_body(), JSON_BYTES_MAX).await?)?,
     };
+    let flags = change.compatibility_flags.as_deref().unwrap_or_default();
+    check_compatibility(change.compatibility_date.as_deref(), flags)?;
     let version = state.registry(move |registry| apply(registry, &target, change)).await?;
     Envelope::new(Value::Object(version_settings(&version)))
 }
 
 fn apply(
-    registry: &crate::registry::Registry,
+    registry: &Registry,
     target: &WorkerRef,
     change: Change,
-) -> Result<std::sync::Arc<Version>, RegistryError> {
+) -> Result<Arc<Version>, RegistryError> {
     let namespaces = owned_namespaces(registry, &target.account)?;
     registry.revise(target, |version| {
         if let Some(requested) = &change.bindings {
@@ -158,11 +161,6 @@ async fn change_own(
         .registry(move |registry| {
             let mut settings = registry.worker(&target)?.settings;
             merge(&mut settings, change);
-            if settings.to_string().len() > SETTINGS_BYTES_MAX {
-                return Err(RegistryError::Invalid(format!(
-                    "a worker's settings have at most {SETTINGS_BYTES_MAX} bytes"
-                )));
-            }
             registry.set_worker_settings(&target, &settings)?;
             Ok(settings)
         })

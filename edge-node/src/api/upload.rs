@@ -19,6 +19,7 @@ use crate::registry::{Module, ModuleKind, ScriptFormat, VersionLimits};
 const OVERHEAD_BYTES_MAX: u64 = 4 << 20;
 const MODULE_NAME_BYTES_MAX: usize = 1_024;
 const FLAGS_MAX: usize = 100;
+const FLAG_BYTES_MAX: usize = 128;
 const ANNOTATIONS_MAX: usize = 20;
 const ANNOTATION_BYTES_MAX: usize = 1_024;
 
@@ -56,14 +57,13 @@ pub(super) struct Upload {
 impl Upload {
     /// Reads the multipart form that wrangler sends.
     pub(super) async fn read(request: Request, limits: &LimitsConfig) -> Result<Self, ApiError> {
-        let bytes_max = limits.script_bytes_max.saturating_add(OVERHEAD_BYTES_MAX);
-        let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
-        let parts = body::read_multipart(request, bytes_max).await.map_err(|e| {
-            match e.status == StatusCode::PAYLOAD_TOO_LARGE {
-                true => too_large(limits.script_bytes_max, ""),
-                false => e,
-            }
-        })?;
+        let parts =
+            body::read_multipart(request, form_bytes_max(limits)).await.map_err(|e| {
+                match e.status == StatusCode::PAYLOAD_TOO_LARGE {
+                    true => too_large(limits.script_bytes_max, ""),
+                    false => e,
+                }
+            })?;
         let upload = Self::from_parts(parts)?;
         upload.check_size(limits).await?;
         Ok(upload)
@@ -143,15 +143,23 @@ impl Metadata {
                 )));
             }
         }
-        if let Some(date) = self.compatibility_date.as_deref().filter(|date| !is_date(date)) {
-            return Err(ApiError::invalid(format!(
-                "compatibility_date {date:?} is not of the form 2026-01-31"
-            )));
-        }
-        if self.compatibility_flags.len() > FLAGS_MAX {
-            return Err(ApiError::invalid(format!("more than {FLAGS_MAX} compatibility_flags")));
-        }
+        check_compatibility(self.compatibility_date.as_deref(), &self.compatibility_flags)?;
         check_annotations(&self.annotations)
+    }
+}
+
+pub(super) fn check_compatibility(date: Option<&str>, flags: &[String]) -> Result<(), ApiError> {
+    if let Some(date) = date.filter(|date| !is_date(date)) {
+        return Err(ApiError::invalid(format!(
+            "compatibility_date {date:?} is not of the form 2026-01-31"
+        )));
+    }
+    let fits = flags.len() <= FLAGS_MAX && flags.iter().all(|flag| flag.len() <= FLAG_BYTES_MAX);
+    match fits {
+        true => Ok(()),
+        false => Err(ApiError::invalid(format!(
+            "at most {FLAGS_MAX} compatibility_flags of {FLAG_BYTES_MAX} bytes are allowed"
+        ))),
     }
 }
 
@@ -164,6 +172,12 @@ pub(super) fn check_annotations(annotations: &BTreeMap<String, String>) -> Resul
             "at most {ANNOTATIONS_MAX} annotations of {ANNOTATION_BYTES_MAX} bytes are allowed"
         ))),
     }
+}
+
+/// The largest form that can hold an allowed script.
+pub(super) fn form_bytes_max(limits: &LimitsConfig) -> usize {
+    let bytes = limits.script_bytes_max.saturating_add(OVERHEAD_BYTES_MAX);
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// Names of one module with and without `./` are the same module.
@@ -230,17 +244,19 @@ fn check_modules(
 }
 
 fn is_date(text: &str) -> bool {
-    let digits = |range: std::ops::Range<usize>| {
-        text.get(range).and_then(|part| {
-            part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse::<u32>().ok()).flatten()
-        })
+    let fields: Vec<&str> = text.split('-').collect();
+    let number = |field: &str, digits: usize| {
+        let numeric = field.len() == digits && field.bytes().all(|b| b.is_ascii_digit());
+        if numeric { field.parse::<u32>().ok() } else { None }
     };
-    text.len() == 10
-        && text.as_bytes()[4] == b'-'
-        && text.as_bytes()[7] == b'-'
-        && digits(0..4).is_some()
-        && digits(5..7).is_some_and(|month| (1..=12).contains(&month))
-        && digits(8..10).is_some_and(|day| (1..=31).contains(&day))
+    match fields[..] {
+        [year, month, day] => {
+            number(year, 4).is_some()
+                && number(month, 2).is_some_and(|month| (1..=12).contains(&month))
+                && number(day, 2).is_some_and(|day| (1..=31).contains(&day))
+        }
+        _ => false,
+    }
 }
 
 fn too_large(bytes_max: u64, measured: &str) -> ApiError {

@@ -40,7 +40,7 @@ async fn list(State(state): State<ApiState>, caller: Caller) -> Answer {
             let mut newest: HashMap<WorkerName, Version> = HashMap::new();
             let workers = registry.workers(&account)?;
             for worker in &workers {
-                if let Some(version) = registry.versions(&worker.worker)?.into_iter().next() {
+                if let Some(version) = registry.latest_outline(&worker.worker)? {
                     newest.insert(worker.worker.worker.clone(), version);
                 }
             }

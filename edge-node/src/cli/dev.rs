@@ -14,6 +14,7 @@ use super::publish::{self, Options, Published};
 use super::session::Session;
 use super::watch::Watch;
 use crate::bundle::Purpose;
+use crate::observe::Heard;
 use crate::project::local_variables;
 
 /// Where a project keeps the state of its own node.
@@ -55,7 +56,7 @@ impl Dev<'_> {
     async fn serve(&self, node: &LocalNode) -> Result<(), CliError> {
         let terminal = self.session.terminal;
         let mut watch = Watch::new()?;
-        let mut reports = node.reports();
+        let (mut reports, mut console) = (node.reports(), node.console());
         let mut announced = Vec::new();
         self.deploy(&mut watch, &mut announced).await;
         let stop = tokio::signal::ctrl_c();
@@ -64,10 +65,21 @@ impl Dev<'_> {
             tokio::select! {
                 _ = &mut stop => return Ok(()),
                 () = watch.changed() => self.deploy(&mut watch, &mut announced).await,
-                report = reports.recv() => match report {
-                    Ok(report) => terminal.line(events::lines(terminal, &report, &self.project_dir)),
-                    Err(RecvError::Lagged(missed)) => {
+                report = reports.next() => match report {
+                    Some(Heard::Report(report)) => {
+                        terminal.line(events::summary(terminal, &report, &self.project_dir));
+                    }
+                    Some(Heard::Missed(missed)) => {
                         terminal.warn(format!("{missed} invocations are not shown"));
+                    }
+                    None => {
+                        return Err(CliError::Failed("the node has stopped: see its log above".into()));
+                    }
+                },
+                line = console.recv() => match line {
+                    Ok(line) => terminal.line(events::console(terminal, &line.1)),
+                    Err(RecvError::Lagged(missed)) => {
+                        terminal.warn(format!("{missed} console lines are not shown"));
                     }
                     Err(RecvError::Closed) => {
                         return Err(CliError::Failed("the node has stopped: see its log above".into()));

@@ -3,14 +3,26 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use atoll_isolate::{LogLevel, Outcome};
+use atoll_isolate::{LogLevel, LogLine, Outcome};
 
 use super::stacks;
 use super::terminal::Terminal;
 use crate::report::{Event, InvocationReport};
 
-/// The lines of one invocation.
-pub(crate) fn lines(terminal: Terminal, report: &InvocationReport, project_dir: &Path) -> String {
+/// One console line.
+pub(crate) fn console(terminal: Terminal, line: &LogLine) -> String {
+    let level = match line.level {
+        LogLevel::Error => terminal.red("error"),
+        LogLevel::Warn => terminal.yellow("warn"),
+        LogLevel::Info => terminal.cyan("info"),
+        LogLevel::Debug => terminal.dim("debug"),
+        LogLevel::Log => terminal.dim("log"),
+    };
+    format!("  {level} {}", indented(&line.message))
+}
+
+/// The lines of a finished invocation; what it logged is shown as it happens.
+pub(crate) fn summary(terminal: Terminal, report: &InvocationReport, project_dir: &Path) -> String {
     let mut text = String::new();
     let ms = report.wall_us as f64 / 1000.0;
     let _ = match &report.event {
@@ -30,16 +42,6 @@ pub(crate) fn lines(terminal: Terminal, report: &InvocationReport, project_dir: 
     };
     if !matches!(report.outcome, Outcome::Ok | Outcome::Exception) {
         let _ = write!(text, " {}", terminal.red(report.outcome.as_str()));
-    }
-    for line in &report.logs {
-        let level = match line.level {
-            LogLevel::Error => terminal.red("error"),
-            LogLevel::Warn => terminal.yellow("warn"),
-            LogLevel::Info => terminal.cyan("info"),
-            LogLevel::Debug => terminal.dim("debug"),
-            LogLevel::Log => terminal.dim("log"),
-        };
-        let _ = write!(text, "\n  {level} {}", indented(&line.message));
     }
     for exception in &report.exceptions {
         let summary = format!("{}: {}", exception.name, exception.message);

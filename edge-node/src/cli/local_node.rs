@@ -1,16 +1,19 @@
 //! Nodes in this process: the one place where the command line meets [`crate::node`].
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::broadcast;
 
 use super::api::Api;
 use super::args::ServeArgs;
 use super::client::Client;
 use super::error::CliError;
-use crate::report::InvocationReport;
+use crate::config::{LogConfig, NodeConfig};
+use crate::node::{ConsoleLine, Node};
+use crate::observe::{Listener, init_log};
 
 /// What a node for development or demonstration is told.
 #[derive(Clone, Debug)]
@@ -22,34 +25,84 @@ pub(crate) struct LocalNodeOptions {
 }
 
 /// A running node.
-pub(crate) struct LocalNode {}
+pub(crate) struct LocalNode(Node);
 
 /// `atoll serve`: runs a node until it is told to stop.
 pub(crate) fn serve(args: ServeArgs) -> Result<(), CliError> {
-    let _ = args;
-    Err(unavailable())
+    let config = configured(args)?;
+    let failed = |error: &dyn std::fmt::Display| CliError::Failed(error.to_string());
+    init_log(&config.log).map_err(|error| failed(&error))?;
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| failed(&error))?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(|error| failed(&error))?;
+        let node = Node::start(config).await.map_err(|error| failed(&error))?;
+        let (http, https, admin) = (node.http_addr(), node.https_addr(), node.admin_addr());
+        // Whoever starts a node reads this line for its ports; that nobody does is no reason to stop.
+        let mut stdout = std::io::stdout();
+        let _ = writeln!(stdout, "listening http={http} https={https} admin={admin}");
+        let _ = stdout.flush();
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        tracing::info!("draining");
+        node.drain().await;
+        Ok(())
+    })
+}
+
+fn configured(args: ServeArgs) -> Result<NodeConfig, CliError> {
+    let mut config = match &args.config {
+        Some(path) => NodeConfig::read(path).map_err(|error| CliError::Failed(error.to_string()))?,
+        None => NodeConfig::default(),
+    };
+    let ServeArgs { config: _, data, http, https, admin, domain, threads } = args;
+    config.data_dir = data.unwrap_or(config.data_dir);
+    config.http = http.unwrap_or(config.http);
+    config.https = https.unwrap_or(config.https);
+    config.admin = admin.unwrap_or(config.admin);
+    config.domain = domain.unwrap_or(config.domain);
+    config.threads = threads.or(config.threads);
+    Ok(config)
 }
 
 impl LocalNode {
     pub(crate) async fn start(options: LocalNodeOptions) -> Result<Self, CliError> {
-        let _ = (options.data_dir, options.http_port, options.https_port, options.inspect);
-        Err(unavailable())
+        let LocalNodeOptions { data_dir, http_port, https_port, inspect: _ } = options;
+        let local = |port| SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, port));
+        let config = NodeConfig {
+            data_dir,
+            http: local(http_port),
+            https: local(https_port),
+            admin: local(0),
+            log: LogConfig { level: "warn".to_owned(), ..LogConfig::default() },
+            ..NodeConfig::default()
+        };
+        // The log of a process that runs a second node goes on as it was set up first.
+        let _ = init_log(&config.log);
+        Node::start(config).await.map(Self).map_err(|error| CliError::Failed(error.to_string()))
     }
 
     /// A client of the node's own API.
     pub(crate) fn api(&self) -> Api {
-        Api { client: Client::new("", ""), account: String::new() }
+        let base = format!("http://{}/client/v4", self.0.admin_addr());
+        let client = Client::new(&base, self.0.root_token());
+        Api { client, account: self.0.account_id().to_string() }
     }
 
-    pub(crate) fn reports(&self) -> broadcast::Receiver<Arc<InvocationReport>> {
-        broadcast::channel(1).1
+    /// Every finished invocation.
+    pub(crate) fn reports(&self) -> Listener {
+        self.0.reports()
     }
 
-    pub(crate) async fn drain(self) {}
-}
+    /// Console lines as they are written.
+    pub(crate) fn console(&self) -> broadcast::Receiver<ConsoleLine> {
+        self.0.console()
+    }
 
-fn unavailable() -> CliError {
-    CliError::Failed("this build has no node".into())
+    pub(crate) async fn drain(self) {
+        self.0.drain().await;
+    }
 }
 
 /// The port itself when it is free, else 0, which lets the system choose.

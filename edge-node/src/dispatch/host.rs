@@ -150,7 +150,7 @@ impl Host for InstanceHost {
         Box::pin(async move {
             let (operation, metric) = match &call {
                 KvCall::Get { keys } if keys.len() == 1 => (Operation::Get, KvOperation::Get),
-                KvCall::Get { .. } => (Operation::GetMany, KvOperation::Get),
+                KvCall::Get { .. } => (Operation::GetBulk, KvOperation::Get),
                 KvCall::Put { .. } => (Operation::Put, KvOperation::Put),
                 KvCall::Delete { .. } => (Operation::Delete, KvOperation::Delete),
                 KvCall::List { .. } => (Operation::List, KvOperation::List),
@@ -182,12 +182,12 @@ fn whole(number: f64) -> i64 {
 
 async fn kv_call(kv: &dyn KvStore, namespace: &NamespaceId, call: KvCall) -> Result<KvReply, KvError> {
     match call {
-        KvCall::Get { mut keys } if keys.len() == 1 => {
-            let key = Key::parse(keys.remove(0))?;
+        KvCall::Get { keys } if keys.len() == 1 => {
+            let key = Key::parse(&keys[0])?;
             Ok(KvReply::Entries(vec![kv.get(namespace, &key).await?.map(entry)]))
         }
         KvCall::Get { keys } => {
-            let keys = keys.into_iter().map(Key::parse).collect::<Result<Vec<_>, _>>()?;
+            let keys = keys.iter().map(|key| Key::parse(key)).collect::<Result<Vec<_>, _>>()?;
             let entries = kv.get_many(namespace, keys).await?;
             Ok(KvReply::Entries(entries.into_iter().map(|found| found.map(entry)).collect()))
         }
@@ -197,11 +197,11 @@ async fn kv_call(kv: &dyn KvStore, namespace: &NamespaceId, call: KvCall) -> Res
                 expiration_ttl: expiration_ttl.map(whole),
                 metadata: metadata.map(Arc::from),
             };
-            kv.put(namespace, &Key::parse(key)?, value, options).await?;
+            kv.put(namespace, &Key::parse(&key)?, value, options).await?;
             Ok(KvReply::Done)
         }
         KvCall::Delete { key } => {
-            kv.delete(namespace, &Key::parse(key)?).await?;
+            kv.delete(namespace, &Key::parse(&key)?).await?;
             Ok(KvReply::Done)
         }
         KvCall::List { prefix, limit, cursor } => {

@@ -1,5 +1,7 @@
 //! Sets up the node's own log, on standard error.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogConfig, LogFormat};
@@ -30,7 +32,10 @@ pub enum LogError {
 pub fn init_log(config: &LogConfig) -> Result<(), LogError> {
     let filter = EnvFilter::try_new(&config.level)
         .map_err(|e| LogError::Level { level: config.level.clone(), why: e.to_string() })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match config.format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

@@ -70,17 +70,15 @@ impl Registry {
     /// # Errors
     /// Fails when the worker does not exist.
     pub fn versions(&self, worker: &WorkerRef) -> Result<Vec<Version>, RegistryError> {
-        self.read(|view| {
-            workers::ensure_exists(view, worker)?;
-            let mut statement = view.prepare_cached(
-                "SELECT * FROM version WHERE account = ?1 AND worker = ?2 ORDER BY number DESC",
-            )?;
-            let rows = statement.query_map(
-                params![worker.account.as_str(), worker.worker.as_str()],
-                Stored::from_row,
-            )?;
-            rows.map(|row| row?.parse()).collect()
-        })
+        self.read(|view| outlines(view, worker, None))
+    }
+
+    /// The worker's newest version without modules and secrets' values.
+    ///
+    /// # Errors
+    /// Fails when the worker does not exist.
+    pub fn latest_outline(&self, worker: &WorkerRef) -> Result<Option<Version>, RegistryError> {
+        Ok(self.read(|view| outlines(view, worker, Some(1)))?.pop())
     }
 
     /// The worker's newest version, deployed or not. Nothing when the worker does not exist.
@@ -226,6 +224,26 @@ impl Registry {
         }
         Ok(())
     }
+}
+
+/// Versions, newest first, without what only running them needs.
+fn outlines(
+    view: &Transaction<'_>,
+    worker: &WorkerRef,
+    count_max: Option<i64>,
+) -> Result<Vec<Version>, RegistryError> {
+    workers::ensure_exists(view, worker)?;
+    let mut statement = view.prepare_cached(
+        "SELECT * FROM version WHERE account = ?1 AND worker = ?2
+         ORDER BY number DESC LIMIT ?3",
+    )?;
+    // SQLite takes a negative limit as none.
+    let limit = count_max.unwrap_or(-1);
+    let rows = statement.query_map(
+        params![worker.account.as_str(), worker.worker.as_str(), limit],
+        Stored::from_row,
+    )?;
+    rows.map(|row| row?.parse()).collect()
 }
 
 fn latest_id(

@@ -11,6 +11,8 @@ use super::{
 
 /// A DNS label, because the name is one in `<worker>.<subdomain>.<domain>`.
 const NAME_BYTES_MAX: usize = 63;
+/// A worker's settings as JSON, in bytes.
+const SETTINGS_BYTES_MAX: usize = 16 << 10;
 /// Workers of one account.
 const WORKERS_MAX: usize = 500;
 
@@ -113,23 +115,24 @@ impl Registry {
     /// Replaces the settings that need no new version.
     ///
     /// # Errors
-    /// Fails when the worker does not exist.
+    /// Fails when the worker does not exist or the settings are too large.
     pub fn set_worker_settings(
         &self,
         worker: &WorkerRef,
         settings: &Value,
     ) -> Result<(), RegistryError> {
+        let text = to_json(settings);
+        if text.len() > SETTINGS_BYTES_MAX {
+            return Err(RegistryError::Invalid(format!(
+                "a worker's settings have at most {SETTINGS_BYTES_MAX} bytes"
+            )));
+        }
         self.write(|transaction| {
             ensure_exists(transaction, worker)?;
             transaction.execute(
                 "UPDATE worker SET settings = ?3, modified_ms = ?4
                  WHERE account = ?1 AND name = ?2",
-                params![
-                    worker.account.as_str(),
-                    worker.worker.as_str(),
-                    to_json(settings),
-                    to_sql(now_ms())
-                ],
+                params![worker.account.as_str(), worker.worker.as_str(), text, to_sql(now_ms())],
             )?;
             Ok(())
         })

@@ -79,7 +79,7 @@ pub(crate) async fn op_kv_put(
     call(&state, key, capability, put).await.map(|_| ())
 }
 
-#[op2(async(lazy))]
+#[op2(async(lazy), fast)]
 pub(crate) async fn op_kv_delete(
     state: Rc<RefCell<OpState>>,
     #[smi] key: u32,
