@@ -21,6 +21,7 @@ mod samples;
 mod secret;
 mod session;
 mod stacks;
+mod stop;
 mod tail;
 mod terminal;
 mod upload;
