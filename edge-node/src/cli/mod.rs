@@ -24,6 +24,8 @@ mod stacks;
 mod stop;
 mod tail;
 mod terminal;
+#[cfg(test)]
+mod tests;
 mod upload;
 mod versions;
 mod watch;
