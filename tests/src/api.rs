@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use crate::Failure;
 use crate::client::{Protocol, Reply, Request};
 use crate::node::Addresses;
 use crate::script::Script;
@@ -107,6 +108,21 @@ impl Api {
         let path = self.value_path(namespace, key);
         let request = self.request(Method::PUT, &path).body(value.into());
         result(send(request).await).map(drop)
+    }
+
+    /// Stores a value on a node that may die meanwhile.
+    ///
+    /// # Errors
+    /// Fails unless the node acknowledges the value.
+    pub async fn try_kv_put(
+        &self,
+        namespace: &str,
+        key: &str,
+        value: impl Into<Bytes>,
+    ) -> Result<(), Failure> {
+        let path = self.value_path(namespace, key);
+        let reply = self.request(Method::PUT, &path).body(value.into()).send().await?;
+        result(reply).map(drop).map_err(|error| error.to_string().into())
     }
 
     /// A value's bytes, when the key exists.

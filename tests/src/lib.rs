@@ -14,6 +14,7 @@ mod clock;
 mod echo;
 mod hex;
 mod node;
+mod origin;
 mod project;
 mod script;
 mod shared;
@@ -24,6 +25,7 @@ pub use client::{Protocol, Reply, Request, RequestBody, StreamedBody, next_chunk
 pub use clock::{POLL, WAIT_MAX, eventually};
 pub use echo::{Digest, Seed};
 pub use node::{Addresses, Node, NodeOptions};
+pub use origin::Origin;
 pub use project::{CommandOutput, Project};
 pub use script::{ModuleType, Script, fixture, fixture_bytes};
 pub use shared::{NodeGuard, SharedNode};
