@@ -3,9 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::SystemTime;
+
+/// The packages that the binary is made of.
+const PARTS: [&str; 4] = ["edge-node", "isolate", "kv", "router"];
 
 /// The `atoll` binary: `ATOLL_BIN`, or the one that cargo puts beside this test's directory, built
-/// first when cargo was asked for this package alone.
+/// first when it is missing or older than its sources (cargo was asked for this package alone).
 ///
 /// # Panics
 /// Panics when there is none and cargo cannot build it.
@@ -18,7 +22,7 @@ pub fn atoll_binary() -> &'static Path {
             return path;
         }
         let path = profile_dir().join("atoll");
-        if !path.is_file() {
+        if modified(&path).is_none_or(|built| newest_source() > Some(built)) {
             build(&path);
         }
         path
@@ -35,6 +39,27 @@ pub(crate) fn profile_dir() -> PathBuf {
 /// The workspace's root.
 pub(crate) fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this package lies in the workspace")
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+}
+
+fn newest_source() -> Option<SystemTime> {
+    let mut folders: Vec<PathBuf> =
+        PARTS.iter().map(|part| workspace().join(part).join("src")).collect();
+    let mut newest = None;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                newest = newest.max(modified(&path));
+            }
+        }
+    }
+    newest
 }
 
 fn build(path: &Path) {
