@@ -1,5 +1,34 @@
-//! Runs workers in V8 isolates. Knows no HTTP server, no routes, no KV engine.
+//! Runs workers in V8 isolates: the Web APIs, the handlers, the limits, and one gate for all I/O.
+//!
+//! The crate knows no HTTP server, no routes and no KV engine. A process makes one [`Engine`], each isolate
+//! thread takes an [`IsolateThread`] from it, and [`Instance::load`] turns a [`Script`] into something that
+//! answers events. Whatever a worker reaches outside its isolate goes through the [`Host`] that the
+//! instance was given.
+#![deny(unsafe_code)]
 
+mod body;
+mod boundary;
+mod call;
+mod code_cache;
+mod extension;
+mod host;
+mod instance;
+mod invocation;
+mod limits;
+mod loader;
+mod ops;
 mod outcome;
+mod script;
+mod start;
+mod watchdog;
 
+pub use body::{ResponseBody, StreamBody};
+pub use call::{Failure, FetchEvent};
+pub use code_cache::CodeCache;
+pub use host::{Body, BoxError, Decode, FetchHop, Host, HostError, KvCall, KvEntry, KvReply, Via};
+pub use instance::{Engine, Instance, InstanceOptions, IsolateThread};
+pub use invocation::{InvocationRecord, OnEnd};
+pub use limits::Limits;
 pub use outcome::{Exception, LogLevel, LogLine, Outcome};
+pub use script::{Binding, BindingValue, Module, ModuleKind, Script, ScriptFormat};
+pub use start::StartError;

@@ -1,1 +1,26 @@
-//! Placeholder while the crate is laid out.
+//! The key-value store: the trait that everything else codes against, and the engines behind it.
+//!
+//! It knows namespaces, keys and bytes. It refuses to know who may use a namespace, what a worker
+//! is, or how a value reached the node.
+
+#![forbid(unsafe_code)]
+
+mod clock;
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
+mod entry;
+mod error;
+mod key;
+pub mod limits;
+mod list;
+pub mod model;
+mod sqlite;
+mod store;
+
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use entry::{BulkWrite, Entry, PutOptions};
+pub use error::{Cause, KvError, Operation};
+pub use key::{Key, NamespaceId};
+pub use list::{KeyInfo, ListOptions, ListPage, ListQuery};
+pub use sqlite::{BATCH_SIZE_BOUNDS, SqliteOptions, SqliteStats, SqliteStore};
+pub use store::{KvFuture, KvStore};

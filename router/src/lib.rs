@@ -1,1 +1,36 @@
-//! Placeholder while the crate is laid out.
+//! From a connection to a target: listeners, TLS, HTTP/1.1 and HTTP/2, the route table and error
+//! pages.
+//!
+//! Everything on a data-plane thread is single-threaded: futures are not `Send`, tasks are local,
+//! and threads share only the listening port, the route table and the certificates. The route
+//! table is pure and generic over its target; the crate knows no worker and runs no code of one.
+
+#![forbid(unsafe_code)]
+
+mod connection;
+mod connections;
+mod drain;
+mod error_page;
+mod listener;
+mod options;
+mod pattern;
+mod prefix;
+mod router;
+mod self_signed;
+mod serve;
+mod table;
+mod timed_body;
+mod tls;
+
+pub use connection::{Alpn, Connection, TlsInfo};
+pub use drain::{DrainSignal, DrainTrigger, Drained, drain_channel};
+pub use error_page::{ErrorPage, PageFormat};
+pub use listener::{BACKLOG, BindError, bind_reuse_port};
+pub use options::*;
+pub use pattern::{HOST_BYTES_MAX, PATTERN_BYTES_MAX, Pattern, PatternError, Scheme, bare_host};
+pub use router::Router;
+pub use self_signed::{SelfSigned, self_signed};
+pub use serve::{Refusal, ServeError, Service, serve};
+pub use table::{Match, RouteTable};
+pub use timed_body::{TimedBody, TimedBodyError};
+pub use tls::{CertStore, Certificates, TlsError, load_pem, server_config};

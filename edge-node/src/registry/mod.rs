@@ -1,5 +1,141 @@
-//! The registry: what is deployed where, stored in SQLite and read as whole snapshots.
+//! The registry: what is deployed where, stored in SQLite and read as whole snapshots. Its methods
+//! block on the disk: async callers run them on a blocking thread. It decides no HTTP status and
+//! runs no code.
 
+mod accounts;
+mod database;
+mod deployments;
+mod error;
+mod key;
 mod model;
+mod namespaces;
+mod private_file;
+mod routes;
+mod schedules;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+mod tokens;
+mod versions;
+mod workers;
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use moka::sync::Cache;
+use rusqlite::Transaction;
+use tokio::sync::watch;
+
+pub use accounts::Account;
+pub use error::{Missing, RegistryError, Taken};
 pub use model::*;
+pub use namespaces::{Namespace, NamespaceOrder, NamespacePage};
+pub use routes::HostPattern;
+pub use schedules::StoredSchedule;
+pub use tokens::{NewToken, Scope, Token};
+pub use versions::Deploy;
+pub use workers::{SubdomainSettings, Worker};
+
+use database::Database;
+use key::NodeKey;
+
+const DATABASE_FILE: &str = "registry.sqlite";
+/// Modules of recently used versions kept in memory.
+const VERSION_CACHE_BYTES_MAX: u64 = 64 << 20;
+
+/// The store of accounts, workers, versions, deployments and routes of one node.
+///
+/// Cloning is cheap and shares the store.
+#[derive(Clone)]
+pub struct Registry {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    dir: PathBuf,
+    database: Database,
+    key: NodeKey,
+    versions: Cache<VersionId, Arc<Version>>,
+    published: watch::Sender<Arc<Snapshot>>,
+}
+
+impl Registry {
+    /// Opens the registry in `dir`, creating both when they are missing.
+    ///
+    /// # Errors
+    /// Fails when the directory cannot be written, or was written by a newer release.
+    pub fn open(dir: &Path) -> Result<Self, RegistryError> {
+        create_private_dir(dir)
+            .map_err(|source| RegistryError::File { path: dir.to_owned(), source })?;
+        let database = Database::open(dir.join(DATABASE_FILE))?;
+        let key = NodeKey::open(dir)?;
+        let snapshot = database.read(snapshot::build)?;
+        let versions = Cache::builder()
+            .max_capacity(VERSION_CACHE_BYTES_MAX)
+            .weigher(|_, version: &Arc<Version>| versions::weight(version))
+            .build();
+        let published = watch::Sender::new(Arc::new(snapshot));
+        let inner = Inner { dir: dir.to_owned(), database, key, versions, published };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The current state, whole.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.inner.published.borrow().clone()
+    }
+
+    /// Follows the state: the receiver sees the newest snapshot after every change.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.inner.published.subscribe()
+    }
+
+    /// Makes one change durable, then publishes the snapshot that it leads to.
+    fn write<T>(
+        &self,
+        change: impl FnOnce(&Transaction<'_>) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        self.inner.database.write(
+            |transaction| {
+                let value = change(transaction)?;
+                transaction.execute("UPDATE node SET revision = revision + 1", [])?;
+                Ok((value, snapshot::build(transaction)?))
+            },
+            |(value, snapshot)| {
+                self.inner.published.send_replace(Arc::new(snapshot));
+                value
+            },
+        )
+    }
+
+    fn read<T>(
+        &self,
+        query: impl FnOnce(&Transaction<'_>) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        self.inner.database.read(query)
+    }
+}
+
+fn create_private_dir(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// The wall clock, in milliseconds since the Unix epoch.
+fn now_ms() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// An unguessable id: 32 lower-case hexadecimal digits.
+fn random_hex_id() -> String {
+    hex::encode(rand::random::<[u8; 16]>())
+}
+
+fn from_json<T: serde::de::DeserializeOwned>(what: &str, text: &str) -> Result<T, RegistryError> {
+    serde_json::from_str(text).map_err(|_| RegistryError::Corrupt { what: what.to_owned() })
+}
+
+fn to_json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("the registry's types have string keys and no failing impl")
+}

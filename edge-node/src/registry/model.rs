@@ -1,8 +1,10 @@
 //! The nouns of the control plane: accounts, workers, versions, deployments, routes, schedules.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+pub use atoll_kv::NamespaceId;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -45,11 +47,6 @@ text_id!(
     /// One immutable version of a worker: a UUID with hyphens.
     VersionId
 );
-text_id!(
-    /// One KV namespace: 32 lower-case hexadecimal digits, unguessable.
-    NamespaceId
-);
-
 /// A worker of an account: what a route, a service binding or a schedule points at.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WorkerRef {
@@ -189,6 +186,16 @@ impl Binding {
             | Self::DataBlob { name, .. } => name,
         }
     }
+
+    /// The same binding with the value of a secret taken out.
+    pub fn without_secret(&self) -> Self {
+        match self {
+            Self::SecretText { name, .. } => {
+                Self::SecretText { name: name.clone(), text: String::new() }
+            }
+            other => other.clone(),
+        }
+    }
 }
 
 /// Limits that a version asks for; absent means the node's default.
@@ -228,7 +235,7 @@ pub struct Version {
     /// Limits of its own.
     pub limits: VersionLimits,
     /// `workers/message`, `workers/tag` and kin.
-    pub annotations: std::collections::BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
     /// The handlers that the script exports (`fetch`, `scheduled`), found when it was checked.
     pub handlers: Vec<String>,
     /// SHA-256 over the modules' names, kinds and contents, in hexadecimal: the ETag.
@@ -246,6 +253,8 @@ pub struct Deployment {
     pub created_ms: u64,
     /// One or two versions with their percentages.
     pub versions: Vec<(VersionId, f64)>,
+    /// `workers/message` and kin.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// A worker as the data plane needs it.

@@ -1,0 +1,390 @@
+//! The node's configuration file. Every key has a default, an unknown key is an error, and units
+//! are part of the names. `docs/config.md` lists the keys for people.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// What `atoll serve --config FILE` reads.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeConfig {
+    /// Where the node keeps its state. Made with mode 0700 when it is missing.
+    pub data_dir: PathBuf,
+    /// Where workers are served over plain HTTP/1.1 and HTTP/2.
+    pub http: SocketAddr,
+    /// Where workers are served over TLS.
+    pub https: SocketAddr,
+    /// Where the REST API, metrics and health are served.
+    pub admin: SocketAddr,
+    /// The domain of `<worker>.<subdomain>.<domain>`.
+    pub domain: String,
+    /// Threads that run workers; the number of cores when absent.
+    pub threads: Option<NonZeroUsize>,
+    /// How long accepted work may take to finish after SIGTERM, in milliseconds.
+    pub drain_ms_max: u64,
+    /// Certificates.
+    pub tls: TlsConfig,
+    /// What workers and their clients may use.
+    pub limits: LimitsConfig,
+    /// Where workers may connect to.
+    pub outbound: OutboundConfig,
+    /// The key-value store.
+    pub kv: KvConfig,
+    /// The node's own log.
+    pub log: LogConfig,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Self {
+            data_dir: PathBuf::from("atoll-data"),
+            http: local(8080),
+            https: local(8443),
+            admin: local(8787),
+            domain: "localhost".to_owned(),
+            threads: None,
+            drain_ms_max: 30_000,
+            tls: TlsConfig::default(),
+            limits: LimitsConfig::default(),
+            outbound: OutboundConfig::default(),
+            kv: KvConfig::default(),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+/// Certificates of the HTTPS listener.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsConfig {
+    /// Certificates by SNI; one made by the node itself serves the names that none of them has.
+    pub certificates: Vec<CertificateConfig>,
+}
+
+/// A certificate and its key, as PEM files.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateConfig {
+    /// The certificate chain, leaf first.
+    pub cert: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// What one worker, invocation or request may use.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// CPU time of one invocation, in milliseconds. A version may ask for less.
+    pub cpu_ms_max: u64,
+    /// CPU time of a script's top level, in milliseconds.
+    pub startup_cpu_ms_max: u64,
+    /// Memory of one isolate, in bytes.
+    pub heap_bytes_max: u64,
+    /// Time until an invocation's response is complete, in milliseconds.
+    pub wall_ms_max: u64,
+    /// Time that `waitUntil` may take after the response, in milliseconds.
+    pub wait_until_ms_max: u64,
+    /// Subrequests of one invocation.
+    pub subrequests_max: u32,
+    /// Invocations of one worker that are under way at once.
+    pub concurrency_max: u32,
+    /// The body of a request to a worker, in bytes.
+    pub request_body_bytes_max: u64,
+    /// A request's headers together, in bytes.
+    pub request_header_bytes_max: usize,
+    /// A request's URL, in bytes.
+    pub url_bytes_max: usize,
+    /// The modules of an uploaded script together, in bytes.
+    pub script_bytes_max: u64,
+    /// The same after gzip, in bytes.
+    pub script_gzip_bytes_max: u64,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            cpu_ms_max: 30_000,
+            startup_cpu_ms_max: 1_000,
+            heap_bytes_max: 128 * MIB,
+            wall_ms_max: 300_000,
+            wait_until_ms_max: 30_000,
+            subrequests_max: 1_000,
+            concurrency_max: 1_000,
+            request_body_bytes_max: 5 * GIB,
+            request_header_bytes_max: 128 << 10,
+            url_bytes_max: 16 << 10,
+            script_bytes_max: 64 * MIB,
+            script_gzip_bytes_max: 10 * MIB,
+        }
+    }
+}
+
+/// Where workers may connect to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OutboundConfig {
+    /// Networks that are not public and may be reached all the same.
+    #[serde(deserialize_with = "networks")]
+    pub allow: Vec<IpNet>,
+}
+
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    Vec::<String>::deserialize(deserializer)?
+        .iter()
+        .map(|text| {
+            text.parse()
+                .map_err(|_| D::Error::custom(format!("{text:?} is no network: write 10.0.0.0/8")))
+        })
+        .collect()
+}
+
+/// The key-value store.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KvConfig {
+    /// Values kept in memory, in bytes.
+    pub cache_bytes_max: u64,
+    /// Threads that read from disk.
+    pub readers: NonZeroUsize,
+}
+
+impl Default for KvConfig {
+    fn default() -> Self {
+        Self { cache_bytes_max: 64 * MIB, readers: NonZeroUsize::new(4).expect("4 is not zero") }
+    }
+}
+
+/// The node's own log, on standard error.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// How lines are written.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a list with modules.
+    pub level: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".to_owned() }
+    }
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is read but not understood.
+    #[error("{path}:{line}: {what}", path = path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The key and what is wrong with it.
+        what: String,
+    },
+}
+
+impl NodeConfig {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// Fails when the file cannot be read, or a line is not understood: the error names the file,
+    /// the line and the key.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(path, &text)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|e| {
+            let at = e.span().map_or(0, |span| span.start.min(text.len()));
+            ConfigError::Parse {
+                path: path.to_owned(),
+                line: text.as_bytes()[..at].iter().filter(|b| **b == b'\n').count() + 1,
+                what: describe(&e, key_at(text, at)),
+            }
+        })?;
+        config.check().map_err(|what| ConfigError::Parse {
+            path: path.to_owned(),
+            line: 1,
+            what,
+        })?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let label = |l: &str| {
+            (1..=63).contains(&l.len())
+                && l.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        };
+        if self.domain.len() > 253 || !self.domain.split('.').all(label) {
+            return Err(format!(
+                "domain: {:?} is no host name of lower-case letters, digits, hyphens and dots",
+                self.domain
+            ));
+        }
+        let limits = &self.limits;
+        for (key, value) in [
+            ("cpu_ms_max", limits.cpu_ms_max),
+            ("startup_cpu_ms_max", limits.startup_cpu_ms_max),
+            ("heap_bytes_max", limits.heap_bytes_max),
+            ("wall_ms_max", limits.wall_ms_max),
+            ("concurrency_max", limits.concurrency_max.into()),
+            ("script_bytes_max", limits.script_bytes_max),
+        ] {
+            if value == 0 {
+                return Err(format!("limits.{key}: must be more than 0"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The key of the line that holds byte `at`, when the line has one.
+fn key_at(text: &str, at: usize) -> Option<&str> {
+    let start = text.as_bytes()[..at].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+    let line = text.get(start..)?.lines().next()?;
+    line.split_once('=').map(|(key, _)| key.trim())
+}
+
+fn describe(error: &toml::de::Error, key: Option<&str>) -> String {
+    let message = error.message();
+    if let Some(unknown) = quoted(message.strip_prefix("unknown field ").unwrap_or_default()).next()
+    {
+        let known = message.split_once("expected").map_or("", |(_, known)| known);
+        return match near_miss(unknown, quoted(known)) {
+            Some(near) => format!("unknown key {unknown}: did you mean {near}?"),
+            None => {
+                let known: Vec<&str> = quoted(known).collect();
+                format!("unknown key {unknown}: expected one of {}", known.join(", "))
+            }
+        };
+    }
+    match key {
+        Some(key) => format!("{key}: {message}"),
+        None => message.to_owned(),
+    }
+}
+
+/// What stands between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// The known word that differs least, when it is close enough to be a slip.
+fn near_miss<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let slips_max = word.chars().count().div_ceil(3);
+    known
+        .map(|candidate| (distance(word, candidate), candidate))
+        .filter(|(slips, candidate)| *slips <= slips_max || candidate.starts_with(word))
+        .min_by_key(|(slips, _)| *slips)
+        .map(|(_, candidate)| candidate)
+}
+
+/// The Levenshtein distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<NodeConfig, String> {
+        NodeConfig::parse(Path::new("node.toml"), text).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        assert_eq!(parse("").unwrap(), NodeConfig::default());
+    }
+
+    #[test]
+    fn every_section_is_read() {
+        let config = parse(
+            r#"
+            data_dir = "/var/lib/atoll"
+            http = "0.0.0.0:80"
+            domain = "example.com"
+            threads = 3
+            [tls]
+            certificates = [{ cert = "a.pem", key = "a.key" }]
+            [limits]
+            cpu_ms_max = 50
+            [outbound]
+            allow = ["10.0.0.0/8", "fd00::/8"]
+            [kv]
+            readers = 2
+            [log]
+            format = "json"
+            "#,
+        )
+        .unwrap();
+        assert_eq!(config.threads.unwrap().get(), 3);
+        assert_eq!(config.tls.certificates[0].key, PathBuf::from("a.key"));
+        assert_eq!(config.limits.cpu_ms_max, 50);
+        assert_eq!(config.limits.heap_bytes_max, 128 * MIB);
+        assert_eq!(config.outbound.allow.len(), 2);
+        assert_eq!(config.log.format, LogFormat::Json);
+    }
+
+    #[test]
+    fn errors_name_the_file_the_line_and_the_key() {
+        for (text, expected) in [
+            ("\ndata_dri = 'x'", "node.toml:2: unknown key data_dri: did you mean data_dir?"),
+            ("[limits]\ncpu_ms = 5", "node.toml:2: unknown key cpu_ms: did you mean cpu_ms_max?"),
+            ("[outbound]\nqqq = 5", "node.toml:2: unknown key qqq: expected one of allow"),
+            ("a = 1\nb =", "node.toml:2: b: "),
+            ("http = 'here'", "node.toml:1: http: "),
+            ("threads = 0", "node.toml:1: threads: "),
+            ("domain = 'A b'", "node.toml:1: domain: "),
+            ("[limits]\ncpu_ms_max = 0", "limits.cpu_ms_max: must be more than 0"),
+            ("[log]\nformat = 'xml'", "node.toml:2: format: "),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(expected), "{text:?} gives {error:?}");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Where finished invocations are reported: metrics, the log, and whoever follows a worker live.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use atoll_isolate::Outcome;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::Metrics;
+use crate::registry::WorkerRef;
+use crate::report::InvocationReport;
+
+/// Reports that wait for one listener; the oldest are dropped and counted when it is too slow.
+const REPORTS_QUEUED_MAX: usize = 1_024;
+
+type Channel = broadcast::Sender<Arc<InvocationReport>>;
+
+/// Takes reports of finished invocations. Cloning is cheap and shares the hub.
+#[derive(Clone)]
+pub struct ReportHub {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    metrics: Arc<Metrics>,
+    everything: Channel,
+    /// A channel for each worker that someone follows: read at every invocation, seldom changed.
+    followed: ArcSwap<HashMap<WorkerRef, Channel>>,
+    changing: Mutex<()>,
+}
+
+impl ReportHub {
+    /// Makes a hub that counts into `metrics`.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        let everything = broadcast::Sender::new(REPORTS_QUEUED_MAX);
+        let inner =
+            Inner { metrics, everything, followed: ArcSwap::default(), changing: Mutex::default() };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The metrics that this hub counts into.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.inner.metrics
+    }
+
+    /// Whether someone follows the worker live, so that request headers are worth copying.
+    pub fn wants_headers(&self, worker: &WorkerRef) -> bool {
+        self.inner.followed.load().contains_key(worker)
+    }
+
+    /// Reports a finished invocation. Never blocks.
+    pub fn publish(&self, report: InvocationReport) {
+        self.inner.metrics.observe(&report);
+        log(&report);
+        let followed = self.inner.followed.load();
+        let channel = followed.get(&report.worker);
+        let all = Some(&self.inner.everything).filter(|all| all.receiver_count() > 0);
+        if channel.is_none() && all.is_none() {
+            return;
+        }
+        let report = Arc::new(report);
+        for channel in channel.into_iter().chain(all) {
+            // No receiver is left: the listener went away meanwhile.
+            let _ = channel.send(report.clone());
+        }
+    }
+
+    /// Follows one worker.
+    pub fn listen(&self, worker: &WorkerRef) -> Listener {
+        let _changing = self.inner.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let followed = self.inner.followed.load();
+        if let Some(channel) = followed.get(worker) {
+            return Listener::new(channel, self, Some(worker));
+        }
+        let channel = Channel::new(REPORTS_QUEUED_MAX);
+        let listener = Listener::new(&channel, self, Some(worker));
+        let mut changed = HashMap::clone(&followed);
+        changed.insert(worker.clone(), channel);
+        self.inner.followed.store(Arc::new(changed));
+        listener
+    }
+
+    /// Follows every worker of the node, without request headers.
+    pub fn listen_to_all(&self) -> Listener {
+        Listener::new(&self.inner.everything, self, None)
+    }
+
+    fn forget_unfollowed(&self) {
+        let _changing = self.inner.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut followed = HashMap::clone(&self.inner.followed.load());
+        followed.retain(|_, channel| channel.receiver_count() > 0);
+        self.inner.followed.store(Arc::new(followed));
+    }
+}
+
+/// What a listener hears.
+#[derive(Clone, Debug)]
+pub enum Heard {
+    /// A finished invocation.
+    Report(Arc<InvocationReport>),
+    /// The listener was too slow: so many reports are lost.
+    Missed(u64),
+}
+
+/// Follows reports until it is dropped.
+pub struct Listener {
+    /// Taken out on drop, before the hub counts who is left.
+    receiver: Option<broadcast::Receiver<Arc<InvocationReport>>>,
+    hub: ReportHub,
+    one_worker: bool,
+}
+
+impl Listener {
+    fn new(channel: &Channel, hub: &ReportHub, worker: Option<&WorkerRef>) -> Self {
+        let receiver = Some(channel.subscribe());
+        Self { receiver, hub: hub.clone(), one_worker: worker.is_some() }
+    }
+
+    /// The next report, or how many were lost. Cancel-safe. Nothing when the hub is gone.
+    pub async fn next(&mut self) -> Option<Heard> {
+        match self.receiver.as_mut()?.recv().await {
+            Ok(report) => Some(Heard::Report(report)),
+            Err(RecvError::Lagged(count)) => Some(Heard::Missed(count)),
+            Err(RecvError::Closed) => None,
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.receiver = None;
+        if self.one_worker {
+            self.hub.forget_unfollowed();
+        }
+    }
+}
+
+fn log(report: &InvocationReport) {
+    let (id, worker) = (&*report.id, report.worker.worker.as_str());
+    for line in &report.logs {
+        tracing::debug!(id, worker, level = ?line.level, "{}", line.message);
+    }
+    if report.outcome == Outcome::Ok {
+        return;
+    }
+    let exception = report.exceptions.first();
+    tracing::info!(
+        id,
+        worker,
+        account = report.worker.account.as_str(),
+        version = report.version.as_str(),
+        outcome = report.outcome.as_str(),
+        exception = exception.map(|e| format!("{}: {}", e.name, e.message)),
+        cpu_us = report.cpu_us,
+        wall_us = report.wall_us,
+        "an invocation did not end well"
+    );
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::registry::{AccountId, VersionId, WorkerName};
+    use crate::report::Event;
+
+    pub(crate) fn report(worker: &str, outcome: Outcome) -> InvocationReport {
+        InvocationReport {
+            id: "0123456789abcdef".into(),
+            worker: WorkerRef { account: AccountId::new("a"), worker: WorkerName::new(worker) },
+            version: VersionId::new("v"),
+            event: Event::Scheduled { cron: "* * * * *".into(), scheduled_ms: 0 },
+            outcome,
+            exceptions: Vec::new(),
+            logs: Vec::new(),
+            started_ms: 1,
+            cpu_us: 2,
+            wall_us: 3,
+        }
+    }
+
+    #[tokio::test]
+    async fn listeners_hear_their_worker_only_and_are_told_what_they_missed() {
+        let hub = ReportHub::new(Arc::default());
+        let worker = report("w", Outcome::Ok).worker;
+        assert!(!hub.wants_headers(&worker));
+        hub.publish(report("w", Outcome::Ok));
+        let mut first = hub.listen(&worker);
+        let mut second = hub.listen(&worker);
+        let mut all = hub.listen_to_all();
+        assert!(hub.wants_headers(&worker));
+        hub.publish(report("other", Outcome::Ok));
+        hub.publish(report("w", Outcome::Exception));
+        for listener in [&mut first, &mut second] {
+            let Some(Heard::Report(heard)) = listener.next().await else { panic!("no report") };
+            assert_eq!(heard.outcome, Outcome::Exception);
+        }
+        let Some(Heard::Report(heard)) = all.next().await else { panic!("no report") };
+        assert_eq!(heard.worker.worker.as_str(), "other");
+        drop(second);
+        assert!(hub.wants_headers(&worker));
+        for _ in 0..REPORTS_QUEUED_MAX + 9 {
+            hub.publish(report("w", Outcome::Ok));
+        }
+        assert!(matches!(first.next().await, Some(Heard::Missed(9))));
+        drop(first);
+        assert!(!hub.wants_headers(&worker));
+    }
+}

@@ -1,0 +1,71 @@
+//! Builds the whole state that the data plane reads.
+
+use rusqlite::Transaction;
+
+use super::database::from_sql;
+use super::{
+    AccountId, LiveWorker, RegistryError, Route, Schedule, Snapshot, WorkerName, WorkerRef,
+    deployments, routes,
+};
+
+pub(super) fn build(view: &Transaction<'_>) -> Result<Snapshot, RegistryError> {
+    let revision = view.query_row("SELECT revision FROM node", [], |row| row.get(0))?;
+    Ok(Snapshot {
+        revision: from_sql(revision),
+        workers: workers(view)?,
+        routes: all_routes(view)?,
+        schedules: schedules(view)?,
+        subdomains: subdomains(view)?,
+    })
+}
+
+fn workers(view: &Transaction<'_>) -> Result<Vec<LiveWorker>, RegistryError> {
+    let mut statement = view.prepare_cached(
+        "SELECT d.*, w.workers_dev FROM worker w
+         JOIN deployment d ON d.sequence = (
+             SELECT max(sequence) FROM deployment
+             WHERE account = w.account AND worker = w.name)
+         ORDER BY w.account, w.name",
+    )?;
+    let rows = statement.query_map([], |row| {
+        let worker = WorkerRef {
+            account: AccountId::new(row.get::<_, String>("account")?),
+            worker: WorkerName::new(row.get::<_, String>("worker")?),
+        };
+        Ok((worker, row.get("workers_dev")?, deployments::Stored::from_row(row)?))
+    })?;
+    rows.map(|row| {
+        let (worker, workers_dev, deployment) = row?;
+        Ok(LiveWorker { worker, deployment: deployment.parse()?, workers_dev })
+    })
+    .collect()
+}
+
+fn all_routes(view: &Transaction<'_>) -> Result<Vec<Route>, RegistryError> {
+    let mut statement = view.prepare_cached("SELECT * FROM route ORDER BY pattern")?;
+    let rows = statement.query_map([], routes::from_row)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn schedules(view: &Transaction<'_>) -> Result<Vec<Schedule>, RegistryError> {
+    let mut statement = view.prepare_cached(
+        "SELECT account, worker, cron FROM schedule ORDER BY account, worker, position",
+    )?;
+    let rows = statement.query_map([], |row| {
+        let worker = WorkerRef {
+            account: AccountId::new(row.get::<_, String>(0)?),
+            worker: WorkerName::new(row.get::<_, String>(1)?),
+        };
+        Ok(Schedule { worker, cron: row.get(2)? })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn subdomains(view: &Transaction<'_>) -> Result<Vec<(AccountId, String)>, RegistryError> {
+    let mut statement = view.prepare_cached(
+        "SELECT id, subdomain FROM account WHERE subdomain IS NOT NULL ORDER BY id",
+    )?;
+    let rows = statement
+        .query_map([], |row| Ok((AccountId::new(row.get::<_, String>(0)?), row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}

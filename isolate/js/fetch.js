@@ -1,0 +1,188 @@
+// fetch(): the WHATWG algorithm around one op per hop. Redirects are followed here, so that every hop
+// passes the host's gate again.
+(function () {
+const { core, primordials } = __bootstrap;
+const { op_fetch_hop } = core.ops;
+const {
+  ArrayPrototypeFilter,
+  ArrayPrototypePush,
+  ArrayPrototypeSome,
+  Promise,
+  PromisePrototypeThen,
+  PromiseReject,
+  StringPrototypeStartsWith,
+  TypeError,
+} = primordials;
+const { byteLowerCase } = core.loadExtScript("ext:deno_web/00_infra.js");
+const { URL } = core.loadExtScript("ext:deno_web/00_url.js");
+const abortSignal = core.loadExtScript("ext:deno_web/03_abort_signal.js");
+const { errorReadableStream, readableStreamForRid } = core.loadExtScript("ext:deno_web/06_streams.js");
+const { extractBody, InnerBody } = core.loadExtScript("ext:deno_fetch/22_body.js");
+const { Request, toInnerRequest } = core.loadExtScript("ext:deno_fetch/23_request.js");
+const { fromInnerResponse, newInnerResponse, nullBodyStatus, redirectStatus } = core.loadExtScript(
+  "ext:deno_fetch/23_response.js",
+);
+const { takeBody } = core.loadExtScript("ext:atoll/body.js");
+const { requireInvocation } = core.loadExtScript("ext:atoll/invocation.js");
+
+const REDIRECTS_MAX = 20;
+// What op_fetch_hop takes for "via": the internet with the body decoded, the same with the body as it
+// comes, or the capability number of a service binding.
+const INTERNET = -1;
+const INTERNET_RAW = -2;
+const BODY_HEADERS = { __proto__: null, "content-encoding": 1, "content-language": 1, "content-location": 1, "content-type": 1, "content-length": 1 };
+const ORIGIN_HEADERS = { __proto__: null, "authorization": 1, "proxy-authorization": 1, "cookie": 1, "host": 1 };
+
+function withoutHeaders(list, names) {
+  return ArrayPrototypeFilter(list, (header) => !(byteLowerCase(header[0]) in names));
+}
+
+// A body that is not a stream, as bytes.
+function bytesOf(body) {
+  if (body === null || typeof body === "number") return null;
+  return typeof body === "string" ? core.encode(body) : body;
+}
+
+function hasHeader(list, name) {
+  return ArrayPrototypeSome(list, (header) => byteLowerCase(header[0]) === name);
+}
+
+// https://fetch.spec.whatwg.org/#http-redirect-fetch
+function redirected(hop, status, location) {
+  const current = new URL(hop.url);
+  const next = new URL(location, current);
+  if (next.protocol !== "http:" && next.protocol !== "https:") {
+    throw new TypeError(`Redirect to a URL with the scheme ${next.protocol} is not followed`);
+  }
+  if (next.hash === "") next.hash = current.hash;
+  if (status !== 303 && hop.streaming) {
+    throw new TypeError("A request whose body is a stream cannot be redirected: buffer the body, or use redirect: \"manual\"");
+  }
+  const toGet = ((status === 301 || status === 302) && hop.method === "POST") ||
+    (status === 303 && hop.method !== "GET" && hop.method !== "HEAD");
+  if (toGet) {
+    hop.method = "GET";
+    hop.body = null;
+    hop.streaming = false;
+    hop.headers = withoutHeaders(hop.headers, BODY_HEADERS);
+  }
+  if (next.origin !== current.origin) hop.headers = withoutHeaders(hop.headers, ORIGIN_HEADERS);
+  hop.url = next.href;
+  return hop;
+}
+
+function responseFrom(result, urls, signal) {
+  const inner = newInnerResponse(result.status, result.statusText);
+  inner.type = "basic";
+  inner.urlList = urls;
+  inner.headerList = result.headers;
+  inner.bodyDecoded = result.decoded;
+  if (result.rid !== 0 && !nullBodyStatus(result.status)) {
+    const rid = result.rid;
+    const stream = readableStreamForRid(rid);
+    signal[abortSignal.add](() => {
+      errorReadableStream(stream, signal.reason);
+      core.tryClose(rid);
+    });
+    inner.body = new InnerBody(stream);
+  } else if (result.rid !== 0) {
+    core.tryClose(result.rid);
+  }
+  return fromInnerResponse(inner, "immutable");
+}
+
+async function follow(request, inner, via) {
+  const signal = request.signal;
+  const invocation = requireInvocation("fetch()");
+  let source = null;
+  let body = null;
+  if (inner.body !== null) {
+    source = inner.body.source;
+    body = takeBody(inner.body);
+  }
+  let hop = {
+    method: inner.method,
+    url: inner.currentUrl(),
+    headers: inner.headerList,
+    body,
+    streaming: typeof body === "number",
+  };
+  const urls = [hop.url];
+  for (let count = 0;; count++) {
+    if (via === INTERNET && !StringPrototypeStartsWith(hop.url, "http:") && !StringPrototypeStartsWith(hop.url, "https:")) {
+      throw new TypeError(`Fetch API cannot load: ${hop.url}`);
+    }
+    const cancel = core.createCancelHandle();
+    const onAbort = () => core.tryClose(cancel);
+    signal[abortSignal.add](onAbort);
+    let result;
+    try {
+      result = await op_fetch_hop(
+        invocation,
+        via === INTERNET && hasHeader(hop.headers, "accept-encoding") ? INTERNET_RAW : via,
+        hop.method,
+        hop.url,
+        hop.headers,
+        bytesOf(hop.body),
+        typeof hop.body === "number" ? hop.body : 0,
+        cancel,
+      );
+    } catch (error) {
+      if (signal.aborted) throw signal.reason;
+      throw error;
+    } finally {
+      signal[abortSignal.remove](onAbort);
+      core.tryClose(cancel);
+    }
+    const redirect = redirectStatus(result.status) ? result.location : null;
+    if (redirect === null || inner.redirectMode === "manual" || via !== INTERNET) {
+      return responseFrom(result, urls, signal);
+    }
+    core.tryClose(result.rid);
+    if (inner.redirectMode === "error") {
+      throw new TypeError(`${hop.url} redirects, and the request has redirect: "error"`);
+    }
+    if (count === REDIRECTS_MAX) {
+      throw new TypeError(`Too many redirects: more than ${REDIRECTS_MAX}, last to ${hop.url}`);
+    }
+    hop = redirected(hop, result.status, redirect);
+    if (hop.body !== null && !hop.streaming && source !== null) {
+      hop.body = takeBody(extractBody(source).body);
+    }
+    ArrayPrototypePush(urls, hop.url);
+  }
+}
+
+function send(input, init, via) {
+  let request, inner;
+  try {
+    request = new Request(input, init);
+    inner = toInnerRequest(request);
+    if (request.signal.aborted) return PromiseReject(request.signal.reason);
+  } catch (error) {
+    return PromiseReject(error);
+  }
+  return new Promise((resolve, reject) => {
+    const onAbort = () => reject(request.signal.reason);
+    request.signal[abortSignal.add](onAbort);
+    PromisePrototypeThen(follow(request, inner, via), resolve, reject);
+  });
+}
+
+function fetch(input, init = undefined) {
+  return send(input, init, INTERNET);
+}
+
+// env.NAME of a service binding.
+class Fetcher {
+  #via;
+  constructor(via) {
+    this.#via = via;
+  }
+  fetch(input, init = undefined) {
+    return send(input, init, this.#via);
+  }
+}
+
+return { fetch, Fetcher };
+})();

@@ -1,0 +1,231 @@
+// The instance's heart: takes the script's exports, builds env, and turns one call from Rust into one call
+// of a handler and one answer.
+(function () {
+const { core, primordials } = __bootstrap;
+const {
+  op_invocation_fail,
+  op_invocation_handled,
+  op_invocation_wait_left,
+  op_report_error,
+  op_request_body,
+  op_request_cf,
+  op_request_headers,
+  op_respond,
+} = core.ops;
+const {
+  ArrayPrototypePush,
+  JSONParse,
+  ObjectAssign,
+  ObjectFreeze,
+  ObjectPrototypeIsPrototypeOf,
+  PromisePrototypeThen,
+  PromiseResolve,
+  ReflectApply,
+  ReflectConstruct,
+  TypedArrayPrototypeGetBuffer,
+  TypeError,
+} = primordials;
+const { setAsyncContext } = core;
+const { fromInnerRequest, newInnerRequest } = core.loadExtScript("ext:deno_fetch/23_request.js");
+const { ResponsePrototype, toInnerResponse, wireHeaderList } = core.loadExtScript("ext:deno_fetch/23_response.js");
+const { takeBody, bodyFromRid } = core.loadExtScript("ext:atoll/body.js");
+const { Invocation, currentInvocation } = core.loadExtScript("ext:atoll/invocation.js");
+const { Fetcher } = core.loadExtScript("ext:atoll/fetch.js");
+const { KvNamespace } = core.loadExtScript("ext:atoll/kv.js");
+const { installGlobals } = core.loadExtScript("ext:atoll/globals.js");
+const { entrypointFromListeners } = core.loadExtScript("ext:atoll/events.js");
+const workersModule = core.loadExtScript("ext:atoll/workers_module.js");
+core.loadExtScript("ext:atoll/async_hooks_module.js");
+
+const env = workersModule.env;
+let entrypoint = null;
+let entrypointIsClass = false;
+const props = ObjectFreeze({});
+
+class ExecutionContext {
+  #invocation;
+  constructor(invocation) {
+    this.#invocation = invocation;
+  }
+  waitUntil(promise) {
+    this.#invocation.waitUntil(promise);
+  }
+  passThroughOnException() {
+    this.#invocation.passThroughOnException();
+  }
+  get props() {
+    return props;
+  }
+}
+
+function failed(invocation, error) {
+  op_invocation_fail(invocation.id, error);
+}
+
+function waitUntilFailed(invocation, error) {
+  op_report_error(invocation.id, error);
+}
+
+function respond(invocation, response) {
+  if (!ObjectPrototypeIsPrototypeOf(ResponsePrototype, response)) {
+    throw new TypeError(
+      "Incorrect type for Promise: the Promise did not resolve to 'Response'. The fetch handler must return a Response.",
+    );
+  }
+  const inner = toInnerResponse(response);
+  if (inner.type === "error") throw new TypeError("The fetch handler returned Response.error().");
+  const body = takeBody(inner.body);
+  op_respond(invocation.id, inner.status, wireHeaderList(inner), body);
+}
+
+function call(name, handlerArguments, ctx) {
+  if (entrypointIsClass) {
+    const instance = ReflectConstruct(entrypoint, [ctx, env]);
+    const method = instance[name];
+    if (typeof method !== "function") throw new TypeError(`Handler does not export a ${name}() function.`);
+    return ReflectApply(method, instance, [handlerArguments]);
+  }
+  const handler = entrypoint?.[name];
+  if (typeof handler !== "function") throw new TypeError(`Handler does not export a ${name}() function.`);
+  return ReflectApply(handler, entrypoint, [handlerArguments, env, ctx]);
+}
+
+function newInvocation(id) {
+  const invocation = new Invocation(id);
+  invocation.onFailure = waitUntilFailed;
+  setAsyncContext({ __proto__: null, invocation });
+  return invocation;
+}
+
+// Called by Rust for one HTTP request.
+function dispatchFetch(id, method, url, hasBody) {
+  const invocation = newInvocation(id);
+  try {
+    const inner = newInnerRequest(
+      method,
+      url,
+      () => op_request_headers(id),
+      hasBody ? bodyFromRid(op_request_body(id)) : null,
+      false,
+    );
+    let cf;
+    inner.cf = () => cf ??= JSONParse(op_request_cf(id));
+    inner.onCancel = (abort) => {
+      const left = op_invocation_wait_left(id);
+      core.unrefOpPromise(left);
+      PromisePrototypeThen(left, (left) => {
+        if (left) abort();
+      });
+    };
+    const request = fromInnerRequest(inner, "immutable");
+    const result = call("fetch", request, new ExecutionContext(invocation));
+    PromisePrototypeThen(
+      PromiseResolve(result),
+      (response) => {
+        try {
+          respond(invocation, response);
+        } catch (error) {
+          failed(invocation, error);
+        }
+      },
+      (error) => failed(invocation, error),
+    );
+  } catch (error) {
+    failed(invocation, error);
+  } finally {
+    setAsyncContext(undefined);
+  }
+}
+
+class ScheduledController {
+  #cron;
+  #scheduledTime;
+  constructor(cron, scheduledTime) {
+    this.#cron = cron;
+    this.#scheduledTime = scheduledTime;
+  }
+  get cron() {
+    return this.#cron;
+  }
+  get scheduledTime() {
+    return this.#scheduledTime;
+  }
+  get type() {
+    return "scheduled";
+  }
+  noRetry() {}
+}
+
+// Called by Rust for one cron line that came due.
+function dispatchScheduled(id, cron, scheduledTime) {
+  const invocation = newInvocation(id);
+  try {
+    const result = call("scheduled", new ScheduledController(cron, scheduledTime), new ExecutionContext(invocation));
+    PromisePrototypeThen(
+      PromiseResolve(result),
+      () => op_invocation_handled(id),
+      (error) => failed(invocation, error),
+    );
+  } catch (error) {
+    failed(invocation, error);
+  } finally {
+    setAsyncContext(undefined);
+  }
+}
+
+function wasmModule(bytes) {
+  return new WebAssembly.Module(bytes);
+}
+
+const BINDING = {
+  __proto__: null,
+  text: (binding) => binding.value,
+  json: (binding) => JSONParse(binding.value),
+  data: (_binding, bytes) => TypedArrayPrototypeGetBuffer(bytes),
+  wasm: (_binding, bytes) => wasmModule(bytes),
+  kv: (binding) => new KvNamespace(binding.capability),
+  service: (binding) => new Fetcher(binding.capability),
+};
+
+// Called by Rust before the script runs. `bindings` is JSON; `blobs` holds bytes by binding name.
+function bootstrap(bindings, blobs) {
+  delete globalThis.Deno;
+  delete globalThis.__bootstrap;
+  delete globalThis.bootstrap;
+  installGlobals();
+  const list = JSONParse(bindings);
+  for (let i = 0; i < list.length; i++) {
+    const binding = list[i];
+    env[binding.name] = BINDING[binding.kind](binding, blobs[binding.name]);
+  }
+}
+
+// Service-worker scripts see their bindings as globals.
+function exposeBindings() {
+  ObjectAssign(globalThis, env);
+}
+
+const KNOWN_HANDLERS = ["fetch", "scheduled", "queue", "tail", "email"];
+
+// Called by Rust once the script has run. Returns the names of the handlers found.
+function install(exported) {
+  entrypoint = exported ?? entrypointFromListeners();
+  const found = [];
+  if (entrypoint === null || entrypoint === undefined) return found;
+  entrypointIsClass = typeof entrypoint === "function";
+  const holder = entrypointIsClass ? entrypoint.prototype : entrypoint;
+  for (let i = 0; i < KNOWN_HANDLERS.length; i++) {
+    if (typeof holder?.[KNOWN_HANDLERS[i]] === "function") ArrayPrototypePush(found, KNOWN_HANDLERS[i]);
+  }
+  return found;
+}
+
+core.setReportExceptionCallback((error) => op_report_error(currentInvocation()?.id ?? 0, error));
+core.setUnhandledPromiseRejectionHandler((_promise, error) => {
+  op_report_error(currentInvocation()?.id ?? 0, error);
+  return true;
+});
+
+globalThis.__atoll = { bootstrap, exposeBindings, install, dispatchFetch, dispatchScheduled };
+return {};
+})();

@@ -1,0 +1,4 @@
+// Deno's HTTP client asks for TLS keys; no worker has any.
+(function () {
+return { loadTlsKeyPair: () => undefined };
+})();

@@ -1,0 +1,88 @@
+//! `ArrayBuffer` memory, counted for each isolate and refused past its limit.
+
+use std::alloc::{Layout, alloc, alloc_zeroed, dealloc};
+use std::ffi::c_void;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use deno_core::v8;
+
+/// Buffers are aligned for any typed array and for SIMD loads.
+const ALIGN: usize = 16;
+
+/// How many bytes of `ArrayBuffer` contents an isolate holds, and how many it may.
+pub(crate) struct BufferAccount {
+    used: AtomicUsize,
+    max: usize,
+}
+
+impl BufferAccount {
+    pub(crate) fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { used: AtomicUsize::new(0), max })
+    }
+
+    /// Bytes held now.
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn grant(&self, bytes: usize) -> bool {
+        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) <= self.max {
+            return true;
+        }
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+        false
+    }
+}
+
+fn layout(bytes: usize) -> Option<Layout> {
+    Layout::from_size_align(bytes.max(1), ALIGN).ok()
+}
+
+fn allocate_with(
+    account: &BufferAccount,
+    bytes: usize,
+    allocate: unsafe fn(Layout) -> *mut u8,
+) -> *mut c_void {
+    let Some(layout) = layout(bytes) else { return std::ptr::null_mut() };
+    if !account.grant(bytes) {
+        return std::ptr::null_mut();
+    }
+    // SAFETY: the layout has a size of at least one byte.
+    let memory = unsafe { allocate(layout) };
+    if memory.is_null() {
+        account.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+    memory.cast()
+}
+
+unsafe extern "C" fn allocate(account: &BufferAccount, bytes: usize) -> *mut c_void {
+    allocate_with(account, bytes, alloc_zeroed)
+}
+
+unsafe extern "C" fn allocate_uninitialized(account: &BufferAccount, bytes: usize) -> *mut c_void {
+    allocate_with(account, bytes, alloc)
+}
+
+unsafe extern "C" fn free(account: &BufferAccount, memory: *mut c_void, bytes: usize) {
+    let Some(layout) = layout(bytes) else { return };
+    account.used.fetch_sub(bytes, Ordering::Relaxed);
+    // SAFETY: V8 gives back what `allocate` gave out, with the same length, exactly once.
+    unsafe { dealloc(memory.cast(), layout) };
+}
+
+unsafe extern "C" fn drop_account(account: *const BufferAccount) {
+    // SAFETY: the pointer came from `Arc::into_raw` in `allocator`, and V8 calls this once.
+    drop(unsafe { Arc::from_raw(account) });
+}
+
+static VTABLE: v8::RustAllocatorVtable<BufferAccount> =
+    v8::RustAllocatorVtable { allocate, allocate_uninitialized, free, drop: drop_account };
+
+/// An allocator for one isolate that counts into `account`.
+pub(super) fn allocator(account: &Arc<BufferAccount>) -> v8::UniqueRef<v8::Allocator> {
+    // SAFETY: the handle is an owned reference that `drop_account` releases; `BufferAccount` is `Send`,
+    // `Sync` and `'static`; each function of the table matches the handle's type.
+    unsafe { v8::new_rust_allocator(Arc::into_raw(account.clone()), &VTABLE) }
+}

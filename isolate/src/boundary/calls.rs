@@ -1,0 +1,183 @@
+//! Calls from Rust into the runtime's own JS: bootstrap, install, and one call for each event.
+
+use bytes::Bytes;
+use deno_core::error::JsError;
+use deno_core::{JsRuntime, scope, v8};
+
+use crate::script::{Binding, BindingValue};
+
+/// The functions that `js/main.js` gives out.
+pub(crate) struct Entries {
+    fetch: v8::Global<v8::Function>,
+    scheduled: v8::Global<v8::Function>,
+    install: v8::Global<v8::Function>,
+    expose_bindings: v8::Global<v8::Function>,
+}
+
+/// Why a call into JS did not return.
+pub(crate) enum CallError {
+    /// It threw.
+    Thrown(Box<JsError>),
+    /// Execution was ended from outside.
+    Terminated,
+}
+
+fn property<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    object: v8::Local<'s, v8::Object>,
+    name: &str,
+) -> Option<v8::Local<'s, v8::Value>> {
+    let key = v8::String::new(scope, name)?;
+    object.get(scope, key.into())
+}
+
+fn function(
+    scope: &mut v8::PinScope<'_, '_>,
+    object: v8::Local<'_, v8::Object>,
+    name: &str,
+) -> v8::Global<v8::Function> {
+    let key = v8::String::new(scope, name).expect("a short name is a valid string");
+    let value = object.get(scope, key.into()).expect("the snapshot defines every entry");
+    let function: v8::Local<'_, v8::Function> =
+        value.try_into().expect("every entry is a function");
+    v8::Global::new(scope, function)
+}
+
+fn blobs<'s>(scope: &mut v8::PinScope<'s, '_>, bindings: &[Binding]) -> v8::Local<'s, v8::Object> {
+    let object = v8::Object::new(scope);
+    for binding in bindings {
+        let (BindingValue::Data { bytes } | BindingValue::Wasm { bytes }) = &binding.value else { continue };
+        if let (Some(key), Some(view)) = (v8::String::new(scope, &binding.name), byte_array(scope, bytes)) {
+            object.set(scope, key.into(), view.into());
+        }
+    }
+    object
+}
+
+fn byte_array<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    bytes: &Bytes,
+) -> Option<v8::Local<'s, v8::Uint8Array>> {
+    let store = v8::ArrayBuffer::new_backing_store_from_vec(bytes.to_vec()).make_shared();
+    let buffer = v8::ArrayBuffer::with_backing_store(scope, &store);
+    v8::Uint8Array::new(scope, buffer, 0, bytes.len())
+}
+
+/// Takes the runtime's entries off the global object, hides the machinery, and fills in `env`.
+pub(crate) fn install_entries(
+    runtime: &mut JsRuntime,
+    bindings: &[Binding],
+) -> Result<Entries, CallError> {
+    scope!(scope, runtime);
+    let context = scope.get_current_context();
+    context.set_allow_generation_from_strings(false);
+    let global = context.global(scope);
+    let holder = property(scope, global, "__atoll").expect("the snapshot defines __atoll");
+    let holder: v8::Local<'_, v8::Object> = holder.try_into().expect("__atoll is an object");
+    let entries = Entries {
+        fetch: function(scope, holder, "dispatchFetch"),
+        scheduled: function(scope, holder, "dispatchScheduled"),
+        install: function(scope, holder, "install"),
+        expose_bindings: function(scope, holder, "exposeBindings"),
+    };
+    let bootstrap = function(scope, holder, "bootstrap");
+    let key = v8::String::new(scope, "__atoll").expect("a short name is a valid string");
+    global.delete(scope, key.into());
+    let json = serde_json_of(bindings);
+    let json = v8::String::new(scope, &json).ok_or(CallError::Terminated)?;
+    let blobs = blobs(scope, bindings);
+    call(scope, &bootstrap, &[json.into(), blobs.into()], |_, _| ())?;
+    Ok(entries)
+}
+
+fn serde_json_of(bindings: &[Binding]) -> String {
+    deno_core::serde_json::to_string(bindings).expect("bindings are plain data")
+}
+
+fn call<R>(
+    scope: &mut v8::PinScope<'_, '_>,
+    function: &v8::Global<v8::Function>,
+    arguments: &[v8::Local<'_, v8::Value>],
+    read: impl for<'a> FnOnce(&mut v8::PinScope<'a, '_>, v8::Local<'a, v8::Value>) -> R,
+) -> Result<R, CallError> {
+    v8::tc_scope!(let scope, scope);
+    let function = v8::Local::new(scope, function);
+    let receiver = v8::undefined(scope).into();
+    match function.call(scope, receiver, arguments) {
+        Some(value) => Ok(read(scope, value)),
+        None if scope.has_terminated() => Err(CallError::Terminated),
+        None => {
+            let thrown = scope.exception().unwrap_or_else(|| v8::undefined(scope).into());
+            Err(CallError::Thrown(JsError::from_v8_exception(scope, thrown)))
+        }
+    }
+}
+
+/// What an event's dispatch function takes.
+pub(crate) enum Call<'a> {
+    Fetch { method: &'a str, url: &'a str, has_body: bool },
+    Scheduled { cron: &'a str, scheduled_ms: u64 },
+}
+
+impl Entries {
+    /// Calls the handler for one event and runs the microtasks that follow from it.
+    pub(crate) fn dispatch(
+        &self,
+        runtime: &mut JsRuntime,
+        key: u32,
+        event: &Call<'_>,
+    ) -> Result<(), CallError> {
+        scope!(scope, runtime);
+        let id = v8::Integer::new_from_unsigned(scope, key).into();
+        let called = match event {
+            Call::Fetch { method, url, has_body } => {
+                let method = v8::String::new_from_one_byte(scope, method.as_bytes(), v8::NewStringType::Internalized);
+                let url = v8::String::new(scope, url);
+                let (Some(method), Some(url)) = (method, url) else { return Err(CallError::Terminated) };
+                let has_body = v8::Boolean::new(scope, *has_body).into();
+                call(scope, &self.fetch, &[id, method.into(), url.into(), has_body], |_, _| ())
+            }
+            Call::Scheduled { cron, scheduled_ms } => {
+                let Some(cron) = v8::String::new(scope, cron) else { return Err(CallError::Terminated) };
+                let time = v8::Number::new(scope, *scheduled_ms as f64).into();
+                call(scope, &self.scheduled, &[id, cron.into(), time], |_, _| ())
+            }
+        };
+        called?;
+        scope.perform_microtask_checkpoint();
+        if scope.is_execution_terminating() { Err(CallError::Terminated) } else { Ok(()) }
+    }
+
+    /// Makes the bindings globals, as service-worker scripts see them.
+    pub(crate) fn expose_bindings(&self, runtime: &mut JsRuntime) -> Result<(), CallError> {
+        scope!(scope, runtime);
+        call(scope, &self.expose_bindings, &[], |_, _| ())
+    }
+
+    /// Hands the script's default export over. Gives the names of the handlers that it has.
+    pub(crate) fn install(
+        &self,
+        runtime: &mut JsRuntime,
+        namespace: Option<&v8::Global<v8::Object>>,
+    ) -> Result<Vec<String>, CallError> {
+        scope!(scope, runtime);
+        let exported = match namespace {
+            Some(namespace) => {
+                let namespace = v8::Local::new(scope, namespace);
+                property(scope, namespace, "default")
+            }
+            None => None,
+        };
+        let exported = exported.unwrap_or_else(|| v8::undefined(scope).into());
+        call(scope, &self.install, &[exported], |scope, names| {
+            let Ok(names) = v8::Local::<v8::Array>::try_from(names) else { return Vec::new() };
+            let mut found = Vec::new();
+            for index in 0..names.length() {
+                if let Some(name) = names.get_index(scope, index) {
+                    found.push(name.to_rust_string_lossy(scope));
+                }
+            }
+            found
+        })
+    }
+}

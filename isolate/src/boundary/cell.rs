@@ -1,0 +1,95 @@
+//! The cell: one `JsRuntime` that is entered only for the length of a closure, so that many isolates can
+//! take turns on one thread.
+
+use std::mem::ManuallyDrop;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use deno_core::{JsRuntime, ModuleLoader, RuntimeOptions, v8};
+
+use super::allocator::{BufferAccount, allocator};
+use crate::extension;
+
+/// The startup snapshot that the build script made.
+static SNAPSHOT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/runtime.snapshot"));
+
+/// What a new cell is made with.
+pub(crate) struct CellOptions {
+    pub(crate) loader: Rc<dyn ModuleLoader>,
+    pub(crate) heap_bytes_max: usize,
+    pub(crate) buffers: Arc<BufferAccount>,
+    pub(crate) inspector: bool,
+}
+
+/// One isolate. It lives and dies on the thread that made it.
+///
+/// Invariant: outside of [`Cell::with`] no isolate is current on the thread. V8 checks for the wrong
+/// isolate only in debug builds; a forgotten entry then crashes instead of reading another tenant's heap.
+pub(crate) struct Cell {
+    runtime: ManuallyDrop<JsRuntime>,
+}
+
+/// Exits the isolate when the closure returns or unwinds.
+struct Entered {
+    isolate: v8::UnsafeRawIsolatePtr,
+}
+
+impl Entered {
+    fn new(runtime: &mut JsRuntime) -> Self {
+        let isolate = runtime.v8_isolate();
+        // SAFETY: the isolate is alive, belongs to this thread, and `drop` exits it in reverse order.
+        unsafe { isolate.enter() };
+        // SAFETY: the pointer is used only by `drop`, while the runtime is borrowed by the caller of `with`.
+        Self { isolate: unsafe { isolate.as_raw_isolate_ptr() } }
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        // SAFETY: the runtime outlives this guard, and the isolate was entered by `new`.
+        unsafe { v8::Isolate::from_raw_isolate_ptr(self.isolate).exit() };
+    }
+}
+
+impl Cell {
+    /// Makes an isolate from the snapshot. Must be called inside a tokio runtime of the current thread.
+    pub(crate) fn new(options: CellOptions) -> Self {
+        let params = v8::CreateParams::default()
+            .heap_limits(0, options.heap_bytes_max)
+            .array_buffer_allocator(allocator(&options.buffers).make_shared())
+            .allow_atomics_wait(false);
+        let mut runtime = JsRuntime::new(RuntimeOptions {
+            module_loader: Some(options.loader),
+            extensions: extension::extensions(),
+            startup_snapshot: Some(SNAPSHOT),
+            create_params: Some(params),
+            inspector: options.inspector,
+            is_main: true,
+            ..Default::default()
+        });
+        // SAFETY: creation entered the isolate on this thread; leaving it restores the invariant.
+        unsafe { runtime.v8_isolate().exit() };
+        Self { runtime: ManuallyDrop::new(runtime) }
+    }
+
+    /// Enters the isolate, runs `f`, and leaves it.
+    pub(crate) fn with<R>(&mut self, f: impl FnOnce(&mut JsRuntime) -> R) -> R {
+        let _entered = Entered::new(&mut self.runtime);
+        f(&mut self.runtime)
+    }
+
+    /// A handle that can end what the isolate executes, from any thread.
+    pub(crate) fn handle(&mut self) -> v8::IsolateHandle {
+        self.runtime.v8_isolate().thread_safe_handle()
+    }
+}
+
+impl Drop for Cell {
+    fn drop(&mut self) {
+        // SAFETY: the isolate is alive and not current; dropping an `OwnedIsolate` demands that it is
+        // current and exits it by itself.
+        unsafe { self.runtime.v8_isolate().enter() };
+        // SAFETY: the runtime is not used after this.
+        unsafe { ManuallyDrop::drop(&mut self.runtime) };
+    }
+}

@@ -1,0 +1,13 @@
+//! The only module that enters V8 isolates and that may contain `unsafe`. Nothing outside it touches a
+//! `JsRuntime` or opens a V8 scope.
+#![allow(unsafe_code, reason = "V8's entry discipline and buffer allocation are upheld here")]
+
+mod allocator;
+mod calls;
+mod cell;
+mod clock;
+
+pub(crate) use allocator::BufferAccount;
+pub(crate) use calls::{Call, CallError, Entries, install_entries};
+pub(crate) use cell::{Cell, CellOptions};
+pub(crate) use clock::ThreadClock;

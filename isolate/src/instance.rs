@@ -1,0 +1,307 @@
+//! An instance: a script and its bindings, live in an isolate. It is an actor on one thread: calls enter
+//! the isolate for a slice, a driver task polls its event loop, the watchdog ends what runs too long.
+
+use std::cell::{Cell as StdCell, RefCell};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use deno_core::v8::IsolateHandle;
+use deno_core::{JsRuntime, PollEventLoopOptions};
+
+use crate::boundary::{BufferAccount, Call, CallError, Cell, CellOptions, Entries};
+use crate::code_cache::CodeCache;
+use crate::host::Host;
+use crate::invocation::{Answer, InvocationKey, Invocations, now_ms};
+use crate::limits::Limits;
+use crate::loader::ScriptLoader;
+use crate::ops::{InstanceState, exception_of};
+use crate::outcome::{Exception, Outcome};
+use crate::script::{Binding, Script};
+use crate::start::{StartError, start};
+use crate::watchdog::{Watchdog, WatchedThread};
+
+/// By how much the heap limit is raised while an isolate that reached it is being ended, in bytes.
+const HEAP_GRACE_BYTES: usize = 64 << 20;
+
+/// V8 and what all isolate threads of a process share. Made once, before any other thread.
+pub struct Engine {
+    watchdog: Watchdog,
+    code_cache: Arc<CodeCache>,
+}
+
+/// What is needed besides the script to make an instance.
+pub struct InstanceOptions {
+    /// The code.
+    pub script: Arc<Script>,
+    /// What `env` holds.
+    pub bindings: Vec<Binding>,
+    /// What the instance and each invocation may use.
+    pub limits: Limits,
+    /// The gate to the world.
+    pub host: Rc<dyn Host>,
+    /// Whether a debugger may attach.
+    pub inspector: bool,
+}
+
+/// The part of the engine that belongs to one thread. Instances are made from it and stay on its thread.
+pub struct IsolateThread {
+    watched: Rc<WatchedThread>,
+    code_cache: Arc<CodeCache>,
+}
+
+impl Engine {
+    /// Starts V8. `code_cache_bytes_max` bounds the compiled code that is kept.
+    ///
+    /// # Errors
+    /// When the watchdog's thread cannot be started.
+    pub fn start(code_cache_bytes_max: usize) -> std::io::Result<Self> {
+        // Linear memories escape the buffer account: 2048 pages of 64 KiB are 128 MiB.
+        deno_core::v8_set_flags(vec!["atoll".to_owned(), "--wasm-max-mem-pages=2048".to_owned()]);
+        JsRuntime::init_platform(None);
+        Ok(Self {
+            watchdog: Watchdog::start()?,
+            code_cache: Arc::new(CodeCache::new(code_cache_bytes_max)),
+        })
+    }
+
+    /// Makes the calling thread an isolate thread. It must run a tokio `LocalSet`.
+    ///
+    /// # Errors
+    /// When the thread's CPU clock cannot be read.
+    pub fn thread(&self) -> std::io::Result<IsolateThread> {
+        Ok(IsolateThread {
+            watched: Rc::new(self.watchdog.enlist()?),
+            code_cache: self.code_cache.clone(),
+        })
+    }
+}
+
+/// Where an instance is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It takes calls.
+    Live,
+    /// It went over a limit: it executes nothing any more and is to be replaced.
+    Condemned(Outcome),
+}
+
+pub(crate) struct Inner {
+    cell: RefCell<Cell>,
+    entries: RefCell<Option<Entries>>,
+    pub(crate) invocations: Rc<Invocations>,
+    pub(crate) limits: Limits,
+    handle: IsolateHandle,
+    watched: Rc<WatchedThread>,
+    buffers: Arc<BufferAccount>,
+    heap_exceeded: Rc<StdCell<bool>>,
+    state: StdCell<State>,
+    driver: RefCell<Option<Waker>>,
+}
+
+/// A live instance. Cheap to clone; lives on the thread that made it.
+#[derive(Clone)]
+pub struct Instance {
+    pub(crate) inner: Rc<Inner>,
+    handlers: Rc<[String]>,
+}
+
+impl Instance {
+    /// Makes an isolate, runs the script's top level in it, and finds its handlers.
+    ///
+    /// # Errors
+    /// When the script does not compile, throws, or goes over a limit while it starts.
+    pub async fn load(thread: &IsolateThread, options: InstanceOptions) -> Result<Self, StartError> {
+        let InstanceOptions { script, bindings, limits, host, inspector } = options;
+        let buffers = BufferAccount::new(limits.buffer_bytes_max);
+        let loader = Rc::new(ScriptLoader::new(script.clone(), thread.code_cache.clone()));
+        let mut cell = Cell::new(CellOptions {
+            loader: loader.clone(),
+            heap_bytes_max: limits.heap_bytes_max,
+            buffers: buffers.clone(),
+            inspector,
+        });
+        let console_host = host.clone();
+        let invocations = Rc::new(Invocations::new(
+            limits.log_bytes_max,
+            limits.subrequests_max,
+            Box::new(move |id, line| console_host.console(id, line)),
+        ));
+        let handle = cell.handle();
+        let heap_exceeded = Rc::new(StdCell::new(false));
+        let state = InstanceState { invocations: invocations.clone(), host };
+        cell.with(|runtime| {
+            runtime.op_state().borrow_mut().put(state);
+            let (flag, handle) = (heap_exceeded.clone(), handle.clone());
+            runtime.add_near_heap_limit_callback(move |current, _initial| {
+                flag.set(true);
+                handle.terminate_execution();
+                current + HEAP_GRACE_BYTES
+            });
+        });
+        let inner = Rc::new(Inner {
+            cell: RefCell::new(cell),
+            entries: RefCell::new(None),
+            invocations,
+            limits,
+            handle,
+            watched: thread.watched.clone(),
+            buffers,
+            heap_exceeded,
+            state: StdCell::new(State::Live),
+            driver: RefCell::new(None),
+        });
+        let (entries, handlers) = start(&inner, &script, &loader, &bindings).await?;
+        *inner.entries.borrow_mut() = Some(entries);
+        tokio::task::spawn_local(drive(Rc::downgrade(&inner)));
+        Ok(Self { inner, handlers: handlers.into() })
+    }
+
+    /// The names of the handlers that the script exports.
+    pub fn handlers(&self) -> &[String] {
+        &self.handlers
+    }
+
+    /// Invocations in flight.
+    pub fn in_flight(&self) -> usize {
+        self.inner.invocations.len()
+    }
+
+    /// The outcome for which the instance was condemned; it takes no more calls then.
+    pub fn condemned(&self) -> Option<Outcome> {
+        match self.inner.state.get() {
+            State::Live => None,
+            State::Condemned(outcome) => Some(outcome),
+        }
+    }
+
+    /// Bytes held in `ArrayBuffer`s.
+    pub fn buffer_bytes(&self) -> usize {
+        self.inner.buffers.used()
+    }
+}
+
+impl Inner {
+    /// Enters the isolate for one slice of execution. Condemns the instance if the slice broke a limit.
+    pub(crate) fn slice<R>(&self, budget: Duration, f: impl FnOnce(&mut JsRuntime) -> R) -> (R, Duration) {
+        let mut cell = self.cell.borrow_mut();
+        let (result, spent) = self.watched.run(&self.handle, budget, || cell.with(f));
+        drop(cell);
+        if self.heap_exceeded.get() {
+            self.condemn(Outcome::ExceededMemory);
+        } else if spent.over_budget {
+            self.condemn(Outcome::ExceededCpu);
+        }
+        (result, spent.cpu)
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state.get()
+    }
+
+    fn condemn(&self, outcome: Outcome) {
+        if self.state.get() != State::Live {
+            return;
+        }
+        self.state.set(State::Condemned(outcome));
+        for key in self.invocations.keys() {
+            self.invocations.answer(key, Answer::Failed(outcome, limit_exception(outcome)));
+        }
+        self.wake_driver();
+    }
+
+    /// Has the driver poll the event loop soon.
+    pub(crate) fn wake_driver(&self) {
+        if let Some(waker) = &*self.driver.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Calls a handler and, when it answers at once, leaves the answer with the invocation.
+    pub(crate) fn dispatch(&self, key: InvocationKey, event: &Call<'_>) {
+        let entries = self.entries.borrow();
+        let Some(entries) = &*entries else { return };
+        let (called, cpu) = self.slice(self.limits.cpu, |runtime| entries.dispatch(runtime, key, event));
+        self.invocations.charge(key, cpu);
+        match called {
+            Ok(()) => {}
+            Err(CallError::Thrown(error)) => {
+                let exception = exception_of(&error);
+                self.invocations.answer(key, Answer::Failed(Outcome::Exception, exception));
+            }
+            // Ended from outside: if no limit was the reason, the isolate is of no use any more either.
+            Err(CallError::Terminated) => self.condemn(Outcome::ExceededCpu),
+        }
+        self.wake_driver();
+    }
+
+    /// Polls the event loop once. Ready when the instance is condemned.
+    fn poll_once(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.state.get() != State::Live {
+            for key in self.invocations.keys() {
+                if let State::Condemned(outcome) = self.state.get() {
+                    self.invocations.end(key, Some(outcome));
+                }
+            }
+            return Poll::Ready(());
+        }
+        *self.driver.borrow_mut() = Some(cx.waker().clone());
+        let budget = self.limits.cpu.saturating_sub(self.invocations.cpu_used_max());
+        let (polled, cpu) = self.slice(budget, |runtime| {
+            runtime.poll_event_loop(cx, PollEventLoopOptions::default())
+        });
+        self.invocations.charge_all(cpu);
+        if self.state.get() != State::Live {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        match polled {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) => self.fail_hung(),
+            Poll::Ready(Err(error)) => {
+                let exception = match error.into_kind() {
+                    deno_core::error::CoreErrorKind::Js(error) => exception_of(&error),
+                    other => plain_exception("Error", &other.to_string()),
+                };
+                self.invocations.report(0, exception);
+                cx.waker().wake_by_ref();
+            }
+        }
+        Poll::Pending
+    }
+
+    /// With nothing left that could make progress, what has not answered never will.
+    fn fail_hung(&self) {
+        for key in self.invocations.unanswered() {
+            let exception = plain_exception(
+                "Error",
+                "The worker's code had hung: its promise can never settle, so it would never give a response.",
+            );
+            self.invocations.answer(key, Answer::Failed(Outcome::ExceededWall, exception));
+        }
+    }
+}
+
+async fn drive(inner: Weak<Inner>) {
+    std::future::poll_fn(|cx| match inner.upgrade() {
+        Some(inner) => inner.poll_once(cx),
+        None => Poll::Ready(()),
+    })
+    .await;
+}
+
+pub(crate) fn plain_exception(name: &str, message: &str) -> Exception {
+    Exception { name: name.to_owned(), message: message.to_owned(), stack: None, timestamp_ms: now_ms() }
+}
+
+/// What the log says about an invocation that a limit ended.
+pub(crate) fn limit_exception(outcome: Outcome) -> Exception {
+    let message = match outcome {
+        Outcome::ExceededCpu => "Worker exceeded CPU time limit.",
+        Outcome::ExceededMemory => "Worker exceeded memory limit.",
+        Outcome::ExceededWall => "Worker exceeded wall time limit.",
+        _ => "Worker was ended.",
+    };
+    plain_exception("Error", message)
+}

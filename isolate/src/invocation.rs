@@ -1,0 +1,424 @@
+//! The invocations that are in flight in one instance: what ops find by number, and how each one ends.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use deno_core::CancelHandle;
+use http::HeaderMap;
+use tokio::sync::oneshot;
+
+use crate::body::ResponseBody;
+use crate::host::Body;
+use crate::outcome::{Exception, LogLevel, LogLine, Outcome};
+
+/// The number by which JS knows an invocation; 0 is start-up.
+pub(crate) type InvocationKey = u32;
+
+/// Keys stay small integers in V8.
+const KEY_MAX: InvocationKey = (1 << 30) - 1;
+
+/// Uncaught exceptions kept for one invocation.
+const EXCEPTIONS_MAX: usize = 16;
+
+/// How long abort listeners may run after the client has left.
+const ABORT_GRACE: Duration = Duration::from_millis(50);
+
+/// How often a streaming invocation is looked at.
+const CLIENT_CHECK: Duration = Duration::from_secs(2);
+
+/// What an invocation leaves behind when it ends.
+#[derive(Clone, Debug)]
+pub struct InvocationRecord {
+    /// The id that it was given.
+    pub id: Arc<str>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Console lines in order.
+    pub logs: Vec<LogLine>,
+    /// Uncaught exceptions in order.
+    pub exceptions: Vec<Exception>,
+    /// When it started: milliseconds since the Unix epoch.
+    pub started_ms: u64,
+    /// CPU time charged.
+    pub cpu: Duration,
+    /// Wall time until everything had ended.
+    pub wall: Duration,
+}
+
+/// Called once, when an invocation has ended.
+pub type OnEnd = Box<dyn FnOnce(InvocationRecord)>;
+
+/// The parts of a request that JS takes when it wants them.
+pub(crate) struct PendingRequest {
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Option<Body>,
+    pub(crate) cf: Arc<str>,
+}
+
+/// What a handler made of its event.
+pub(crate) enum Answer {
+    Response(http::Response<ResponseBody>),
+    /// The handler of an event without a response came to its end.
+    Done,
+    Failed(Outcome, Exception),
+}
+
+pub(crate) struct Invocation {
+    pub(crate) id: Arc<str>,
+    pub(crate) request: Option<PendingRequest>,
+    pub(crate) cancel: Rc<CancelHandle>,
+    pub(crate) pass_through: bool,
+    answer: Option<Answer>,
+    answered: bool,
+    waker: Option<Waker>,
+    outcome: Outcome,
+    logs: Vec<LogLine>,
+    log_bytes: usize,
+    exceptions: Vec<Exception>,
+    subrequests: u32,
+    /// The handler's promise has settled.
+    handled: bool,
+    /// Promises given to `waitUntil` that have not settled.
+    waiting: u32,
+    /// When the client had the whole response or went away; until then it may take more.
+    client_gone: Option<Instant>,
+    left_waiters: Vec<oneshot::Sender<bool>>,
+    ended_waiters: Vec<oneshot::Sender<()>>,
+    started: Instant,
+    started_ms: u64,
+    cpu: Duration,
+    on_end: Option<OnEnd>,
+}
+
+/// Every invocation in flight in one instance.
+pub(crate) struct Invocations {
+    table: RefCell<HashMap<InvocationKey, Invocation>>,
+    next: Cell<InvocationKey>,
+    log_bytes_max: usize,
+    subrequests_max: u32,
+    console: Box<dyn Fn(Option<&str>, &LogLine)>,
+}
+
+/// Milliseconds since the Unix epoch.
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+impl Invocations {
+    pub(crate) fn new(
+        log_bytes_max: usize,
+        subrequests_max: u32,
+        console: Box<dyn Fn(Option<&str>, &LogLine)>,
+    ) -> Self {
+        Self {
+            table: RefCell::default(),
+            next: Cell::new(1),
+            log_bytes_max,
+            subrequests_max,
+            console,
+        }
+    }
+
+    /// Enters a new invocation and gives its key.
+    pub(crate) fn begin(
+        &self,
+        id: Arc<str>,
+        request: Option<PendingRequest>,
+        on_end: OnEnd,
+    ) -> InvocationKey {
+        let mut table = self.table.borrow_mut();
+        let mut key = self.next.get();
+        while table.contains_key(&key) {
+            key = if key >= KEY_MAX { 1 } else { key + 1 };
+        }
+        self.next.set(if key >= KEY_MAX { 1 } else { key + 1 });
+        let invocation = Invocation {
+            id,
+            request,
+            cancel: CancelHandle::new_rc(),
+            pass_through: false,
+            answer: None,
+            answered: false,
+            waker: None,
+            outcome: Outcome::Ok,
+            logs: Vec::new(),
+            log_bytes: 0,
+            exceptions: Vec::new(),
+            subrequests: 0,
+            handled: false,
+            waiting: 0,
+            client_gone: None,
+            left_waiters: Vec::new(),
+            ended_waiters: Vec::new(),
+            started: Instant::now(),
+            started_ms: now_ms(),
+            cpu: Duration::ZERO,
+            on_end: Some(on_end),
+        };
+        table.insert(key, invocation);
+        key
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.table.borrow().len()
+    }
+
+    pub(crate) fn with<R>(
+        &self,
+        key: InvocationKey,
+        f: impl FnOnce(&mut Invocation) -> R,
+    ) -> Option<R> {
+        self.table.borrow_mut().get_mut(&key).map(f)
+    }
+
+    /// Counts one subrequest; the error is the text to throw.
+    pub(crate) fn count_subrequest(&self, key: InvocationKey) -> Result<(Arc<str>, Rc<CancelHandle>), String> {
+        let max = self.subrequests_max;
+        self.with(key, |invocation| {
+            if invocation.subrequests >= max {
+                return Err(format!(
+                    "Too many subrequests: one invocation may make {max} (limits.subrequests)."
+                ));
+            }
+            invocation.subrequests += 1;
+            Ok((invocation.id.clone(), invocation.cancel.clone()))
+        })
+        .unwrap_or_else(|| Err("the invocation that this belongs to has ended".to_owned()))
+    }
+
+    /// Hands over what the handler made of its event. The first answer counts.
+    pub(crate) fn answer(&self, key: InvocationKey, answer: Answer) {
+        let waker = self.with(key, |invocation| {
+            if invocation.answered {
+                return None;
+            }
+            invocation.answered = true;
+            invocation.handled = true;
+            if let Answer::Failed(outcome, exception) = &answer {
+                invocation.outcome = *outcome;
+                if invocation.exceptions.len() < EXCEPTIONS_MAX {
+                    invocation.exceptions.push(exception.clone());
+                }
+            }
+            invocation.answer = Some(answer);
+            invocation.waker.take()
+        });
+        if let Some(Some(waker)) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Takes the answer if it is there.
+    pub(crate) fn take_answer(&self, key: InvocationKey) -> Option<Answer> {
+        self.with(key, |invocation| invocation.answer.take()).flatten()
+    }
+
+    /// Waits for the answer. Ready with `None` if the invocation is gone.
+    pub(crate) fn poll_answer(&self, key: InvocationKey, cx: &mut Context<'_>) -> Poll<Option<Answer>> {
+        self.with(key, |invocation| match invocation.answer.take() {
+            Some(answer) => Poll::Ready(Some(answer)),
+            None => {
+                invocation.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        })
+        .unwrap_or(Poll::Ready(None))
+    }
+
+    /// Invocations that wait for an answer.
+    pub(crate) fn unanswered(&self) -> Vec<InvocationKey> {
+        let table = self.table.borrow();
+        table.iter().filter(|(_, i)| !i.answered).map(|(key, _)| *key).collect()
+    }
+
+    /// Every invocation in flight.
+    pub(crate) fn keys(&self) -> Vec<InvocationKey> {
+        self.table.borrow().keys().copied().collect()
+    }
+
+    /// Charges CPU time, in equal parts, to these invocations.
+    pub(crate) fn charge_all(&self, cpu: Duration) {
+        let mut table = self.table.borrow_mut();
+        let share = cpu / u32::try_from(table.len().max(1)).unwrap_or(u32::MAX);
+        for invocation in table.values_mut() {
+            invocation.cpu += share;
+        }
+    }
+
+    /// Charges CPU time to one invocation.
+    pub(crate) fn charge(&self, key: InvocationKey, cpu: Duration) {
+        self.with(key, |invocation| invocation.cpu += cpu);
+    }
+
+    /// The most CPU time that an invocation in flight has used.
+    pub(crate) fn cpu_used_max(&self) -> Duration {
+        self.table.borrow().values().map(|i| i.cpu).max().unwrap_or_default()
+    }
+
+    /// Writes one console line.
+    pub(crate) fn log(&self, key: InvocationKey, level: LogLevel, message: String) {
+        let line = LogLine { level, message, timestamp_ms: now_ms() };
+        let id = self.with(key, |invocation| {
+            if invocation.log_bytes < self.log_bytes_max {
+                invocation.log_bytes += line.message.len();
+                invocation.logs.push(line.clone());
+            }
+            invocation.id.clone()
+        });
+        (self.console)(id.as_deref(), &line);
+    }
+
+    /// Notes an exception that nothing caught but that does not end the invocation.
+    pub(crate) fn report(&self, key: InvocationKey, exception: Exception) {
+        let message = exception.stack.clone().unwrap_or_else(|| format!("{}: {}", exception.name, exception.message));
+        let line = LogLine {
+            level: LogLevel::Error,
+            message: format!("Uncaught {message}"),
+            timestamp_ms: exception.timestamp_ms,
+        };
+        let id = self.with(key, |invocation| {
+            if invocation.exceptions.len() < EXCEPTIONS_MAX {
+                invocation.exceptions.push(exception);
+            }
+            invocation.id.clone()
+        });
+        (self.console)(id.as_deref(), &line);
+    }
+
+    /// A promise was given to `waitUntil`.
+    pub(crate) fn wait_until_begun(&self, key: InvocationKey) {
+        self.with(key, |invocation| invocation.waiting += 1);
+    }
+
+    /// A promise given to `waitUntil` has settled.
+    pub(crate) fn wait_until_over(&self, key: InvocationKey) {
+        self.with(key, |invocation| invocation.waiting = invocation.waiting.saturating_sub(1));
+        self.end_if_over(key);
+    }
+
+    /// The client has the whole response, or there was none to have.
+    pub(crate) fn client_done(&self, key: InvocationKey) {
+        self.with(key, |invocation| {
+            invocation.client_gone.get_or_insert_with(Instant::now);
+        });
+        self.end_if_over(key);
+    }
+
+    /// The client went away before it had the whole response.
+    pub(crate) fn client_left(&self, key: InvocationKey) {
+        self.with(key, |invocation| {
+            invocation.client_gone.get_or_insert_with(Instant::now);
+            if invocation.outcome == Outcome::Ok {
+                invocation.outcome = Outcome::Canceled;
+            }
+            for waiter in invocation.left_waiters.drain(..) {
+                // A waiter that is gone has stopped caring.
+                let _ = waiter.send(true);
+            }
+        });
+        self.end_if_over(key);
+    }
+
+    /// How long an invocation may still go on. `None` says that it has ended.
+    pub(crate) fn time_left(&self, key: InvocationKey, wait_until: Duration) -> Option<Duration> {
+        self.with(key, |invocation| match invocation.client_gone {
+            None => CLIENT_CHECK,
+            // Without a `waitUntil`, a client that leaves takes the handler with it; its abort listeners
+            // get a moment to run first.
+            Some(gone) if invocation.waiting == 0 => ABORT_GRACE.saturating_sub(gone.elapsed()),
+            Some(gone) => wait_until.saturating_sub(gone.elapsed()),
+        })
+    }
+
+    pub(crate) fn wait_left(&self, key: InvocationKey) -> Option<oneshot::Receiver<bool>> {
+        let (sender, receiver) = oneshot::channel();
+        self.with(key, |invocation| invocation.left_waiters.push(sender)).map(|()| receiver)
+    }
+
+    pub(crate) fn wait_ended(&self, key: InvocationKey) -> Option<oneshot::Receiver<()>> {
+        let (sender, receiver) = oneshot::channel();
+        self.with(key, |invocation| invocation.ended_waiters.push(sender)).map(|()| receiver)
+    }
+
+    fn end_if_over(&self, key: InvocationKey) {
+        let over = self
+            .with(key, |i| i.handled && i.waiting == 0 && i.client_gone.is_some())
+            .unwrap_or(false);
+        if over {
+            self.end(key, None);
+        }
+    }
+
+    /// Ends an invocation whatever it still does. Without an outcome, the one that it came to stands.
+    pub(crate) fn end(&self, key: InvocationKey, outcome: Option<Outcome>) {
+        let Some(mut invocation) = self.table.borrow_mut().remove(&key) else { return };
+        invocation.cancel.cancel();
+        if let Some(waker) = invocation.waker.take() {
+            waker.wake();
+        }
+        let record = InvocationRecord {
+            id: invocation.id,
+            outcome: outcome.unwrap_or(invocation.outcome),
+            logs: invocation.logs,
+            exceptions: invocation.exceptions,
+            started_ms: invocation.started_ms,
+            cpu: invocation.cpu,
+            wall: invocation.started.elapsed(),
+        };
+        for waiter in invocation.ended_waiters {
+            // A waiter that is gone has stopped caring.
+            let _ = waiter.send(());
+        }
+        if let Some(on_end) = invocation.on_end.take() {
+            on_end(record);
+        }
+    }
+}
+
+/// Held by a streaming response body: tells the invocation whether the client took all of it.
+pub(crate) struct BodyGuard {
+    invocations: Rc<Invocations>,
+    key: InvocationKey,
+    over: bool,
+}
+
+impl BodyGuard {
+    pub(crate) fn new(invocations: Rc<Invocations>, key: InvocationKey) -> Self {
+        Self { invocations, key, over: false }
+    }
+
+    pub(crate) fn complete(mut self) {
+        self.over = true;
+        self.invocations.client_done(self.key);
+    }
+
+    pub(crate) fn broken(mut self, message: &str) {
+        self.over = true;
+        self.invocations.with(self.key, |invocation| {
+            if invocation.outcome == Outcome::Ok {
+                invocation.outcome = Outcome::Exception;
+            }
+            if invocation.exceptions.len() < EXCEPTIONS_MAX {
+                invocation.exceptions.push(Exception {
+                    name: "Error".to_owned(),
+                    message: format!("the response body broke off: {message}"),
+                    stack: None,
+                    timestamp_ms: now_ms(),
+                });
+            }
+        });
+        self.invocations.client_done(self.key);
+    }
+}
+
+impl Drop for BodyGuard {
+    fn drop(&mut self) {
+        if !self.over {
+            self.invocations.client_left(self.key);
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What one isolate and one invocation may use.
+
+use std::time::Duration;
+
+/// Limits of an instance and of each invocation in it.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// CPU time of start-up (compiling and running the script's top level).
+    pub startup_cpu: Duration,
+    /// CPU time of one invocation.
+    pub cpu: Duration,
+    /// Wall time until the handler has answered.
+    pub wall: Duration,
+    /// Wall time of `waitUntil` work after the response is complete or the client has left.
+    pub wait_until: Duration,
+    /// V8 heap, in bytes.
+    pub heap_bytes_max: usize,
+    /// `ArrayBuffer` contents, in bytes.
+    pub buffer_bytes_max: usize,
+    /// Subrequests of one invocation: fetches and KV operations.
+    pub subrequests_max: u32,
+    /// Console output kept for one invocation, in bytes.
+    pub log_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            startup_cpu: Duration::from_secs(1),
+            cpu: Duration::from_secs(30),
+            wall: Duration::from_secs(60),
+            wait_until: Duration::from_secs(30),
+            heap_bytes_max: 128 << 20,
+            buffer_bytes_max: 128 << 20,
+            subrequests_max: 1_000,
+            log_bytes_max: 256 << 10,
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Gives V8 a script's modules: resolves specifiers within the script, and turns text, JSON, bytes,
+//! WebAssembly and CommonJS into ES modules.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use deno_core::url::Url;
+use deno_core::{
+    ModuleCodeBytes, ModuleLoadOptions, ModuleLoadReferrer, ModuleLoadResponse, ModuleLoader,
+    ModuleResolveResponse, ModuleSource, ModuleSourceCode, ModuleSpecifier, ModuleType,
+    RequestedModuleType, ResolutionKind, SourceCodeCacheInfo,
+};
+use deno_error::JsErrorBox;
+
+use crate::code_cache::CodeCache;
+use crate::script::{Module, ModuleKind, Script, plain};
+
+/// Every module of a script lives under this.
+const ROOT: &str = "file:///";
+
+/// Raw bytes of a module, importable only by the module made for it.
+const BYTES_SCHEME: &str = "atoll-bytes";
+
+/// Modules that the runtime itself provides.
+const BUILT_IN: &[&str] = &["cloudflare:workers", "node:async_hooks"];
+
+pub(crate) struct ScriptLoader {
+    script: Arc<Script>,
+    cache: Arc<CodeCache>,
+}
+
+impl ScriptLoader {
+    pub(crate) fn new(script: Arc<Script>, cache: Arc<CodeCache>) -> Self {
+        Self { script, cache }
+    }
+
+    /// The URL of the main module.
+    pub(crate) fn main(&self) -> Result<ModuleSpecifier, JsErrorBox> {
+        let main = self.script.module(&self.script.main).ok_or_else(|| {
+            JsErrorBox::type_error(format!("the script has no module {:?} to start from", self.script.main))
+        })?;
+        module_url(&main.name)
+    }
+
+    fn find(&self, url: &Url) -> Option<&Module> {
+        if url.scheme() != "file" {
+            return None;
+        }
+        let path = deno_core::url::Url::path(url);
+        let path = percent_decode(path.trim_start_matches('/'));
+        self.script.module(&path)
+    }
+
+    fn in_script(&self, specifier: &str, referrer: &str) -> Option<ModuleSpecifier> {
+        let base = Url::parse(referrer).ok().filter(|url| url.scheme() == "file");
+        let base = base.or_else(|| Url::parse(ROOT).ok())?;
+        let without_query = specifier.split_once('?').map(|(path, _)| path);
+        let relative = specifier.starts_with('.') || specifier.starts_with('/');
+        for wanted in [Some(specifier), without_query].into_iter().flatten() {
+            let near = if relative { base.join(wanted).ok() } else { None };
+            let at_root = module_url(plain(wanted)).ok();
+            for url in [near, at_root].into_iter().flatten() {
+                if self.find(&url).is_some() {
+                    return Some(url);
+                }
+            }
+        }
+        None
+    }
+
+    fn source(&self, url: &ModuleSpecifier, options: &ModuleLoadOptions) -> Result<ModuleSource, JsErrorBox> {
+        if url.scheme() == BYTES_SCHEME {
+            let module = self.script.module(&percent_decode(url.path())).ok_or_else(|| missing(url.as_str()))?;
+            let bytes = ModuleCodeBytes::Boxed(module.bytes.to_vec().into_boxed_slice());
+            return Ok(ModuleSource::new(ModuleType::Bytes, ModuleSourceCode::Bytes(bytes), url, None));
+        }
+        let module = self.find(url).ok_or_else(|| missing(url.as_str()))?;
+        let text = || {
+            std::str::from_utf8(&module.bytes)
+                .map_err(|_| JsErrorBox::type_error(format!("module {:?} is not UTF-8 text", module.name)))
+        };
+        let typed = match options.requested_module_type {
+            RequestedModuleType::Json => Some(ModuleType::Json),
+            RequestedModuleType::Text => Some(ModuleType::Text),
+            _ => None,
+        };
+        if let Some(typed) = typed {
+            let code = ModuleSourceCode::String(text()?.to_owned().into());
+            return Ok(ModuleSource::new(typed, code, url, None));
+        }
+        let code = match module.kind {
+            ModuleKind::EsModule => text()?.to_owned(),
+            ModuleKind::CommonJs => self.common_js(module, text()?),
+            ModuleKind::Text => format!("export default {};", json_string(text()?)),
+            ModuleKind::Json => format!("export default JSON.parse({});", json_string(text()?)),
+            ModuleKind::Data => from_bytes(&module.name, "bytes.buffer"),
+            ModuleKind::Wasm => from_bytes(&module.name, "new WebAssembly.Module(bytes)"),
+            ModuleKind::SourceMap => return Err(missing(url.as_str())),
+        };
+        let cached = if module.kind == ModuleKind::EsModule { self.cached(module) } else { None };
+        let code = ModuleSourceCode::String(code.into());
+        Ok(ModuleSource::new(ModuleType::JavaScript, code, url, cached))
+    }
+
+    /// Only what is compiled as it was uploaded is cached: V8 tells sources apart by their length.
+    fn cached(&self, module: &Module) -> Option<SourceCodeCacheInfo> {
+        let hash = self.script.content_hash(&module.name)?;
+        let short = u64::from_le_bytes(hash[..8].try_into().expect("a SHA-256 has 32 bytes"));
+        let data = self.cache.get(&hash).map(|code| Cow::Owned(code.to_vec()));
+        Some(SourceCodeCacheInfo { hash: short, data })
+    }
+
+    /// Wraps a CommonJS module. `require` sees the script's other modules by the names they were uploaded
+    /// under; everything stays on the module's own first line, so that positions hold.
+    fn common_js(&self, module: &Module, source: &str) -> String {
+        let mut imports = String::new();
+        let mut table = String::new();
+        if source.contains("require(") {
+            let others = self.script.modules.iter().filter(|other| {
+                other.name != module.name && other.kind != ModuleKind::SourceMap
+            });
+            for (index, other) in others.enumerate() {
+                let name = json_string(&format!("/{}", plain(&other.name)));
+                let _ = write!(imports, "import * as $m{index} from {name};");
+                let _ = write!(table, "{}: $m{index},", json_string(plain(&other.name)));
+            }
+        }
+        format!(
+            "{imports}const module = {{ exports: {{}} }}; \
+             const $table = {{ __proto__: null, {table} }}; \
+             const require = (name) => {{ const found = $table[name.replace(/^\\.\\//, '')]; \
+             if (found === undefined) throw new Error(`Cannot find module '${{name}}'`); \
+             return 'default' in found ? found.default : found; }}; \
+             (function (exports, require, module) {{ {source}\n}}).call(module.exports, module.exports, require, module); \
+             export default module.exports;"
+        )
+    }
+}
+
+/// The module that gives out another module's bytes in some shape.
+fn from_bytes(name: &str, shape: &str) -> String {
+    let bytes = json_string(&format!("{BYTES_SCHEME}:{}", plain(name)));
+    format!("import bytes from {bytes} with {{ type: \"bytes\" }}; export default {shape};")
+}
+
+fn json_string(text: &str) -> String {
+    deno_core::serde_json::to_string(text).expect("a string is always valid JSON")
+}
+
+fn module_url(name: &str) -> Result<ModuleSpecifier, JsErrorBox> {
+    Url::parse(ROOT)
+        .and_then(|root| root.join(plain(name)))
+        .map_err(|error| JsErrorBox::type_error(format!("{name:?} cannot name a module: {error}")))
+}
+
+fn percent_decode(path: &str) -> Cow<'_, str> {
+    if !path.contains('%') {
+        return Cow::Borrowed(path);
+    }
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        let code = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+        match code.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) if *first == b'%' => {
+                bytes.push(byte);
+                rest = &tail[2..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn missing(specifier: &str) -> JsErrorBox {
+    let name = specifier.strip_prefix(ROOT).unwrap_or(specifier);
+    JsErrorBox::type_error(format!("No such module \"{name}\"."))
+}
+
+impl ModuleLoader for ScriptLoader {
+    fn resolve(&self, specifier: &str, referrer: &str, _kind: ResolutionKind) -> ModuleResolveResponse {
+        if BUILT_IN.contains(&specifier) {
+            return Url::parse(specifier).map_err(|_| missing(specifier));
+        }
+        if let Some(name) = specifier.strip_prefix("atoll-bytes:") {
+            let own = module_url(name).is_ok_and(|url| url.as_str() == referrer)
+                && self.script.module(name).is_some_and(|m| matches!(m.kind, ModuleKind::Data | ModuleKind::Wasm));
+            return if own { Url::parse(specifier).map_err(|_| missing(specifier)) } else { Err(missing(specifier)) };
+        }
+        if let Some(url) = self.in_script(specifier, referrer) {
+            return Ok(url);
+        }
+        if specifier.starts_with("node:") {
+            return Err(JsErrorBox::type_error(format!(
+                "No such module \"{specifier}\". Of Node's modules only node:async_hooks is built in: \
+                 bundle a polyfill for the others."
+            )));
+        }
+        let importer = referrer.strip_prefix(ROOT).unwrap_or(referrer);
+        Err(JsErrorBox::type_error(format!("No such module \"{specifier}\". It is imported from \"{importer}\".")))
+    }
+
+    fn load(
+        &self,
+        url: &ModuleSpecifier,
+        _referrer: Option<&ModuleLoadReferrer>,
+        options: ModuleLoadOptions,
+    ) -> ModuleLoadResponse {
+        ModuleLoadResponse::Sync(self.source(url, &options))
+    }
+
+    fn code_cache_ready(
+        &self,
+        url: ModuleSpecifier,
+        _hash: u64,
+        code: &[u8],
+    ) -> Pin<Box<dyn Future<Output = ()>>> {
+        if let Some(hash) = self.find(&url).and_then(|module| self.script.content_hash(&module.name)) {
+            self.cache.put(hash, code);
+        }
+        Box::pin(std::future::ready(()))
+    }
+
+    /// Sources stay with the author: the map's word is taken for them.
+    fn source_map_source_exists(&self, _url: &str) -> Option<bool> {
+        Some(true)
+    }
+
+    fn get_source_map(&self, file_name: &str) -> Option<Cow<'_, [u8]>> {
+        let name = file_name.strip_prefix(ROOT)?;
+        let map = self.script.module(&format!("{name}.map"))?;
+        (map.kind == ModuleKind::SourceMap).then(|| Cow::Borrowed(&map.bytes[..]))
+    }
+}

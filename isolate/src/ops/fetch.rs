@@ -1,0 +1,165 @@
+//! The op behind `fetch()`: one hop through the host's gate.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use deno_core::{
+    AsyncResult, BufView, ByteString, CancelHandle, CancelTryFuture, JsBuffer, OpState, Resource,
+    ResourceId, op2,
+};
+use deno_error::JsErrorBox;
+use http::header::{HeaderName, HeaderValue, LOCATION};
+use http_body::{Frame, SizeHint};
+use serde::Serialize;
+
+use super::{InstanceState, instance, thrown};
+use crate::body::{BodyResource, ResponseBody};
+use crate::host::{Body, BoxError, Decode, FetchHop, Via};
+
+/// The most that one read takes out of a request's stream, in bytes.
+const READ_BYTES_MAX: usize = 64 << 10;
+
+/// What JS passes for a hop to the internet whose body is to be decoded; a smaller number is one whose body
+/// is left as it comes, and a capability number is a service binding.
+const INTERNET: i32 = -1;
+
+/// A request body that JS or another resource produces.
+struct ResourceBody {
+    resource: Rc<dyn Resource>,
+    reading: Option<AsyncResult<BufView>>,
+    over: bool,
+}
+
+impl http_body::Body for ResourceBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        let resource = self.resource.clone();
+        let reading = self.reading.get_or_insert_with(|| resource.read(READ_BYTES_MAX));
+        let read = std::task::ready!(reading.as_mut().poll(cx));
+        self.reading = None;
+        match read {
+            Ok(view) if view.is_empty() => {
+                self.over = true;
+                Poll::Ready(None)
+            }
+            Ok(view) => Poll::Ready(Some(Ok(Frame::data(Bytes::copy_from_slice(&view))))),
+            Err(error) => {
+                self.over = true;
+                Poll::Ready(Some(Err(error.to_string().into())))
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.resource.size_hint() {
+            (lower, Some(upper)) if lower == upper && upper > 0 => SizeHint::with_exact(upper),
+            _ => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for ResourceBody {
+    fn drop(&mut self) {
+        self.reading = None;
+        self.resource.clone().close();
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct HopResult {
+    status: u16,
+    status_text: String,
+    headers: Vec<(ByteString, ByteString)>,
+    location: Option<String>,
+    rid: ResourceId,
+    decoded: bool,
+}
+
+fn request_headers(headers: Vec<(ByteString, ByteString)>) -> Result<http::HeaderMap, JsErrorBox> {
+    let mut map = http::HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers {
+        let name = HeaderName::from_bytes(&name)
+            .map_err(|_| JsErrorBox::type_error("a request header has a name that HTTP does not allow"))?;
+        let value = HeaderValue::from_bytes(&value).map_err(|_| {
+            JsErrorBox::type_error(format!("the request header {name} has a value that HTTP does not allow"))
+        })?;
+        map.append(name, value);
+    }
+    Ok(map)
+}
+
+#[op2]
+#[serde]
+#[allow(clippy::too_many_arguments, reason = "one call into Rust per hop")]
+pub(crate) async fn op_fetch_hop(
+    state: Rc<RefCell<OpState>>,
+    #[smi] key: u32,
+    #[smi] via: i32,
+    #[string] method: String,
+    #[string] url: String,
+    #[serde] headers: Vec<(ByteString, ByteString)>,
+    #[buffer] body: Option<JsBuffer>,
+    #[smi] body_rid: ResourceId,
+    #[smi] cancel_rid: ResourceId,
+) -> Result<HopResult, JsErrorBox> {
+    let (InstanceState { invocations, host }, resource, by_signal) = {
+        let mut state = state.borrow_mut();
+        let by_signal = state.resource_table.get::<CancelHandle>(cancel_rid).map_err(JsErrorBox::from_err)?;
+        let resource = match body_rid {
+            0 => None,
+            rid => Some(state.resource_table.take_any(rid).map_err(JsErrorBox::from_err)?),
+        };
+        (instance(&state), resource, by_signal)
+    };
+    let (invocation, by_end) = invocations.count_subrequest(key).map_err(JsErrorBox::generic)?;
+    let body: Option<Body> = match (resource, body) {
+        (Some(resource), _) => Some(Box::pin(ResourceBody { resource, reading: None, over: false })),
+        (None, Some(bytes)) => Some(Box::pin(ResponseBody::Full(Some(Bytes::copy_from_slice(&bytes))))),
+        (None, None) => None,
+    };
+    let mut request = http::Request::builder()
+        .method(method.as_str())
+        .uri(&url)
+        .body(body)
+        .map_err(|error| JsErrorBox::type_error(format!("cannot fetch {url}: {error}")))?;
+    *request.headers_mut() = request_headers(headers)?;
+    let (via, decode) = match u32::try_from(via) {
+        Ok(capability) => (Via::Service(capability), Decode::No),
+        Err(_) if via == INTERNET => (Via::Internet, Decode::Yes),
+        Err(_) => (Via::Internet, Decode::No),
+    };
+    let hop = FetchHop { invocation, via, request, decode };
+    let response = host.fetch(hop);
+    let response = async move { response.await.map_err(thrown) }
+        .try_or_cancel(by_signal)
+        .try_or_cancel(by_end.clone())
+        .await?;
+    let (parts, body) = response.into_parts();
+    let headers = parts
+        .headers
+        .iter()
+        .map(|(name, value)| (ByteString::from(name.as_str()), ByteString::from(value.as_bytes().to_vec())))
+        .collect();
+    let location = parts.headers.get(LOCATION).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
+    let rid = state.borrow_mut().resource_table.add(BodyResource::new(body, by_end));
+    Ok(HopResult {
+        status: parts.status.as_u16(),
+        status_text: parts.status.canonical_reason().unwrap_or_default().to_owned(),
+        headers,
+        location,
+        rid,
+        decoded: false,
+    })
+}

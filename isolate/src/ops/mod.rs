@@ -1,0 +1,52 @@
+//! The ops: the only Rust that JS can call. Each finds its invocation by number and never trusts it.
+
+mod fetch;
+mod kv;
+mod life;
+mod request;
+mod respond;
+
+pub(crate) use fetch::op_fetch_hop;
+pub(crate) use kv::{op_kv_delete, op_kv_get, op_kv_list, op_kv_put};
+pub(crate) use life::{
+    op_invocation_ended, op_invocation_fail, op_invocation_handled,
+    op_invocation_pass_through, op_invocation_wait_left, op_log, op_report_error,
+    op_wait_until_begun, op_wait_until_over,
+};
+pub(crate) use life::exception_of;
+pub(crate) use request::{op_request_body, op_request_cf, op_request_headers};
+pub(crate) use respond::op_respond;
+
+use std::rc::Rc;
+
+use deno_core::OpState;
+use deno_error::JsErrorBox;
+
+use crate::host::{Host, HostError};
+use crate::invocation::Invocations;
+
+/// What ops find in an instance's `OpState`.
+#[derive(Clone)]
+pub(crate) struct InstanceState {
+    pub(crate) invocations: Rc<Invocations>,
+    pub(crate) host: Rc<dyn Host>,
+}
+
+fn instance(state: &OpState) -> InstanceState {
+    state.borrow::<InstanceState>().clone()
+}
+
+fn invocations(state: &OpState) -> Rc<Invocations> {
+    state.borrow::<InstanceState>().invocations.clone()
+}
+
+fn ended() -> JsErrorBox {
+    JsErrorBox::generic("the invocation that this belongs to has ended")
+}
+
+fn thrown(error: HostError) -> JsErrorBox {
+    match error {
+        HostError::Refused(message) => JsErrorBox::type_error(message),
+        HostError::Failed(message) => JsErrorBox::generic(message),
+    }
+}

@@ -1,0 +1,56 @@
+//! Ops that give JS the parts of an incoming request, each when it is asked for.
+
+use deno_core::{OpState, ResourceId, op2, v8};
+use deno_error::JsErrorBox;
+
+use super::{ended, invocations};
+use crate::body::BodyResource;
+
+fn latin1<'s>(scope: &mut v8::PinScope<'s, '_>, bytes: &[u8]) -> v8::Local<'s, v8::Value> {
+    v8::String::new_from_one_byte(scope, bytes, v8::NewStringType::Normal)
+        .unwrap_or_else(|| v8::String::empty(scope))
+        .into()
+}
+
+/// The headers as `[[name, value], …]`, names in lower case.
+#[op2]
+pub(crate) fn op_request_headers<'a>(
+    scope: &mut v8::PinScope<'a, '_>,
+    state: &mut OpState,
+    #[smi] key: u32,
+) -> Result<v8::Local<'a, v8::Array>, JsErrorBox> {
+    let headers = invocations(state)
+        .with(key, |invocation| invocation.request.as_ref().map(|request| request.headers.clone()))
+        .flatten()
+        .ok_or_else(ended)?;
+    let mut pairs = Vec::with_capacity(headers.len());
+    for (name, value) in &headers {
+        let pair = [latin1(scope, name.as_str().as_bytes()), latin1(scope, value.as_bytes())];
+        pairs.push(v8::Array::new_with_elements(scope, &pair).into());
+    }
+    Ok(v8::Array::new_with_elements(scope, &pairs))
+}
+
+/// `request.cf` as JSON text.
+#[op2]
+#[string]
+pub(crate) fn op_request_cf(state: &mut OpState, #[smi] key: u32) -> String {
+    invocations(state)
+        .with(key, |invocation| invocation.request.as_ref().map(|request| request.cf.to_string()))
+        .flatten()
+        .unwrap_or_else(|| "{}".to_owned())
+}
+
+/// The body as a resource. It can be taken once.
+#[op2(fast)]
+#[smi]
+pub(crate) fn op_request_body(state: &mut OpState, #[smi] key: u32) -> Result<ResourceId, JsErrorBox> {
+    let (body, cancel) = invocations(state)
+        .with(key, |invocation| {
+            let body = invocation.request.as_mut().and_then(|request| request.body.take());
+            body.map(|body| (body, invocation.cancel.clone()))
+        })
+        .flatten()
+        .ok_or_else(ended)?;
+    Ok(state.resource_table.add(BodyResource::new(body, cancel)))
+}

@@ -1,0 +1,83 @@
+//! The op that takes a handler's response.
+
+use bytes::Bytes;
+use deno_core::{OpState, op2, v8};
+use deno_error::JsErrorBox;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+
+use super::invocations;
+use crate::body::{ResponseBody, StreamBody};
+use crate::invocation::{Answer, BodyGuard};
+
+/// The content type that the Fetch standard gives a string body.
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain;charset=UTF-8");
+
+/// A string's bytes, one for each character: header names and values are byte strings.
+fn byte_string(scope: &mut v8::PinScope<'_, '_>, value: v8::Local<'_, v8::Value>) -> Option<Vec<u8>> {
+    let text: v8::Local<'_, v8::String> = value.try_into().ok()?;
+    let mut bytes = vec![0; text.length()];
+    text.write_one_byte_v2(scope, 0, &mut bytes, v8::WriteFlags::empty());
+    Some(bytes)
+}
+
+fn header(
+    scope: &mut v8::PinScope<'_, '_>,
+    entry: v8::Local<'_, v8::Value>,
+) -> Option<(HeaderName, HeaderValue)> {
+    let pair: v8::Local<'_, v8::Array> = entry.try_into().ok()?;
+    let name = pair.get_index(scope, 0)?;
+    let value = pair.get_index(scope, 1)?;
+    let name = byte_string(scope, name)?;
+    let value = byte_string(scope, value)?;
+    if name.eq_ignore_ascii_case(b"content-type") {
+        let value = if value == TEXT.as_bytes() { TEXT } else { HeaderValue::from_maybe_shared(Bytes::from(value)).ok()? };
+        return Some((CONTENT_TYPE, value));
+    }
+    Some((HeaderName::from_bytes(&name).ok()?, HeaderValue::from_maybe_shared(Bytes::from(value)).ok()?))
+}
+
+/// Headers that describe the connection are the server's to write.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(name.as_str(), "connection" | "keep-alive" | "transfer-encoding" | "upgrade" | "proxy-connection")
+}
+
+#[op2(fast)]
+pub(crate) fn op_respond<'a>(
+    scope: &mut v8::PinScope<'a, '_>,
+    state: &mut OpState,
+    #[smi] key: u32,
+    #[smi] status: u16,
+    headers: v8::Local<'a, v8::Array>,
+    body: v8::Local<'a, v8::Value>,
+) -> Result<(), JsErrorBox> {
+    let invocations = invocations(state);
+    let status = StatusCode::from_u16(status)
+        .map_err(|_| JsErrorBox::range_error(format!("{status} is not an HTTP status")))?;
+    let body = if body.is_null_or_undefined() {
+        ResponseBody::Empty
+    } else if let Ok(text) = v8::Local::<v8::String>::try_from(body) {
+        ResponseBody::Full(Some(Bytes::from(text.to_rust_string_lossy(scope))))
+    } else if let Ok(view) = v8::Local::<v8::Uint8Array>::try_from(body) {
+        let mut bytes = vec![0; view.byte_length()];
+        view.copy_contents(&mut bytes);
+        ResponseBody::Full(Some(Bytes::from(bytes)))
+    } else {
+        let rid = body.uint32_value(scope).unwrap_or(0);
+        let resource = state.resource_table.take_any(rid).map_err(JsErrorBox::from_err)?;
+        ResponseBody::Stream(StreamBody::new(resource, BodyGuard::new(invocations.clone(), key)))
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    for index in 0..headers.length() {
+        let Some(entry) = headers.get_index(scope, index) else { continue };
+        let Some((name, value)) = header(scope, entry) else {
+            return Err(JsErrorBox::type_error("the response has a header that HTTP does not allow"));
+        };
+        if !is_hop_by_hop(&name) {
+            response.headers_mut().append(name, value);
+        }
+    }
+    invocations.answer(key, Answer::Response(response));
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! The watchdog: one thread that looks, every millisecond, at what each isolate thread executes, and ends
+//! what has used up its CPU budget.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::Thread;
+use std::time::Duration;
+
+use deno_core::v8::IsolateHandle;
+
+use crate::boundary::ThreadClock;
+
+/// How often running code is looked at.
+const TICK: Duration = Duration::from_millis(1);
+
+/// Ticks without any running code after which the watchdog goes to sleep.
+const IDLE_TICKS: u32 = 50;
+
+/// How long a sleep lasts at most.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+struct Running {
+    handle: IsolateHandle,
+    /// The thread's CPU time at which the budget is used up.
+    until: Duration,
+    fired: bool,
+}
+
+struct Slot {
+    clock: ThreadClock,
+    running: Mutex<Option<Running>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    slots: Mutex<Vec<Arc<Slot>>>,
+    running: AtomicUsize,
+    asleep: AtomicBool,
+    thread: Mutex<Option<Thread>>,
+}
+
+/// Ends executions that use too much CPU time. One serves all isolate threads of a process.
+pub(crate) struct Watchdog {
+    shared: Arc<Shared>,
+}
+
+/// One isolate thread's place under the watchdog.
+pub(crate) struct WatchedThread {
+    shared: Arc<Shared>,
+    slot: Arc<Slot>,
+}
+
+/// What came of a watched execution.
+pub(crate) struct Spent {
+    /// CPU time used.
+    pub(crate) cpu: Duration,
+    /// Whether the watchdog ended it.
+    pub(crate) over_budget: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Watchdog {
+    /// Starts the watchdog's thread. It ends when the watchdog and all its threads' places are gone.
+    pub(crate) fn start() -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let weak = Arc::downgrade(&shared);
+        let joined = std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || watch(&weak))?;
+        *lock(&shared.thread) = Some(joined.thread().clone());
+        Ok(Self { shared })
+    }
+
+    /// Takes a place for the calling thread.
+    pub(crate) fn enlist(&self) -> std::io::Result<WatchedThread> {
+        let slot = Arc::new(Slot { clock: ThreadClock::current()?, running: Mutex::new(None) });
+        lock(&self.shared.slots).push(slot.clone());
+        Ok(WatchedThread { shared: self.shared.clone(), slot })
+    }
+}
+
+fn watch(shared: &Weak<Shared>) {
+    let mut idle = 0;
+    loop {
+        let Some(shared) = shared.upgrade() else { return };
+        if shared.running.load(Ordering::SeqCst) == 0 {
+            idle += 1;
+        } else {
+            idle = 0;
+            for slot in lock(&shared.slots).iter() {
+                if let Some(running) = &mut *lock(&slot.running)
+                    && !running.fired
+                    && slot.clock.now() >= running.until
+                {
+                    running.fired = true;
+                    running.handle.terminate_execution();
+                }
+            }
+        }
+        if idle < IDLE_TICKS {
+            drop(shared);
+            std::thread::sleep(TICK);
+            continue;
+        }
+        shared.asleep.store(true, Ordering::SeqCst);
+        if shared.running.load(Ordering::SeqCst) == 0 {
+            drop(shared);
+            std::thread::park_timeout(SLEEP_MAX);
+        }
+        idle = 0;
+    }
+}
+
+impl WatchedThread {
+    /// Runs `f`, which executes JS in the isolate behind `handle`, within a CPU budget.
+    pub(crate) fn run<R>(&self, handle: &IsolateHandle, budget: Duration, f: impl FnOnce() -> R) -> (R, Spent) {
+        let start = self.slot.clock.now();
+        *lock(&self.slot.running) = Some(Running { handle: handle.clone(), until: start + budget, fired: false });
+        self.shared.running.fetch_add(1, Ordering::SeqCst);
+        if self.shared.asleep.swap(false, Ordering::SeqCst)
+            && let Some(thread) = &*lock(&self.shared.thread)
+        {
+            thread.unpark();
+        }
+        let result = f();
+        self.shared.running.fetch_sub(1, Ordering::SeqCst);
+        let fired = lock(&self.slot.running).take().is_some_and(|running| running.fired);
+        let cpu = self.slot.clock.now().saturating_sub(start);
+        (result, Spent { cpu, over_budget: fired })
+    }
+}
+
+impl Drop for WatchedThread {
+    fn drop(&mut self) {
+        lock(&self.shared.slots).retain(|slot| !Arc::ptr_eq(slot, &self.slot));
+    }
+}

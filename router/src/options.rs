@@ -1,0 +1,91 @@
+//! The limits of a listener, each with the default that a node starts with.
+
+use std::time::Duration;
+
+/// The longest URL (as it stands in the request line) answered with anything but 414.
+pub const URL_BYTES_MAX: usize = 16 * 1024;
+/// The most header bytes a request may have, its first line included.
+pub const HEADER_BYTES_MAX: usize = 128 * 1024;
+/// The most header lines a request may have. It is hyper's own limit for HTTP/1, whose parser is
+/// slower with any other.
+pub const HEADERS_MAX: usize = 100;
+/// The time for a whole request head, from its first byte (or from the accept) to its last.
+pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(15);
+/// The time for a TLS handshake.
+pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection without a request in flight is kept.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long a client may refuse to take bytes that are ready for it.
+pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a request body may yield nothing while it is being read.
+pub const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The most open connections of one listener on one thread.
+pub const CONNECTIONS_MAX: usize = 16_384;
+/// The most streams a client may have open on one HTTP/2 connection.
+pub const H2_STREAMS_MAX: u32 = 128;
+/// The most streams reset by the client before they were taken up (CVE-2023-44487).
+pub const H2_PENDING_RESETS_MAX: usize = 32;
+/// The most streams reset by us for the client's errors before the connection is closed.
+pub const H2_ERROR_RESETS_MAX: usize = 256;
+/// How often an HTTP/2 peer is pinged.
+pub const H2_PING_INTERVAL: Duration = Duration::from_secs(30);
+/// How long an HTTP/2 peer has to answer a ping.
+pub const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// The receive window of one HTTP/2 stream, in bytes.
+pub const H2_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// The receive window of one HTTP/2 connection, in bytes.
+pub const H2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// The most response bytes buffered for one HTTP/2 stream.
+pub const H2_SEND_BUFFER_BYTES: usize = 256 * 1024;
+
+/// The limits of one listener. `ServeOptions::default()` has the constants of this module.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// See [`URL_BYTES_MAX`].
+    pub url_bytes_max: usize,
+    /// See [`HEADER_BYTES_MAX`]. Never below 8 KiB.
+    pub header_bytes_max: usize,
+    /// See [`HEADER_READ_TIMEOUT`].
+    pub header_read_timeout: Duration,
+    /// See [`TLS_HANDSHAKE_TIMEOUT`].
+    pub tls_handshake_timeout: Duration,
+    /// See [`IDLE_TIMEOUT`].
+    pub idle_timeout: Duration,
+    /// See [`WRITE_STALL_TIMEOUT`].
+    pub write_stall_timeout: Duration,
+    /// See [`CONNECTIONS_MAX`].
+    pub connections_max: usize,
+    /// See [`H2_STREAMS_MAX`].
+    pub h2_streams_max: u32,
+    /// See [`H2_PING_INTERVAL`].
+    pub h2_ping_interval: Duration,
+    /// See [`H2_PING_TIMEOUT`].
+    pub h2_ping_timeout: Duration,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self {
+            url_bytes_max: URL_BYTES_MAX,
+            header_bytes_max: HEADER_BYTES_MAX,
+            header_read_timeout: HEADER_READ_TIMEOUT,
+            tls_handshake_timeout: TLS_HANDSHAKE_TIMEOUT,
+            idle_timeout: IDLE_TIMEOUT,
+            write_stall_timeout: WRITE_STALL_TIMEOUT,
+            connections_max: CONNECTIONS_MAX,
+            h2_streams_max: H2_STREAMS_MAX,
+            h2_ping_interval: H2_PING_INTERVAL,
+            h2_ping_timeout: H2_PING_TIMEOUT,
+        }
+    }
+}
+
+impl ServeOptions {
+    /// How often the connections are looked over: often enough to hold the shortest limit to a
+    /// quarter, and never more than once a second under the defaults.
+    pub(crate) fn sweep_interval(&self) -> Duration {
+        let shortest =
+            self.header_read_timeout.min(self.idle_timeout).min(self.write_stall_timeout);
+        (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
+    }
+}

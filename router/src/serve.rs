@@ -1,0 +1,382 @@
+//! Serves one listener on one thread: accepts, agrees on TLS and a protocol, runs HTTP/1.1 or
+//! HTTP/2, holds the limits, and drains. It knows nothing of routes or workers: a [`Service`] does.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::Either;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{MissedTickBehavior, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use crate::connection::{Alpn, Connection, GuardedIo, InFlight, TrackedBody};
+use crate::connections::{Connections, Order, Place};
+use crate::drain::{DrainSignal, Drained};
+use crate::options::{
+    H2_CONNECTION_WINDOW_BYTES, H2_ERROR_RESETS_MAX, H2_PENDING_RESETS_MAX, H2_SEND_BUFFER_BYTES,
+    H2_STREAM_WINDOW_BYTES, HEADERS_MAX, ServeOptions,
+};
+use crate::tls;
+
+/// How long accepting rests when the system has no file descriptor left.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+/// What every HTTP/2 connection begins with.
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How much is read at once to learn the protocol.
+const SNIFF_BYTES: usize = 1024;
+/// hyper refuses a smaller buffer.
+const BUFFER_BYTES_MIN: usize = 8192;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What answers requests. It lives on one thread, so it and its futures need not be `Send`.
+pub trait Service: 'static {
+    /// The body of its responses.
+    type Body: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + 'static;
+
+    /// Answers one request.
+    ///
+    /// A dropped future (or response body) means that the client left: HTTP/1 closed the
+    /// connection, or HTTP/2 reset the stream. On HTTP/1 this is noticed while nothing of the
+    /// request's body is left unread.
+    fn call(
+        &self,
+        request: Request<Incoming>,
+        connection: &Rc<Connection>,
+    ) -> impl Future<Output = Response<Self::Body>> + use<Self> + 'static;
+
+    /// Answers a request that a limit refuses before it is looked at.
+    fn refuse(
+        &self,
+        request: &Request<Incoming>,
+        refusal: Refusal,
+        connection: &Rc<Connection>,
+    ) -> Response<Self::Body>;
+}
+
+/// Why a request is refused before it is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Answer 414: the URL is longer than `url_bytes_max`.
+    UrlTooLong,
+    /// Answer 431: there are more than [`HEADERS_MAX`] header lines.
+    TooManyHeaders,
+}
+
+/// A listener could not be served.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot serve the listening socket: {0}")]
+pub struct ServeError(#[from] io::Error);
+
+/// Serves a listener until the drain has ended. Runs within a `LocalSet` of a current-thread
+/// runtime; each connection is a task of it.
+///
+/// With `tls`, connections begin with a TLS handshake. HTTP/2 is chosen by ALPN, or without TLS
+/// by a client that begins with its preface.
+///
+/// When the drain starts, connections that wait in the socket's queue are still accepted, HTTP/1
+/// connections close after the current response, and HTTP/2 connections get GOAWAY.
+pub async fn serve<S: Service>(
+    listener: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
+    options: ServeOptions,
+    service: Rc<S>,
+    mut drain: DrainSignal,
+) -> Result<Drained, ServeError> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let local = listener.local_addr()?;
+    let server = Rc::new(Server { options, tls: tls.map(TlsAcceptor::from), service, local });
+    let connections = Rc::new(Connections::default());
+    let mut sweep = tokio::time::interval(server.options.sweep_interval());
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+
+    let deadline = loop {
+        tokio::select! {
+            () = accept_one(&listener, &server, &connections) => {}
+            _ = sweep.tick() => connections.sweep(&server.options),
+            deadline = drain.started() => break deadline,
+        }
+    };
+    accept_queued(listener, &server, &connections);
+    connections.order_all(Order::Drain);
+    let draining = connections.count();
+    let all_closed = async {
+        while connections.count() > 0 {
+            tokio::select! {
+                () = connections.one_closed() => {}
+                _ = sweep.tick() => connections.sweep(&server.options),
+            }
+        }
+    };
+    let cut = match tokio::time::timeout_at(deadline, all_closed).await {
+        Ok(()) => 0,
+        Err(_) => connections.count(),
+    };
+    connections.order_all(Order::Close);
+    Ok(Drained { finished: draining - cut, cut })
+}
+
+/// What every connection of a listener shares.
+struct Server<S> {
+    options: ServeOptions,
+    tls: Option<TlsAcceptor>,
+    service: Rc<S>,
+    local: SocketAddr,
+}
+
+/// Accepts one connection, or rests when there is no room. Safe to cancel.
+async fn accept_one<S: Service>(
+    listener: &tokio::net::TcpListener,
+    server: &Rc<Server<S>>,
+    connections: &Rc<Connections>,
+) {
+    while connections.count() >= server.options.connections_max {
+        connections.evict();
+        // With nothing to evict every connection is busy: newcomers wait in the socket's queue.
+        connections.one_closed().await;
+    }
+    match listener.accept().await {
+        Ok((socket, peer)) => spawn_connection(socket, peer, server, connections),
+        Err(error) if is_of_one_connection(&error) => {}
+        Err(error) => {
+            let evicted = connections.evict();
+            tracing::warn!(%error, evicted, "cannot accept connections for a moment");
+            tokio::time::sleep(ACCEPT_BACKOFF).await;
+        }
+    }
+}
+
+/// Whether an error of accept concerns only the connection that was to be accepted.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// Accepts what already waits in the socket's queue (closing it would reset them) and closes it.
+fn accept_queued<S: Service>(
+    listener: tokio::net::TcpListener,
+    server: &Rc<Server<S>>,
+    connections: &Rc<Connections>,
+) {
+    let Ok(listener) = listener.into_std() else { return };
+    while connections.count() < server.options.connections_max {
+        let Ok((socket, peer)) = listener.accept() else { return };
+        let ready = socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket));
+        if let Ok(socket) = ready {
+            spawn_connection(socket, peer, server, connections);
+        }
+    }
+}
+
+fn spawn_connection<S: Service>(
+    socket: TcpStream,
+    peer: SocketAddr,
+    server: &Rc<Server<S>>,
+    connections: &Rc<Connections>,
+) {
+    let (place, server) = (connections.add(), Rc::clone(server));
+    tokio::task::spawn_local(async move {
+        if let Err(error) = serve_connection(socket, peer, &server, &place).await {
+            tracing::debug!(%peer, error, "a connection ended early");
+        }
+    });
+}
+
+async fn serve_connection<S: Service>(
+    socket: TcpStream,
+    peer: SocketAddr,
+    server: &Server<S>,
+    place: &Place,
+) -> Result<(), BoxError> {
+    // With a listener on every address only the socket knows which one the client asked for.
+    let local =
+        if server.local.ip().is_unspecified() { socket.local_addr()? } else { server.local };
+    let Some(acceptor) = &server.tls else {
+        return serve_stream(socket, Connection { peer, local, tls: None }, server, place).await;
+    };
+    let handshake = timeout(server.options.tls_handshake_timeout, acceptor.accept(socket));
+    let stream = tokio::select! {
+        result = handshake => result.map_err(|_| "the tls handshake took too long")??,
+        () = place.orders.changed() => return Ok(()),
+    };
+    let info = tls::session(stream.get_ref().1);
+    serve_stream(stream, Connection { peer, local, tls: Some(info) }, server, place).await
+}
+
+async fn serve_stream<S: Service, T>(
+    mut stream: T,
+    connection: Connection,
+    server: &Server<S>,
+    place: &Place,
+) -> Result<(), BoxError>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let agreed = connection.tls.as_ref().and_then(|tls| tls.alpn);
+    let (protocol, sniffed) = match agreed {
+        Some(protocol) => (protocol, Bytes::new()),
+        None => {
+            let sniff = timeout(server.options.header_read_timeout, sniff(&mut stream));
+            tokio::select! {
+                result = sniff => result.map_err(|_| "the client sent no request in time")??,
+                () = place.orders.changed() => return Ok(()),
+            }
+        }
+    };
+    let io = TokioIo::new(GuardedIo::new(stream, sniffed, Arc::clone(&place.activity)));
+    let connection = Rc::new(connection);
+    match protocol {
+        Alpn::Http1 => serve_http1(io, connection, server, place).await,
+        Alpn::H2 => serve_http2(io, connection, server, place).await,
+    }
+}
+
+/// Reads until the bytes are, or cannot be, the preface of HTTP/2.
+async fn sniff<T: AsyncRead + Unpin>(stream: &mut T) -> io::Result<(Alpn, Bytes)> {
+    let mut read = BytesMut::with_capacity(SNIFF_BYTES);
+    loop {
+        let ended = stream.read_buf(&mut read).await? == 0;
+        let compared = read.len().min(H2_PREFACE.len());
+        if read[..compared] != H2_PREFACE[..compared] || ended {
+            return Ok((Alpn::Http1, read.freeze()));
+        }
+        if compared == H2_PREFACE.len() {
+            return Ok((Alpn::H2, read.freeze()));
+        }
+    }
+}
+
+async fn serve_http1<S: Service, T>(
+    io: TokioIo<GuardedIo<T>>,
+    connection: Rc<Connection>,
+    server: &Server<S>,
+    place: &Place,
+) -> Result<(), BoxError>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let header_bytes_max = server.options.header_bytes_max.max(BUFFER_BYTES_MIN);
+    let served = http1::Builder::new()
+        // The sweep bounds the time of a head; hyper's timer would cost every request.
+        .header_read_timeout(None)
+        .max_buf_size(header_bytes_max)
+        .pipeline_flush(true)
+        .serve_connection(io, responder(connection, server, place))
+        .with_upgrades();
+    drive(served, place, |served| served.graceful_shutdown()).await
+}
+
+async fn serve_http2<S: Service, T>(
+    io: TokioIo<GuardedIo<T>>,
+    connection: Rc<Connection>,
+    server: &Server<S>,
+    place: &Place,
+) -> Result<(), BoxError>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    place.activity.set_multiplexed();
+    let options = &server.options;
+    let served = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(options.h2_streams_max)
+        .max_pending_accept_reset_streams(H2_PENDING_RESETS_MAX)
+        .max_local_error_reset_streams(H2_ERROR_RESETS_MAX)
+        .max_header_list_size(u32::try_from(options.header_bytes_max).unwrap_or(u32::MAX))
+        .initial_stream_window_size(H2_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(H2_SEND_BUFFER_BYTES)
+        .keep_alive_interval(options.h2_ping_interval)
+        .keep_alive_timeout(options.h2_ping_timeout)
+        .serve_connection(io, responder(connection, server, place));
+    drive(served, place, |served| served.graceful_shutdown()).await
+}
+
+/// Runs a connection to its end, obeying the orders that come meanwhile.
+async fn drive<C>(served: C, place: &Place, shut_down: impl Fn(Pin<&mut C>)) -> Result<(), BoxError>
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let mut served = std::pin::pin!(served);
+    let mut draining = false;
+    std::future::poll_fn(|cx| {
+        match place.orders.poll(cx) {
+            Order::Serve => {}
+            Order::Drain if draining => {}
+            Order::Drain => {
+                draining = true;
+                shut_down(served.as_mut());
+            }
+            Order::Close => return Poll::Ready(Ok(())),
+        }
+        served.as_mut().poll(cx).map_err(BoxError::from)
+    })
+    .await
+}
+
+/// Wraps the service for hyper: limits first, and the request stays in flight until the end of
+/// its response.
+fn responder<S: Service>(
+    connection: Rc<Connection>,
+    server: &Server<S>,
+    place: &Place,
+) -> impl hyper::service::Service<
+    Request<Incoming>,
+    Response = Response<TrackedBody<S::Body>>,
+    Error = Infallible,
+    Future: Future<Output = Result<Response<TrackedBody<S::Body>>, Infallible>> + 'static,
+> + use<S> {
+    let service = Rc::clone(&server.service);
+    let activity = Arc::clone(&place.activity);
+    let url_bytes_max = server.options.url_bytes_max;
+    hyper::service::service_fn(move |request: Request<Incoming>| {
+        let in_flight = InFlight::begin(&activity);
+        let response = match refusal(&request, url_bytes_max) {
+            None => Either::Left(service.call(request, &connection)),
+            Some(refusal) => {
+                Either::Right(std::future::ready(service.refuse(&request, refusal, &connection)))
+            }
+        };
+        async move { Ok(response.await.map(|body| TrackedBody::new(body, in_flight))) }
+    })
+}
+
+fn refusal(request: &Request<Incoming>, url_bytes_max: usize) -> Option<Refusal> {
+    let uri = request.uri();
+    let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
+    if target + uri.authority().map_or(0, |authority| authority.as_str().len()) > url_bytes_max {
+        return Some(Refusal::UrlTooLong);
+    }
+    (request.headers().len() > HEADERS_MAX).then_some(Refusal::TooManyHeaders)
+}
+
+/// Runs hyper's HTTP/2 streams on this thread.
+#[derive(Clone, Copy, Debug)]
+struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}
