@@ -9,8 +9,10 @@
 
 mod api;
 mod binary;
+mod captured;
 mod client;
 mod clock;
+mod dev;
 mod echo;
 mod hex;
 mod node;
@@ -23,6 +25,7 @@ pub use api::{Api, ApiError};
 pub use binary::atoll_binary;
 pub use client::{Protocol, Reply, Request, RequestBody, StreamedBody, next_chunk};
 pub use clock::{POLL, WAIT_MAX, eventually};
+pub use dev::DevSession;
 pub use echo::{Digest, Seed};
 pub use node::{Addresses, Node, NodeOptions};
 pub use origin::Origin;

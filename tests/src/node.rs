@@ -1,21 +1,17 @@
 //! A node under test: the real binary on free ports with a data directory of its own.
 
-use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::process::{Command, ExitStatus};
 
 use tempfile::TempDir;
 
 use crate::api::Api;
 use crate::binary::atoll_binary;
+use crate::captured::Captured;
 use crate::client::{Protocol, Request};
 use crate::clock::eventually;
 use crate::script::Script;
-
-/// What a failing test shows of a node's output.
-const OUTPUT_SHOWN_BYTES: usize = 16 * 1024;
 
 /// How a node is started.
 #[derive(Clone, Debug)]
@@ -120,30 +116,24 @@ impl Node {
 
     /// Ends the process at once, as a crash does.
     pub fn kill9(&mut self) {
-        self.process.end();
+        self.process.captured.kill();
     }
 
     /// Starts the node again on its data directory, with new ports.
     pub async fn restart(&mut self) {
-        self.process.end();
+        self.process.captured.kill();
         self.process = Process::start(&self.options, self.dir.path()).await;
         self.api = self.process.api(self.dir.path()).await;
     }
 
     /// Asks the node to drain (SIGTERM), without waiting.
     pub fn terminate(&self) {
-        let id = self.process.child.id().to_string();
-        let status = Command::new("sh").arg("-c").arg(format!("kill -TERM {id}")).status();
-        assert!(status.is_ok_and(|status| status.success()), "cannot signal process {id}");
+        self.process.captured.signal("TERM");
     }
 
     /// Waits for the process to end by itself.
     pub async fn exit_status(&mut self) -> ExitStatus {
-        let child = &mut self.process.child;
-        eventually("the node ends by itself", async || {
-            child.try_wait().expect("a child can be waited for")
-        })
-        .await
+        self.process.captured.exit_status().await
     }
 
     /// Drains the node: SIGTERM, then the status that it ends with.
@@ -154,17 +144,17 @@ impl Node {
 
     /// Resident memory of the node and the processes that it started, in bytes.
     pub fn memory_rss_bytes(&self) -> u64 {
-        process_tree(self.process.child.id()).into_iter().map(resident_bytes).sum()
+        process_tree(self.process.captured.id()).into_iter().map(resident_bytes).sum()
     }
 
     /// What the node has written so far.
     pub fn output(&self) -> String {
-        self.process.output()
+        self.process.captured.output()
     }
 
     /// Prints the end of what the node has written.
     pub(crate) fn show_output(&self) {
-        self.process.show_output();
+        self.process.captured.show_output();
     }
 }
 
@@ -172,10 +162,9 @@ fn data_dir(dir: &Path) -> PathBuf {
     dir.join("data")
 }
 
-/// One process and what it writes.
+/// The node's process and where it listens.
 struct Process {
-    child: Child,
-    output: Arc<Mutex<String>>,
+    captured: Captured,
     addresses: Addresses,
 }
 
@@ -188,35 +177,14 @@ impl Process {
         for listener in ["--http", "--https", "--admin"] {
             command.args([listener, "127.0.0.1:0"]);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the node's binary can be started");
-        let output = Arc::default();
-        collect(child.stdout.take().expect("stdout is piped"), Arc::clone(&output));
-        collect(child.stderr.take().expect("stderr is piped"), Arc::clone(&output));
-        let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        let addresses = Addresses { http: unknown, https: unknown, admin: unknown };
-        let mut process = Self { child, output, addresses };
-        process.await_ready().await;
-        process
-    }
-
-    /// Waits for the line that names the addresses, and for readiness. A node that ends before is
-    /// a failure at once.
-    async fn await_ready(&mut self) {
-        self.addresses = eventually("the node names its addresses", async || {
-            let found = self.output().lines().find_map(listening);
-            if found.is_none() {
-                let ended = self.child.try_wait().expect("a child can be waited for");
-                assert!(ended.is_none(), "the node ended at its start: {ended:?}");
-            }
-            found
-        })
-        .await;
-        let request = Request::new(self.addresses, "localhost", "/readyz").over(Protocol::Admin);
+        let mut captured = Captured::spawn(&mut command);
+        let addresses = captured.line("the node names its addresses", listening).await;
+        let request = Request::new(addresses, "localhost", "/readyz").over(Protocol::Admin);
         eventually("the node is ready", async || {
             request.clone().send().await.ok().filter(|reply| reply.status == 200)
         })
         .await;
+        Self { captured, addresses }
     }
 
     async fn api(&self, dir: &Path) -> Api {
@@ -224,42 +192,6 @@ impl Process {
             .expect("the first start writes the API token");
         Api::connect(self.addresses, token.trim()).await
     }
-
-    fn output(&self) -> String {
-        self.output.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn show_output(&self) {
-        let output = self.output();
-        let from = output.len().saturating_sub(OUTPUT_SHOWN_BYTES);
-        let from = (from..=output.len()).find(|&at| output.is_char_boundary(at)).unwrap_or(0);
-        eprintln!("--- the node wrote ---\n{}--- end of the node's output ---", &output[from..]);
-    }
-
-    fn end(&mut self) {
-        // Both fail only when the process has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.end();
-        if std::thread::panicking() {
-            self.show_output();
-        }
-    }
-}
-
-fn collect(pipe: impl Read + Send + 'static, output: Arc<Mutex<String>>) {
-    std::thread::spawn(move || {
-        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
-            output.push_str(&line);
-            output.push('\n');
-        }
-    });
 }
 
 fn listening(line: &str) -> Option<Addresses> {

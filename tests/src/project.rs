@@ -55,6 +55,14 @@ impl Project {
         std::fs::write(&path, text.replace(from, to)).expect("the file can be written");
     }
 
+    /// Writes one of its files.
+    ///
+    /// # Panics
+    /// Panics when it cannot be written.
+    pub fn write(&self, file: &str, text: &str) {
+        std::fs::write(self.path().join(file), text).expect("the file can be written");
+    }
+
     /// Runs `atoll COMMAND... DIR` as the API's account.
     ///
     /// # Panics
