@@ -3,12 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::api::Api;
 use crate::binary::{atoll_binary, profile_dir};
 use crate::script::fixtures;
+
+/// How long a command may take; the first of a machine downloads the bundler.
+const COMMAND_MAX: Duration = Duration::from_secs(120);
 
 /// What a command of the CLI did.
 #[derive(Debug)]
@@ -66,15 +70,16 @@ impl Project {
     /// Runs `atoll COMMAND... DIR` as the API's account.
     ///
     /// # Panics
-    /// Panics when the binary cannot be started.
+    /// Panics when the binary cannot be started, or does not end.
     pub async fn atoll(&self, api: &Api, command: &[&str]) -> CommandOutput {
-        let mut process = Command::new(atoll_binary());
-        process.args(command).arg(self.path()).stdin(Stdio::null());
+        let mut process = tokio::process::Command::new(atoll_binary());
+        process.args(command).arg(self.path()).stdin(Stdio::null()).kill_on_drop(true);
         process.env("ATOLL_API_URL", api.base_url());
         process.env("ATOLL_API_TOKEN", api.token());
         process.env("ATOLL_ACCOUNT_ID", api.account());
-        let output = tokio::task::spawn_blocking(move || process.output());
-        let output = output.await.expect("the task runs").expect("the CLI can be started");
+        let output = tokio::time::timeout(COMMAND_MAX, process.output()).await;
+        let output = output.unwrap_or_else(|_| panic!("{command:?} does not end"));
+        let output = output.expect("the CLI can be started");
         CommandOutput {
             success: output.status.success(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

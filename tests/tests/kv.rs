@@ -130,7 +130,6 @@ async fn what_is_out_of_bounds_is_refused_in_the_platforms_words() {
             json!({ "op": "putRepeated", "key": "k", "value": 25 * 1024 * 1024 + 1 }),
             "exceeds limit",
         ),
-        (json!({ "op": "get", "key": "k", "type": "picture" }), "type"),
         (json!({ "op": "list", "options": { "limit": 1_001 } }), "1000"),
     ] {
         let answer = kv.run(operation).await;
