@@ -12,6 +12,7 @@ use super::local_node::{LocalNode, LocalNodeOptions, free_port};
 use super::prepare::Source;
 use super::publish::{self, Options, Published};
 use super::session::Session;
+use super::stop;
 use super::watch::Watch;
 use crate::bundle::Purpose;
 use crate::observe::Heard;
@@ -28,12 +29,15 @@ pub(crate) async fn run(session: &Session, args: DevArgs) -> Result<(), CliError
         minify: false,
         compatibility_date: None,
     };
+    if let Some(address) = args.inspect {
+        session.terminal.warn(format!("nothing listens at {address}: this build has no inspector"));
+    }
     let project_dir = source.read()?.dir;
     let node = LocalNode::start(LocalNodeOptions {
         data_dir: project_dir.join(DATA_DIR),
         http_port: free_port(args.port),
         https_port: free_port(args.https_port),
-        inspect: args.inspect,
+        admin_port: 0,
     })
     .await?;
     let dev = Dev { session, source, vars: args.vars, api: node.api(), project_dir };
@@ -59,11 +63,11 @@ impl Dev<'_> {
         let (mut reports, mut console) = (node.reports(), node.console());
         let mut announced = Vec::new();
         self.deploy(&mut watch, &mut announced).await;
-        let stop = tokio::signal::ctrl_c();
+        let stop = stop::asked();
         tokio::pin!(stop);
         loop {
             tokio::select! {
-                _ = &mut stop => return Ok(()),
+                () = &mut stop => return Ok(()),
                 () = watch.changed() => self.deploy(&mut watch, &mut announced).await,
                 report = reports.next() => match report {
                     Some(Heard::Report(report)) => {
