@@ -10,6 +10,7 @@ mod body;
 mod boundary;
 mod call;
 mod code_cache;
+mod exception;
 mod extension;
 mod host;
 mod instance;
