@@ -23,7 +23,7 @@ use super::pool::Pool;
 use super::targets::Targets;
 use crate::observe::{KvOperation, ReportHub};
 use crate::outbound::{DecodeBody, Outbound, ReqBody};
-use crate::registry::{VersionId, WorkerName, WorkerRef};
+use crate::registry::{WorkerName, WorkerRef};
 
 /// Frames of a request body that wait between the isolate's task and the connection's.
 const FRAMES_QUEUED_MAX: usize = 2;
@@ -69,7 +69,6 @@ impl Capabilities {
 pub(super) struct InstanceHost {
     thread: Rc<ThreadHost>,
     worker: WorkerRef,
-    version: VersionId,
     capabilities: Capabilities,
 }
 
@@ -77,10 +76,9 @@ impl InstanceHost {
     pub(super) fn new(
         thread: Rc<ThreadHost>,
         worker: WorkerRef,
-        version: VersionId,
         capabilities: Capabilities,
     ) -> Self {
-        Self { thread, worker, version, capabilities }
+        Self { thread, worker, capabilities }
     }
 
     fn service(
@@ -125,7 +123,7 @@ async fn call_service(
         thread.pool.borrow().upgrade().ok_or_else(|| failed("the node is stopping".to_owned()))?;
     let instance = pool.instance(version).await.map_err(|error| failed(error.to_string()))?;
     let id: Arc<str> = super::service::new_id().into();
-    let url = hop.request.uri().to_string();
+    let url: Arc<str> = hop.request.uri().to_string().into();
     let subject = Subject::fetch(
         &thread.hub,
         target.worker.clone(),
@@ -136,8 +134,8 @@ async fn call_service(
     );
     thread.depths.borrow_mut().insert(id.clone(), depth);
     let (ended_thread, ended_id) = (thread.clone(), id.clone());
-    let report = on_end(thread.hub.clone(), subject.clone());
-    let event = FetchEvent { id, url, request: hop.request, cf: "{}".into() };
+    let report = on_end(thread.hub.clone(), subject);
+    let event = FetchEvent { id, url, request: hop.request, finish_headers: None, cf: "{}".into() };
     let over = Box::new(move |record| {
         ended_thread.depths.borrow_mut().remove(&ended_id);
         report(record);
@@ -145,7 +143,6 @@ async fn call_service(
     let response = instance.fetch(event, over).await.map_err(|failure| {
         failed(format!("{}: {}", failure.exception.name, failure.exception.message))
     })?;
-    subject.set_status(response.status().as_u16());
     Ok(response.map(|body| Box::pin(body) as Body))
 }
 
@@ -193,7 +190,6 @@ impl Host for InstanceHost {
     }
 
     fn console(&self, _invocation: Option<&str>, line: &LogLine) {
-        tracing::debug!(worker = %self.worker.worker, version = %self.version, "{}", line.message);
         if self.thread.console.receiver_count() > 0 {
             // No receiver is left: the listener went away meanwhile.
             let _ = self.thread.console.send(Arc::new((self.worker.clone(), line.clone())));
