@@ -141,3 +141,16 @@ fn stacks_name_the_source() {
         assert!(stack.contains("src/app.ts:3:"), "{stack}");
     });
 }
+
+/// Optimised code whose loop calls only builtins is ended too.
+#[test]
+fn optimised_loops_are_ended() {
+    let source = "export default { fetch() { const kept = []; \
+        for (;;) kept.push(new Array(1000).fill({}).map(() => ({}))); } }";
+    on_isolate_thread(move |thread| async move {
+        let setup = Setup { limits: Limits { cpu: Duration::from_millis(200), heap_bytes_max: 64 << 20, ..tight() }, ..Setup::new(script(source)) };
+        let worker = setup.load(&thread).await.unwrap();
+        let failure = worker.get_failure("http://a.test/").await;
+        assert!(matches!(failure.outcome, Outcome::ExceededMemory | Outcome::ExceededCpu), "{failure:?}");
+    });
+}
