@@ -24,6 +24,9 @@ pub struct NodeConfig {
     pub https: SocketAddr,
     /// Where the REST API, metrics and health are served.
     pub admin: SocketAddr,
+    /// Where debuggers may attach. No key of the file: it is for development, on one thread.
+    #[serde(skip)]
+    pub inspect: Option<SocketAddr>,
     /// The domain of `<worker>.<subdomain>.<domain>`.
     pub domain: String,
     /// Threads that run workers; the number of cores when absent.
@@ -50,6 +53,7 @@ impl Default for NodeConfig {
             http: local(8080),
             https: local(8443),
             admin: local(8787),
+            inspect: None,
             domain: "localhost".to_owned(),
             threads: None,
             drain_ms_max: 30_000,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
 
 use super::api::Api;
 use super::args::DevArgs;
@@ -57,6 +58,7 @@ impl Dev<'_> {
         let terminal = self.session.terminal;
         let mut watch = Watch::new()?;
         let (mut reports, mut console) = (node.reports(), node.console());
+        let mut debugger = node.debugger();
         let mut announced = Vec::new();
         self.deploy(&mut watch, &mut announced).await;
         let stop = tokio::signal::ctrl_c();
@@ -76,6 +78,9 @@ impl Dev<'_> {
                         return Err(CliError::Failed("the node has stopped: see its log above".into()));
                     }
                 },
+                url = newest(&mut debugger) => {
+                    terminal.line(format!("debugger listening on {}", terminal.cyan(&url)));
+                }
                 line = console.recv() => match line {
                     Ok(line) => terminal.line(events::console(terminal, &line.1)),
                     Err(RecvError::Lagged(missed)) => {
@@ -143,6 +148,18 @@ impl Dev<'_> {
             "tsconfig.json",
         ];
         names.iter().map(|name| self.project_dir.join(name)).collect()
+    }
+}
+
+/// Where debuggers may attach, whenever that changes.
+async fn newest(debugger: &mut Option<watch::Receiver<Option<String>>>) -> String {
+    loop {
+        let Some(urls) = debugger else { return std::future::pending().await };
+        if urls.changed().await.is_err() {
+            *debugger = None;
+        } else if let Some(url) = urls.borrow_and_update().clone() {
+            return url;
+        }
     }
 }
 
