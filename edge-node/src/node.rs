@@ -10,8 +10,8 @@ use std::time::Duration;
 use atoll_isolate::Engine;
 use atoll_kv::{KvStore, SqliteOptions, SqliteStore};
 use atoll_router::{
-    BindError, CertStore, Certificates, DrainTrigger, TlsError, bind_reuse_port, drain_channel, load_pem,
-    self_signed, server_config,
+    BindError, CertStore, Certificates, DrainTrigger, TlsError, bind_reuse_port, drain_channel,
+    load_pem, self_signed, server_config,
 };
 use rustls::ServerConfig;
 use tokio::sync::{broadcast, watch};
@@ -19,10 +19,10 @@ use tokio::task::JoinHandle;
 
 use crate::api::{self, ApiConfig, NodeInfo};
 use crate::config::NodeConfig;
+pub use crate::dispatch::ConsoleLine;
 use crate::dispatch::{
     DataThread, IsolateCheck, Shared, Sockets, Targets, ThreadError, run_crons, spawn_threads,
 };
-pub use crate::dispatch::ConsoleLine;
 use crate::inspect::{self, Debuggees};
 use crate::observe::{Health, Listener, Metrics, ReportHub};
 use crate::registry::{AccountId, Registry, RegistryError, Token};
@@ -61,7 +61,9 @@ pub enum NodeError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// The admin listener cannot be bound.
-    #[error("cannot listen on {address} for the API: {source}: choose another address with --admin")]
+    #[error(
+        "cannot listen on {address} for the API: {source}: choose another address with --admin"
+    )]
     Admin {
         /// The address.
         address: SocketAddr,
@@ -69,7 +71,9 @@ pub enum NodeError {
         source: std::io::Error,
     },
     /// The listener for debuggers cannot be bound.
-    #[error("cannot listen on {address} for debuggers: {source}: choose another address with --inspect")]
+    #[error(
+        "cannot listen on {address} for debuggers: {source}: choose another address with --inspect"
+    )]
     Inspect {
         /// The address.
         address: SocketAddr,
@@ -130,7 +134,9 @@ impl Node {
         let targets = Arc::new(Targets::new(&config.domain, &registry.snapshot()));
         let instances = Arc::new(AtomicI64::new(0));
         let counted = instances.clone();
-        hub.metrics().add_gauge("isolates_live", "Instances held in memory", move || counted.load(Ordering::Relaxed));
+        hub.metrics().add_gauge("isolates_live", "Instances held in memory", move || {
+            counted.load(Ordering::Relaxed)
+        });
         let console = broadcast::Sender::new(CONSOLE_QUEUED_MAX);
         let (drain, signal) = drain_channel();
 
@@ -169,12 +175,29 @@ impl Node {
             node: NodeInfo { http, https },
         });
         let api = tokio::spawn(api::serve(admin_listener, router, stopped));
-        let tasks = vec![tokio::spawn(follow(registry.clone(), targets)), tokio::spawn(crons(&registry, &threads))];
+        let tasks = vec![
+            tokio::spawn(follow(registry.clone(), targets)),
+            tokio::spawn(crons(&registry, &threads)),
+        ];
         health.ready();
         let drain_max = Duration::from_millis(config.drain_ms_max);
         Ok(Self {
-            http, https, admin, root_token, account, hub, console, debuggees, health, drain, drain_max, threads, stop_api, api,
-            tasks, kv,
+            http,
+            https,
+            admin,
+            root_token,
+            account,
+            hub,
+            console,
+            debuggees,
+            health,
+            drain,
+            drain_max,
+            threads,
+            stop_api,
+            api,
+            tasks,
+            kv,
         })
     }
 
@@ -229,7 +252,8 @@ impl Node {
             task.abort();
         }
         let threads = self.threads;
-        let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(DataThread::join));
+        let joined =
+            tokio::task::spawn_blocking(move || threads.into_iter().for_each(DataThread::join));
         if joined.await.is_err() {
             tracing::error!("waiting for the data-plane threads failed");
         }
@@ -278,7 +302,10 @@ fn root_token(registry: &Registry, data_dir: &Path) -> Result<(String, AccountId
 }
 
 fn threads(config: &NodeConfig) -> usize {
-    config.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
+    config
+        .threads
+        .or_else(|| std::thread::available_parallelism().ok())
+        .map_or(1, NonZeroUsize::get)
 }
 
 /// Each open connection is a file descriptor: the limit of the process is raised as far as it goes.
@@ -349,6 +376,7 @@ fn crons(registry: &Registry, threads: &[DataThread]) -> impl Future<Output = ()
     let snapshots = registry.subscribe();
     run_crons(snapshots, move |job| {
         let first = turn.fetch_add(1, Ordering::Relaxed);
-        (0..inboxes.len()).any(|step| inboxes[(first + step) % inboxes.len()].try_send(job.clone()).is_ok())
+        (0..inboxes.len())
+            .any(|step| inboxes[(first + step) % inboxes.len()].try_send(job.clone()).is_ok())
     })
 }

@@ -44,7 +44,9 @@ struct Dev {
 }
 
 async fn patiently<T>(what: &str, work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
+    tokio::time::timeout(PATIENCE, work)
+        .await
+        .unwrap_or_else(|_| panic!("waited too long for {what}"))
 }
 
 fn write(dir: &Path, name: &str, text: &str) {

@@ -1,1 +1,37 @@
-//! Placeholder while the crate is laid out.
+//! The harness of the system tests: it starts the real `atoll` binary, deploys fixtures to it and
+//! talks to it as a client does. It knows the public interface and nothing behind it.
+//!
+//! A test takes a node of its own with [`Node::start`], or one that the tests of a file share with
+//! [`SharedNode`]. Every wait is bounded, every process is ended by its id, and what a node wrote
+//! is shown when a test fails.
+
+#![forbid(unsafe_code)]
+
+mod api;
+mod binary;
+mod captured;
+mod client;
+mod clock;
+mod dev;
+mod echo;
+mod hex;
+mod node;
+mod origin;
+mod project;
+mod script;
+mod shared;
+
+pub use api::{Api, ApiError};
+pub use binary::atoll_binary;
+pub use client::{Protocol, Reply, Request, RequestBody, StreamedBody, next_chunk};
+pub use clock::{POLL, WAIT_MAX, eventually};
+pub use dev::DevSession;
+pub use echo::{Digest, Seed};
+pub use node::{Addresses, Node, NodeOptions};
+pub use origin::Origin;
+pub use project::{CommandOutput, Project};
+pub use script::{ModuleType, Script, fixture, fixture_bytes};
+pub use shared::{NodeGuard, SharedNode};
+
+/// A runtime error that a test reports by its text.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -59,7 +59,6 @@ pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiErro
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) name: String,
-    pub(super) file_name: Option<String>,
     /// Without parameters, in lower case; empty when the part has none.
     pub(super) content_type: String,
     pub(super) bytes: Bytes,
@@ -95,7 +94,6 @@ pub(super) async fn read_multipart(
         }
         parts.push(Part {
             name: field.name().unwrap_or_default().to_owned(),
-            file_name: field.file_name().map(str::to_owned),
             content_type: field.content_type().map(media_type).unwrap_or_default(),
             bytes: field.bytes().await.map_err(|e| unreadable(&e.body_text()))?,
         });

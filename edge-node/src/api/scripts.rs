@@ -174,7 +174,8 @@ async fn download(
     Target(target): Target,
 ) -> Result<Response, ApiError> {
     let version = serving(&state, target).await?;
-    match (version.format, version.modules.first()) {
+    let main = version.modules.iter().find(|module| module.name == version.main_module);
+    match (version.format, main) {
         (ScriptFormat::ServiceWorker, Some(script)) => {
             let kind = [(header::CONTENT_TYPE, "application/javascript")];
             Ok((kind, script.bytes.clone()).into_response())

@@ -81,8 +81,8 @@ impl Upload {
         let metadata =
             metadata.ok_or_else(|| ApiError::invalid("the upload has no part named metadata"))?;
         metadata.check()?;
-        let (format, main_module) = metadata.main()?;
-        check_modules(&modules, format, &main_module)?;
+        let (format, named) = metadata.main()?;
+        let main_module = check_modules(&modules, format, &named)?;
         Ok(Self { metadata, format, main_module, modules })
     }
 
@@ -191,7 +191,8 @@ fn parse_metadata(bytes: &[u8]) -> Result<Metadata, ApiError> {
 }
 
 fn module(part: Part) -> Result<Module, ApiError> {
-    let name = part.file_name.filter(|name| !name.is_empty()).unwrap_or(part.name);
+    // Not the file name: for a blob of a service worker that is a path on the uploader's machine.
+    let name = part.name;
     if bare(&name).is_empty()
         || name.len() > MODULE_NAME_BYTES_MAX
         || name.chars().any(char::is_control)
@@ -217,30 +218,30 @@ fn module(part: Part) -> Result<Module, ApiError> {
     Ok(Module { name, kind, bytes: part.bytes })
 }
 
+/// Finds the main module and returns its name as uploaded.
 fn check_modules(
     modules: &[Module],
     format: ScriptFormat,
-    main_module: &str,
-) -> Result<(), ApiError> {
+    named: &str,
+) -> Result<String, ApiError> {
     let mut names = HashSet::new();
     if let Some(twice) = modules.iter().find(|module| !names.insert(bare(&module.name))) {
         return Err(ApiError::invalid(format!("module {} is uploaded twice", twice.name)));
     }
-    let main = modules.iter().find(|module| bare(&module.name) == bare(main_module));
-    let wanted = match format {
-        ScriptFormat::Modules => [ModuleKind::EsModule, ModuleKind::CommonJs],
-        ScriptFormat::ServiceWorker => [ModuleKind::CommonJs, ModuleKind::CommonJs],
+    let main = modules
+        .iter()
+        .find(|module| bare(&module.name) == bare(named))
+        .ok_or_else(|| ApiError::invalid(format!("the main module {named} is not uploaded")))?;
+    let is_script = match format {
+        ScriptFormat::Modules => matches!(main.kind, ModuleKind::EsModule | ModuleKind::CommonJs),
+        ScriptFormat::ServiceWorker => main.kind == ModuleKind::CommonJs,
     };
-    match main {
-        None => Err(ApiError::invalid(format!("the main module {main_module} is not uploaded"))),
-        Some(main) if !wanted.contains(&main.kind) => {
-            Err(ApiError::invalid(format!("the main module {main_module} is not JavaScript")))
-        }
-        Some(main) if std::str::from_utf8(&main.bytes).is_err() => {
-            Err(ApiError::invalid(format!("the main module {main_module} is not UTF-8")))
-        }
-        Some(_) => Ok(()),
+    if !is_script || std::str::from_utf8(&main.bytes).is_err() {
+        return Err(ApiError::invalid(format!(
+            "the main module {named} is not JavaScript in UTF-8 of the right Content-Type"
+        )));
     }
+    Ok(main.name.clone())
 }
 
 fn is_date(text: &str) -> bool {

@@ -44,6 +44,21 @@ pub(crate) struct Uploaded {
     pub(crate) startup_time_ms: Option<u64>,
 }
 
+impl NodeInfo {
+    /// The URLs of a host that this node serves, the plain one first.
+    pub(crate) fn urls(&self, host: &str) -> Vec<String> {
+        let listeners = [("http", &self.http, "80"), ("https", &self.https, "443")];
+        let url = |(scheme, address, usual): (&str, &Option<String>, &str)| {
+            let port = address.as_deref()?.rsplit(':').next()?;
+            Some(match port == usual {
+                true => format!("{scheme}://{host}"),
+                false => format!("{scheme}://{host}:{port}"),
+            })
+        };
+        listeners.into_iter().filter_map(url).collect()
+    }
+}
+
 #[derive(Deserialize)]
 struct Membership {
     account: Account,

@@ -13,10 +13,9 @@ use super::args::ContextCommand;
 use super::client::Client;
 use super::environment::{ApiVariables, Environment};
 use super::error::CliError;
+use super::local_node::ADMIN_PORT;
 use super::session::Session;
 
-/// Where a node on this machine serves its API unless told otherwise.
-const LOCAL_URL: &str = "http://127.0.0.1:8787/client/v4";
 /// Where nodes on this machine leave their token, looked at in this order.
 const LOCAL_TOKENS: [&str; 2] = ["atoll-data/root.token", "atoll-demo/root.token"];
 
@@ -65,7 +64,7 @@ pub(crate) fn target(environment: &Environment) -> Result<Target, CliError> {
         LOCAL_TOKENS.iter().find_map(|path| Some((path, std::fs::read_to_string(path).ok()?)));
     match local {
         Some((path, token)) => Ok(Target {
-            url: LOCAL_URL.to_owned(),
+            url: format!("http://127.0.0.1:{ADMIN_PORT}/client/v4"),
             token: token.trim().to_owned(),
             account: None,
             source: format!("the token in {path}"),

@@ -8,11 +8,12 @@ use tokio::process::Command;
 use super::api::Api;
 use super::args::{DemoArgs, ProjectArgs};
 use super::error::CliError;
-use super::local_node::{LocalNode, LocalNodeOptions, free_port};
+use super::local_node::{ADMIN_PORT, LocalNode, LocalNodeOptions, free_port};
 use super::prepare::Source;
 use super::publish::{self, Options};
 use super::samples::{SAMPLES, Sample};
 use super::session::Session;
+use super::stop;
 use crate::bundle::Purpose;
 
 pub(crate) async fn run(session: &Session, args: DemoArgs) -> Result<(), CliError> {
@@ -21,6 +22,7 @@ pub(crate) async fn run(session: &Session, args: DemoArgs) -> Result<(), CliErro
         data_dir: data_dir.clone(),
         http_port: free_port(args.port),
         https_port: free_port(args.https_port),
+        admin_port: free_port(ADMIN_PORT),
         inspect: None,
     })
     .await?;
@@ -28,12 +30,12 @@ pub(crate) async fn run(session: &Session, args: DemoArgs) -> Result<(), CliErro
     let (api, samples_dir) = (node.api(), data_dir.join("samples"));
     let deployed = tokio::select! {
         deployed = deploy_all(session, &api, &samples_dir) => Some(deployed),
-        _ = tokio::signal::ctrl_c() => None,
+        () = stop::asked() => None,
     };
     let outcome = match deployed {
         Some(deployed) => {
             show(session, &deployed, &args.data, api.client.base());
-            let _ = tokio::signal::ctrl_c().await;
+            stop::asked().await;
             Ok(())
         }
         None => Err(CliError::Failed("stopped before the samples were deployed".into())),

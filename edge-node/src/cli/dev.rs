@@ -13,6 +13,7 @@ use super::local_node::{LocalNode, LocalNodeOptions, free_port};
 use super::prepare::Source;
 use super::publish::{self, Options, Published};
 use super::session::Session;
+use super::stop;
 use super::watch::Watch;
 use crate::bundle::Purpose;
 use crate::observe::Heard;
@@ -34,6 +35,7 @@ pub(crate) async fn run(session: &Session, args: DevArgs) -> Result<(), CliError
         data_dir: project_dir.join(DATA_DIR),
         http_port: free_port(args.port),
         https_port: free_port(args.https_port),
+        admin_port: 0,
         inspect: args.inspect,
     })
     .await?;
@@ -61,11 +63,11 @@ impl Dev<'_> {
         let mut debugger = node.debugger();
         let mut announced = Vec::new();
         self.deploy(&mut watch, &mut announced).await;
-        let stop = tokio::signal::ctrl_c();
+        let stop = stop::asked();
         tokio::pin!(stop);
         loop {
             tokio::select! {
-                _ = &mut stop => return Ok(()),
+                () = &mut stop => return Ok(()),
                 () = watch.changed() => self.deploy(&mut watch, &mut announced).await,
                 report = reports.next() => match report {
                     Some(Heard::Report(report)) => {

@@ -5,16 +5,19 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, watch};
 
 use super::api::Api;
 use super::args::ServeArgs;
 use super::client::Client;
 use super::error::CliError;
+use super::stop;
 use crate::config::{LimitsConfig, LogConfig, NodeConfig};
 use crate::node::{ConsoleLine, Node};
 use crate::observe::{Listener, init_log};
+
+/// Where a node on this machine serves its API unless told otherwise.
+pub(crate) const ADMIN_PORT: u16 = 8787;
 
 /// How long anything may take while it may be debugged: a day, as people step through it.
 const DEBUGGED_MS_MAX: u64 = 24 * 3_600_000;
@@ -25,6 +28,9 @@ pub(crate) struct LocalNodeOptions {
     pub(crate) data_dir: PathBuf,
     pub(crate) http_port: u16,
     pub(crate) https_port: u16,
+    /// Where the API listens; 0 lets the system choose.
+    pub(crate) admin_port: u16,
+    /// Where debuggers may attach.
     pub(crate) inspect: Option<SocketAddr>,
 }
 
@@ -38,17 +44,13 @@ pub(crate) fn serve(args: ServeArgs) -> Result<(), CliError> {
     init_log(&config.log).map_err(|error| failed(&error))?;
     let runtime = tokio::runtime::Runtime::new().map_err(|error| failed(&error))?;
     runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).map_err(|error| failed(&error))?;
         let node = Node::start(config).await.map_err(|error| failed(&error))?;
         let (http, https, admin) = (node.http_addr(), node.https_addr(), node.admin_addr());
         // Whoever starts a node reads this line for its ports; that nobody does is no reason to stop.
         let mut stdout = std::io::stdout();
         let _ = writeln!(stdout, "listening http={http} https={https} admin={admin}");
         let _ = stdout.flush();
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = tokio::signal::ctrl_c() => {}
-        }
+        stop::asked().await;
         tracing::info!("draining");
         node.drain().await;
         Ok(())
@@ -57,7 +59,9 @@ pub(crate) fn serve(args: ServeArgs) -> Result<(), CliError> {
 
 fn configured(args: ServeArgs) -> Result<NodeConfig, CliError> {
     let mut config = match &args.config {
-        Some(path) => NodeConfig::read(path).map_err(|error| CliError::Failed(error.to_string()))?,
+        Some(path) => {
+            NodeConfig::read(path).map_err(|error| CliError::Failed(error.to_string()))?
+        }
         None => NodeConfig::default(),
     };
     let ServeArgs { config: _, data, http, https, admin, domain, threads } = args;
@@ -72,13 +76,13 @@ fn configured(args: ServeArgs) -> Result<NodeConfig, CliError> {
 
 impl LocalNode {
     pub(crate) async fn start(options: LocalNodeOptions) -> Result<Self, CliError> {
-        let LocalNodeOptions { data_dir, http_port, https_port, inspect } = options;
+        let LocalNodeOptions { data_dir, http_port, https_port, admin_port, inspect } = options;
         let local = |port| SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, port));
         let config = NodeConfig {
             data_dir,
             http: local(http_port),
             https: local(https_port),
-            admin: local(0),
+            admin: local(admin_port),
             inspect,
             threads: inspect.map(|_| NonZeroUsize::MIN),
             limits: inspect.map_or_else(LimitsConfig::default, |_| debugged_limits()),

@@ -21,8 +21,11 @@ mod samples;
 mod secret;
 mod session;
 mod stacks;
+mod stop;
 mod tail;
 mod terminal;
+#[cfg(test)]
+mod tests;
 mod upload;
 mod versions;
 mod watch;

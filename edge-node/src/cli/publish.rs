@@ -82,16 +82,7 @@ async fn attach(api: &Api, prepared: &Prepared) -> Result<Vec<String>, CliError>
     api.set_workers_dev(name, project.workers_dev).await?;
     if project.workers_dev {
         let (node, subdomain) = (api.node().await?, api.subdomain().await?);
-        let host = format!("{name}.{subdomain}.{}", node.domain);
-        let listeners = [("http", &node.http, "80"), ("https", &node.https, "443")];
-        for (scheme, address, usual) in listeners {
-            let port = address.as_deref().and_then(|a| a.rsplit(':').next());
-            match port {
-                Some(port) if port == usual => urls.push(format!("{scheme}://{host}")),
-                Some(port) => urls.push(format!("{scheme}://{host}:{port}")),
-                None => {}
-            }
-        }
+        urls.extend(node.urls(&format!("{name}.{subdomain}.{}", node.domain)));
     }
     if !project.routes.is_empty() {
         let route = |r: &crate::project::RouteEntry| {

@@ -15,6 +15,7 @@ use super::args::{TailArgs, TailFormat, TailStatus};
 use super::client::{Body, segment, tls_config};
 use super::error::CliError;
 use super::session::Session;
+use super::stop;
 use super::terminal::Terminal;
 
 /// The subprotocol that the node insists on.
@@ -115,11 +116,11 @@ async fn follow(
     format: TailFormat,
     mut stream: WebSocketStream<Box<dyn Stream>>,
 ) -> Result<(), CliError> {
-    let stop = tokio::signal::ctrl_c();
+    let stop = stop::asked();
     tokio::pin!(stop);
     loop {
         let message = tokio::select! {
-            _ = &mut stop => {
+            () = &mut stop => {
                 let _ = stream.close(None).await;
                 return Ok(());
             }

@@ -25,7 +25,10 @@ pub(crate) async fn deployments(session: &Session, args: WorkerArgs) -> Result<(
     let result: Value = api.client.get(&api.script(&worker, "/deployments")).await?;
     let row = |deployment: &Value| {
         let versions = deployment["versions"].as_array().into_iter().flatten();
-        let shares = versions.map(|v| format!("{}@{}%", text(&v["version_id"]), v["percentage"]));
+        let shares = versions.map(|v| {
+            let percentage = v["percentage"].as_f64().unwrap_or_default();
+            format!("{}@{percentage}%", text(&v["version_id"]))
+        });
         let shares = shares.collect::<Vec<_>>().join(" ");
         vec![text(&deployment["id"]), text(&deployment["created_on"]), shares]
     };

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use atoll_isolate::{
-    Body, Engine, FetchHop, Host, HostError, Instance, InstanceOptions, IsolateThread, KvCall, KvReply, LogLine,
-    StartError,
+    Body, Engine, FetchHop, Host, HostError, Instance, InstanceOptions, IsolateThread, KvCall,
+    KvReply, LogLine, StartError,
 };
 use futures_util::future::{BoxFuture, LocalBoxFuture};
 use http::Response;
@@ -42,24 +42,30 @@ impl IsolateCheck {
     pub fn start(engine: Arc<Engine>, config: LimitsConfig) -> std::io::Result<Self> {
         let (requests, mut inbox) = mpsc::channel::<Request>(CHECKS_QUEUED_MAX);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        std::thread::Builder::new().name("check".to_owned()).stack_size(STACK_BYTES).spawn(move || {
-            LocalSet::new().block_on(&runtime, async move {
-                let isolates = match engine.thread() {
-                    Ok(isolates) => isolates,
-                    Err(error) => return tracing::error!(%error, "scripts cannot be checked"),
-                };
-                while let Some(request) = inbox.recv().await {
-                    let checked = check(&isolates, &config, &request.version).await;
-                    // The uploader may have gone away.
-                    let _ = request.answer.send(checked);
-                }
-            });
-        })?;
+        std::thread::Builder::new().name("check".to_owned()).stack_size(STACK_BYTES).spawn(
+            move || {
+                LocalSet::new().block_on(&runtime, async move {
+                    let isolates = match engine.thread() {
+                        Ok(isolates) => isolates,
+                        Err(error) => return tracing::error!(%error, "scripts cannot be checked"),
+                    };
+                    while let Some(request) = inbox.recv().await {
+                        let checked = check(&isolates, &config, &request.version).await;
+                        // The uploader may have gone away.
+                        let _ = request.answer.send(checked);
+                    }
+                });
+            },
+        )?;
         Ok(Self { requests })
     }
 }
 
-async fn check(isolates: &IsolateThread, config: &LimitsConfig, version: &Version) -> Result<CheckReport, CheckError> {
+async fn check(
+    isolates: &IsolateThread,
+    config: &LimitsConfig,
+    version: &Version,
+) -> Result<CheckReport, CheckError> {
     let begun = Instant::now();
     let (bindings, _) = environment(version);
     let options = InstanceOptions {
@@ -99,8 +105,14 @@ impl ScriptCheck for IsolateCheck {
     fn check<'a>(&'a self, version: &'a Version) -> BoxFuture<'a, Result<CheckReport, CheckError>> {
         Box::pin(async move {
             let (answer, wait) = oneshot::channel();
-            let gone = || CheckError { message: "the node cannot check scripts now: try again".to_owned(), stack: None };
-            self.requests.send(Request { version: version.clone(), answer }).await.map_err(|_| gone())?;
+            let gone = || CheckError {
+                message: "the node cannot check scripts now: try again".to_owned(),
+                stack: None,
+            };
+            self.requests
+                .send(Request { version: version.clone(), answer })
+                .await
+                .map_err(|_| gone())?;
             wait.await.map_err(|_| gone())?
         })
     }
@@ -111,7 +123,9 @@ struct NoHost;
 
 impl Host for NoHost {
     fn fetch(&self, _: FetchHop) -> LocalBoxFuture<'static, Result<Response<Body>, HostError>> {
-        Box::pin(async { Err(HostError::Refused("nothing can be fetched during start-up".to_owned())) })
+        Box::pin(async {
+            Err(HostError::Refused("nothing can be fetched during start-up".to_owned()))
+        })
     }
 
     fn kv(&self, _: u32, _: KvCall) -> LocalBoxFuture<'static, Result<KvReply, HostError>> {

@@ -19,8 +19,12 @@ pub async fn run_crons(mut snapshots: watch::Receiver<Arc<Snapshot>>, fire: impl
     let mut last = chrono_now();
     loop {
         let schedules = parsed(&snapshots.borrow_and_update().schedules);
-        let next = schedules.iter().filter_map(|(cron, _)| cron.find_next_occurrence(&last, false).ok()).min();
-        let wait = next.map_or(SLEEP_MAX, |due| (due - chrono_now()).to_std().unwrap_or(Duration::ZERO));
+        let next = schedules
+            .iter()
+            .filter_map(|(cron, _)| cron.find_next_occurrence(&last, false).ok())
+            .min();
+        let wait =
+            next.map_or(SLEEP_MAX, |due| (due - chrono_now()).to_std().unwrap_or(Duration::ZERO));
         tokio::select! {
             changed = snapshots.changed() => {
                 if changed.is_err() {
@@ -54,5 +58,8 @@ fn chrono_now() -> chrono::DateTime<chrono::Utc> {
 fn parsed(schedules: &[Schedule]) -> Vec<(Cron, Schedule)> {
     let parser = CronParser::new();
     // The API refuses lines that do not parse.
-    schedules.iter().filter_map(|schedule| Some((parser.parse(&schedule.cron).ok()?, schedule.clone()))).collect()
+    schedules
+        .iter()
+        .filter_map(|schedule| Some((parser.parse(&schedule.cron).ok()?, schedule.clone())))
+        .collect()
 }

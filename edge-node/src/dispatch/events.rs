@@ -44,7 +44,12 @@ impl Subject {
         Self(Rc::new(Inner { worker, version, event, status: Cell::new(None) }))
     }
 
-    pub(super) fn scheduled(worker: WorkerRef, version: VersionId, cron: String, scheduled_ms: u64) -> Self {
+    pub(super) fn scheduled(
+        worker: WorkerRef,
+        version: VersionId,
+        cron: String,
+        scheduled_ms: u64,
+    ) -> Self {
         let event = Event::Scheduled { cron, scheduled_ms };
         Self(Rc::new(Inner { worker, version, event, status: Cell::new(None) }))
     }
@@ -73,9 +78,20 @@ impl Subject {
     }
 
     /// Reports an invocation that got no isolate.
-    pub(super) fn refused(&self, hub: &ReportHub, id: std::sync::Arc<str>, outcome: Outcome, message: String) {
+    pub(super) fn refused(
+        &self,
+        hub: &ReportHub,
+        id: std::sync::Arc<str>,
+        outcome: Outcome,
+        message: String,
+    ) {
         let now = crate::report::now_ms();
-        let exception = atoll_isolate::Exception { name: "Error".to_owned(), message, stack: None, timestamp_ms: now };
+        let exception = atoll_isolate::Exception {
+            name: "Error".to_owned(),
+            message,
+            stack: None,
+            timestamp_ms: now,
+        };
         let record = InvocationRecord {
             id,
             outcome,

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use atoll_isolate::{
-    Body, BoxError, Decode, FetchEvent, FetchHop, Host, HostError, KvCall, KvEntry, KvReply, LogLine, Via,
+    Body, BoxError, Decode, FetchEvent, FetchHop, Host, HostError, KvCall, KvEntry, KvReply,
+    LogLine, Via,
 };
 use atoll_kv::{Key, KvError, KvStore, ListOptions, NamespaceId, Operation, PutOptions};
 use bytes::Bytes;
@@ -85,7 +86,11 @@ impl InstanceHost {
         Self { thread, worker, version, capabilities }
     }
 
-    fn service(&self, capability: u32, hop: FetchHop) -> LocalBoxFuture<'static, Result<Response<Body>, HostError>> {
+    fn service(
+        &self,
+        capability: u32,
+        hop: FetchHop,
+    ) -> LocalBoxFuture<'static, Result<Response<Body>, HostError>> {
         let Some(name) = self.capabilities.services.get(capability as usize) else {
             return Box::pin(async { Err(no_capability()) });
         };
@@ -98,7 +103,11 @@ fn no_capability() -> HostError {
     HostError::Refused("the binding does not grant this".to_owned())
 }
 
-async fn call_service(thread: Rc<ThreadHost>, callee: WorkerRef, hop: FetchHop) -> Result<Response<Body>, HostError> {
+async fn call_service(
+    thread: Rc<ThreadHost>,
+    callee: WorkerRef,
+    hop: FetchHop,
+) -> Result<Response<Body>, HostError> {
     let depth = thread.depths.borrow().get(&hop.invocation).copied().unwrap_or(0) + 1;
     if depth > SERVICE_DEPTH_MAX {
         return Err(HostError::Refused(format!(
@@ -106,14 +115,28 @@ async fn call_service(thread: Rc<ThreadHost>, callee: WorkerRef, hop: FetchHop) 
         )));
     }
     let name = callee.worker.clone();
-    let failed = |why: String| HostError::Failed(format!("the service binding to {name:?} failed: {why}"));
-    let target = thread.targets.worker(&callee).ok_or_else(|| failed("there is no such worker".to_owned()))?;
-    let version = target.version(rand::random_range(0.0..100.0)).ok_or_else(|| failed("it has no version".to_owned()))?;
-    let pool = thread.pool.borrow().upgrade().ok_or_else(|| failed("the node is stopping".to_owned()))?;
+    let failed =
+        |why: String| HostError::Failed(format!("the service binding to {name:?} failed: {why}"));
+    let target = thread
+        .targets
+        .worker(&callee)
+        .ok_or_else(|| failed("there is no such worker".to_owned()))?;
+    let version = target
+        .version(rand::random_range(0.0..100.0))
+        .ok_or_else(|| failed("it has no version".to_owned()))?;
+    let pool =
+        thread.pool.borrow().upgrade().ok_or_else(|| failed("the node is stopping".to_owned()))?;
     let instance = pool.instance(version).await.map_err(|error| failed(error.to_string()))?;
     let id: Arc<str> = super::service::new_id().into();
     let url = hop.request.uri().to_string();
-    let subject = Subject::fetch(&thread.hub, target.worker.clone(), version.clone(), &hop.request, url.clone(), None);
+    let subject = Subject::fetch(
+        &thread.hub,
+        target.worker.clone(),
+        version.clone(),
+        &hop.request,
+        url.clone(),
+        None,
+    );
     thread.depths.borrow_mut().insert(id.clone(), depth);
     let (ended_thread, ended_id) = (thread.clone(), id.clone());
     let report = on_end(thread.hub.clone(), subject.clone());
@@ -140,16 +163,24 @@ impl Host for InstanceHost {
             let (parts, body) = hop.request.into_parts();
             let mut request = Request::from_parts(parts, sendable(body));
             request.extensions_mut().insert(decode);
-            let response = outbound.send(request).await.map_err(|error| HostError::Refused(format!("Fetch failed: {error}")))?;
+            let response = outbound
+                .send(request)
+                .await
+                .map_err(|error| HostError::Refused(format!("Fetch failed: {error}")))?;
             Ok(response.map(|body| Box::pin(body) as Body))
         })
     }
 
-    fn kv(&self, capability: u32, call: KvCall) -> LocalBoxFuture<'static, Result<KvReply, HostError>> {
+    fn kv(
+        &self,
+        capability: u32,
+        call: KvCall,
+    ) -> LocalBoxFuture<'static, Result<KvReply, HostError>> {
         let Some(namespace) = self.capabilities.namespaces.get(capability as usize) else {
             return Box::pin(async { Err(no_capability()) });
         };
-        let (kv, hub, namespace) = (self.thread.kv.clone(), self.thread.hub.clone(), namespace.clone());
+        let (kv, hub, namespace) =
+            (self.thread.kv.clone(), self.thread.hub.clone(), namespace.clone());
         Box::pin(async move {
             let (operation, metric) = match &call {
                 KvCall::Get { keys } if keys.len() == 1 => (Operation::Get, KvOperation::Get),
@@ -183,7 +214,11 @@ fn whole(number: f64) -> i64 {
     number as i64
 }
 
-async fn kv_call(kv: &dyn KvStore, namespace: &NamespaceId, call: KvCall) -> Result<KvReply, KvError> {
+async fn kv_call(
+    kv: &dyn KvStore,
+    namespace: &NamespaceId,
+    call: KvCall,
+) -> Result<KvReply, KvError> {
     match call {
         KvCall::Get { keys } if keys.len() == 1 => {
             let key = Key::parse(&keys[0])?;
@@ -229,7 +264,10 @@ impl http_body::Body for PumpedBody {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.frames.poll_recv(cx)
     }
 

@@ -24,29 +24,114 @@ struct Text {
     advice: &'static str,
 }
 
-const OWNER: &str = "If this is your worker, look at its log: `atoll tail`, or search the node's log for the id.";
+const OWNER: &str =
+    "If this is your worker, look at its log: `atoll tail`, or search the node's log for the id.";
 const LATER: &str = "Try again in a moment.";
 
-const fn text(status: StatusCode, code: u16, title: &'static str, message: &'static str, advice: &'static str) -> Text {
+const fn text(
+    status: StatusCode,
+    code: u16,
+    title: &'static str,
+    message: &'static str,
+    advice: &'static str,
+) -> Text {
     Text { status, code, title, message, advice }
 }
 
 fn words(problem: Problem) -> Text {
     use StatusCode as S;
     match problem {
-        Problem::NoRoute => text(S::NOT_FOUND, 1042, "No worker here", "No route leads from this address to a worker.", "Check the host name and the path. `atoll deploy` prints a worker's addresses."),
-        Problem::BadHost => text(S::BAD_REQUEST, 1003, "No host", "The request names no host, so there is nothing to route it by.", "Send a Host header."),
-        Problem::Refused(Refusal::UrlTooLong) => text(S::URI_TOO_LONG, 414, "URL too long", "The URL is longer than this node accepts.", "Send what does not fit in the request's body."),
-        Problem::Refused(Refusal::TooManyHeaders) => text(S::REQUEST_HEADER_FIELDS_TOO_LARGE, 431, "Headers too large", "The request has more headers than this node accepts.", "Clear this site's cookies, or send fewer headers."),
-        Problem::BodyTooLarge => text(S::PAYLOAD_TOO_LARGE, 413, "Body too large", "The request's body is larger than this node accepts.", "Send it in parts. The node's limit is limits.request_body_bytes_max."),
-        Problem::Overloaded | Problem::Ended(Outcome::Overloaded) => text(S::SERVICE_UNAVAILABLE, 1200, "Too busy", "This worker has more requests under way than it may.", LATER),
-        Problem::NotStarted => text(S::INTERNAL_SERVER_ERROR, 1101, "Worker did not start", "The worker's script threw or went over a limit while it started.", OWNER),
-        Problem::Ended(Outcome::ExceededCpu) => text(S::SERVICE_UNAVAILABLE, 1102, "Worker exceeded its CPU limit", "The worker used more CPU time for this request than it may.", OWNER),
-        Problem::Ended(Outcome::ExceededMemory) => text(S::SERVICE_UNAVAILABLE, 1102, "Worker exceeded its memory limit", "The worker used more memory than it may.", OWNER),
-        Problem::Ended(Outcome::ExceededWall) => text(S::GATEWAY_TIMEOUT, 1102, "Worker gave no response", "The worker's promise did not settle in time, or never can.", OWNER),
-        Problem::Ended(Outcome::Canceled) => text(S::BAD_REQUEST, 499, "Canceled", "The request ended before the worker had answered.", LATER),
-        Problem::Ended(Outcome::Exception) => text(S::INTERNAL_SERVER_ERROR, 1101, "Worker threw an exception", "The worker failed while it handled this request.", OWNER),
-        Problem::Ended(Outcome::Ok | Outcome::Internal) => text(S::INTERNAL_SERVER_ERROR, 500, "The node failed", "Something went wrong in the node itself.", "The operator finds the reason in the node's log under the id."),
+        Problem::NoRoute => text(
+            S::NOT_FOUND,
+            1042,
+            "No worker here",
+            "No route leads from this address to a worker.",
+            "Check the host name and the path. `atoll deploy` prints a worker's addresses.",
+        ),
+        Problem::BadHost => text(
+            S::BAD_REQUEST,
+            1003,
+            "No host",
+            "The request names no host, so there is nothing to route it by.",
+            "Send a Host header.",
+        ),
+        Problem::Refused(Refusal::UrlTooLong) => text(
+            S::URI_TOO_LONG,
+            414,
+            "URL too long",
+            "The URL is longer than this node accepts.",
+            "Send what does not fit in the request's body.",
+        ),
+        Problem::Refused(Refusal::TooManyHeaders) => text(
+            S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            431,
+            "Headers too large",
+            "The request has more headers than this node accepts.",
+            "Clear this site's cookies, or send fewer headers.",
+        ),
+        Problem::BodyTooLarge => text(
+            S::PAYLOAD_TOO_LARGE,
+            413,
+            "Body too large",
+            "The request's body is larger than this node accepts.",
+            "Send it in parts. The node's limit is limits.request_body_bytes_max.",
+        ),
+        Problem::Overloaded | Problem::Ended(Outcome::Overloaded) => text(
+            S::SERVICE_UNAVAILABLE,
+            1200,
+            "Too busy",
+            "This worker has more requests under way than it may.",
+            LATER,
+        ),
+        Problem::NotStarted => text(
+            S::INTERNAL_SERVER_ERROR,
+            1101,
+            "Worker did not start",
+            "The worker's script threw or went over a limit while it started.",
+            OWNER,
+        ),
+        Problem::Ended(Outcome::ExceededCpu) => text(
+            S::SERVICE_UNAVAILABLE,
+            1102,
+            "Worker exceeded its CPU limit",
+            "The worker used more CPU time for this request than it may.",
+            OWNER,
+        ),
+        Problem::Ended(Outcome::ExceededMemory) => text(
+            S::SERVICE_UNAVAILABLE,
+            1102,
+            "Worker exceeded its memory limit",
+            "The worker used more memory than it may.",
+            OWNER,
+        ),
+        Problem::Ended(Outcome::ExceededWall) => text(
+            S::GATEWAY_TIMEOUT,
+            1102,
+            "Worker gave no response",
+            "The worker's promise did not settle in time, or never can.",
+            OWNER,
+        ),
+        Problem::Ended(Outcome::Canceled) => text(
+            S::BAD_REQUEST,
+            499,
+            "Canceled",
+            "The request ended before the worker had answered.",
+            LATER,
+        ),
+        Problem::Ended(Outcome::Exception) => text(
+            S::INTERNAL_SERVER_ERROR,
+            1101,
+            "Worker threw an exception",
+            "The worker failed while it handled this request.",
+            OWNER,
+        ),
+        Problem::Ended(Outcome::Ok | Outcome::Internal) => text(
+            S::INTERNAL_SERVER_ERROR,
+            500,
+            "The node failed",
+            "Something went wrong in the node itself.",
+            "The operator finds the reason in the node's log under the id.",
+        ),
     }
 }
 

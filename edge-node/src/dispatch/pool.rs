@@ -62,7 +62,14 @@ impl Pool {
         limits: LimitsConfig,
         host: Rc<ThreadHost>,
     ) -> Rc<Self> {
-        let pool = Self { slots: RefCell::default(), clock: Cell::new(0), isolates, registry, limits, host };
+        let pool = Self {
+            slots: RefCell::default(),
+            clock: Cell::new(0),
+            isolates,
+            registry,
+            limits,
+            host,
+        };
         Rc::new(pool)
     }
 
@@ -80,13 +87,18 @@ impl Pool {
     }
 
     /// An instance of the version, loaded if need be.
-    pub(super) async fn instance(self: &Rc<Self>, version: &VersionId) -> Result<Instance, LoadError> {
+    pub(super) async fn instance(
+        self: &Rc<Self>,
+        version: &VersionId,
+    ) -> Result<Instance, LoadError> {
         if let Some(instance) = self.live(version) {
             return Ok(instance);
         }
         let loading = match self.slots.borrow().get(version) {
             Some(Slot::Loading(loading)) => Some(loading.clone()),
-            Some(Slot::Failed { error, until }) if Instant::now() < *until => return Err(error.clone()),
+            Some(Slot::Failed { error, until }) if Instant::now() < *until => {
+                return Err(error.clone());
+            }
             _ => None,
         };
         let loading = loading.unwrap_or_else(|| self.begin(version));
@@ -100,13 +112,18 @@ impl Pool {
         let task = tokio::task::spawn_local(async move {
             let loaded = pool.load(&id).await;
             let slot = match &loaded {
-                Ok(instance) => Slot::Live { instance: instance.clone(), used: Cell::new(pool.clock.get()) },
-                Err(error) => Slot::Failed { error: error.clone(), until: Instant::now() + START_BACKOFF },
+                Ok(instance) => {
+                    Slot::Live { instance: instance.clone(), used: Cell::new(pool.clock.get()) }
+                }
+                Err(error) => {
+                    Slot::Failed { error: error.clone(), until: Instant::now() + START_BACKOFF }
+                }
             };
             pool.slots.borrow_mut().insert(id, slot);
             loaded
         });
-        let loading = task.map(|joined| joined.unwrap_or(Err(LoadError::Missing))).boxed_local().shared();
+        let loading =
+            task.map(|joined| joined.unwrap_or(Err(LoadError::Missing))).boxed_local().shared();
         self.slots.borrow_mut().insert(version.clone(), Slot::Loading(loading.clone()));
         loading
     }
@@ -119,7 +136,8 @@ impl Pool {
             .map_err(|error| LoadError::Registry(Arc::new(error)))?
             .ok_or(LoadError::Missing)?;
         let (bindings, capabilities) = environment(&version);
-        let host = InstanceHost::new(self.host.clone(), version.worker.clone(), id.clone(), capabilities);
+        let host =
+            InstanceHost::new(self.host.clone(), version.worker.clone(), id.clone(), capabilities);
         let options = InstanceOptions {
             script: Arc::new(script(&version)),
             bindings,
@@ -129,7 +147,12 @@ impl Pool {
         };
         let instance = Instance::load(&self.isolates, options).await.map_err(LoadError::Start)?;
         if let (Some(debuggees), Some(inspector)) = (&self.host.debuggees, instance.inspector()) {
-            debuggees.add(version.worker.worker.clone(), id.clone(), &version.main_module, inspector);
+            debuggees.add(
+                version.worker.worker.clone(),
+                id.clone(),
+                &version.main_module,
+                inspector,
+            );
         }
         Ok(instance)
     }
@@ -140,7 +163,9 @@ impl Pool {
             return;
         }
         let idle = slots.iter().filter_map(|(version, slot)| match slot {
-            Slot::Live { instance, used } if instance.in_flight() == 0 => Some((used.get(), version.clone())),
+            Slot::Live { instance, used } if instance.in_flight() == 0 => {
+                Some((used.get(), version.clone()))
+            }
             Slot::Failed { .. } => Some((0, version.clone())),
             _ => None,
         });
@@ -168,7 +193,14 @@ impl Pool {
     /// Invocations in flight on the thread.
     pub(super) fn in_flight(&self) -> usize {
         let slots = self.slots.borrow();
-        slots.values().map(|slot| if let Slot::Live { instance, .. } = slot { instance.in_flight() } else { 0 }).sum()
+        slots
+            .values()
+            .map(
+                |slot| {
+                    if let Slot::Live { instance, .. } = slot { instance.in_flight() } else { 0 }
+                },
+            )
+            .sum()
     }
 }
 

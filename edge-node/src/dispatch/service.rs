@@ -56,7 +56,10 @@ impl http_body::Body for SizedBody {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
         Poll::Ready(frame.map(|frame| {
             let frame = frame?;
@@ -125,7 +128,12 @@ impl Service for Front {
 }
 
 impl Dispatcher {
-    async fn answer(&self, request: Request<Incoming>, connection: &Connection, id: &str) -> Response<ResponseBody> {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        connection: &Connection,
+        id: &str,
+    ) -> Response<ResponseBody> {
         let secure = connection.tls.is_some();
         let scheme = if secure { Scheme::Https } else { Scheme::Http };
         let authority = match request.uri().authority() {
@@ -140,7 +148,9 @@ impl Dispatcher {
             tracing::info!(id, host = authority, "no route");
             return page(Problem::NoRoute, request.headers(), id);
         };
-        if declared_length(&request).is_some_and(|length| length > self.limits.request_body_bytes_max) {
+        if declared_length(&request)
+            .is_some_and(|length| length > self.limits.request_body_bytes_max)
+        {
             return page(Problem::BodyTooLarge, request.headers(), id);
         }
         let Some(version) = pick(&target, &request) else {
@@ -165,7 +175,14 @@ impl Dispatcher {
         let hub = &self.host.hub;
         let id: Arc<str> = id.into();
         let ip = connection.peer.ip().to_canonical();
-        let subject = Subject::fetch(hub, target.worker.clone(), version.clone(), &request, url.clone(), Some(ip));
+        let subject = Subject::fetch(
+            hub,
+            target.worker.clone(),
+            version.clone(),
+            &request,
+            url.clone(),
+            Some(ip),
+        );
         let instance = match self.pool.live(version) {
             Some(instance) => instance,
             None => match self.pool.instance(version).await {
@@ -214,7 +231,8 @@ impl Dispatcher {
             let body = TimedBody::new(body, BODY_IDLE_TIMEOUT);
             Some(Box::pin(SizedBody { body, left: self.limits.request_body_bytes_max }))
         };
-        let event = FetchEvent { id: id.clone(), url, request: Request::from_parts(parts, body), cf };
+        let event =
+            FetchEvent { id: id.clone(), url, request: Request::from_parts(parts, body), cf };
         let ended = on_end(self.host.hub.clone(), subject.clone());
         let response = match instance.fetch(event, ended).await {
             Ok(response) => response,

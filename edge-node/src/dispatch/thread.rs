@@ -120,10 +120,19 @@ pub fn spawn_threads(
     sockets: Vec<Sockets>,
     drain: &DrainSignal,
 ) -> Result<Vec<DataThread>, ThreadError> {
-    sockets.into_iter().enumerate().map(|(index, sockets)| spawn(index, shared, sockets, drain.clone())).collect()
+    sockets
+        .into_iter()
+        .enumerate()
+        .map(|(index, sockets)| spawn(index, shared, sockets, drain.clone()))
+        .collect()
 }
 
-fn spawn(index: usize, shared: &Arc<Shared>, sockets: Sockets, drain: DrainSignal) -> Result<DataThread, ThreadError> {
+fn spawn(
+    index: usize,
+    shared: &Arc<Shared>,
+    sockets: Sockets,
+    drain: DrainSignal,
+) -> Result<DataThread, ThreadError> {
     let (jobs, inbox) = mpsc::channel(JOBS_QUEUED_MAX);
     let shared = shared.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -132,7 +141,12 @@ fn spawn(index: usize, shared: &Arc<Shared>, sockets: Sockets, drain: DrainSigna
     Ok(DataThread { jobs, join: thread.spawn(run)? })
 }
 
-async fn run(shared: Arc<Shared>, sockets: Sockets, drain: DrainSignal, inbox: mpsc::Receiver<Job>) {
+async fn run(
+    shared: Arc<Shared>,
+    sockets: Sockets,
+    drain: DrainSignal,
+    inbox: mpsc::Receiver<Job>,
+) {
     let dispatcher = match dispatcher(&shared) {
         Ok(dispatcher) => dispatcher,
         Err(error) => {
@@ -146,9 +160,16 @@ async fn run(shared: Arc<Shared>, sockets: Sockets, drain: DrainSignal, inbox: m
         ..ServeOptions::default()
     };
     let front = Rc::new(Front(dispatcher.clone()));
-    let listeners = [(sockets.http, None), (sockets.https, Some(sockets.tls))].map(|(listener, tls)| {
-        tokio::task::spawn_local(serve(listener, tls, options.clone(), front.clone(), drain.clone()))
-    });
+    let listeners =
+        [(sockets.http, None), (sockets.https, Some(sockets.tls))].map(|(listener, tls)| {
+            tokio::task::spawn_local(serve(
+                listener,
+                tls,
+                options.clone(),
+                front.clone(),
+                drain.clone(),
+            ))
+        });
     let housekeeping = tokio::task::spawn_local(keep_house(shared.clone(), dispatcher.clone()));
     let events = tokio::task::spawn_local(take_jobs(dispatcher.clone(), inbox));
     let loading = shared.debuggees.is_some().then(|| {
@@ -156,7 +177,9 @@ async fn run(shared: Arc<Shared>, sockets: Sockets, drain: DrainSignal, inbox: m
     });
     for listener in listeners {
         match listener.await {
-            Ok(Ok(drained)) => tracing::debug!(finished = drained.finished, cut = drained.cut, "listener drained"),
+            Ok(Ok(drained)) => {
+                tracing::debug!(finished = drained.finished, cut = drained.cut, "listener drained")
+            }
             Ok(Err(error)) => tracing::error!(%error, "listener failed"),
             Err(error) => tracing::error!(%error, "listener task failed"),
         }
@@ -166,7 +189,9 @@ async fn run(shared: Arc<Shared>, sockets: Sockets, drain: DrainSignal, inbox: m
             tokio::time::sleep(DRAIN_CHECK).await;
         }
     };
-    let wait_until = Duration::from_millis(shared.config.limits.wait_until_ms_max.min(shared.config.drain_ms_max));
+    let wait_until = Duration::from_millis(
+        shared.config.limits.wait_until_ms_max.min(shared.config.drain_ms_max),
+    );
     if tokio::time::timeout(wait_until, last).await.is_err() {
         tracing::warn!("invocations were cut off by the drain's deadline");
     }
@@ -179,7 +204,10 @@ async fn run(shared: Arc<Shared>, sockets: Sockets, drain: DrainSignal, inbox: m
 
 fn dispatcher(shared: &Arc<Shared>) -> std::io::Result<Rc<Dispatcher>> {
     let config = &shared.config;
-    let outbound = Outbound::new(OutboundOptions { allow: config.outbound.allow.clone(), ..OutboundOptions::default() });
+    let outbound = Outbound::new(OutboundOptions {
+        allow: config.outbound.allow.clone(),
+        ..OutboundOptions::default()
+    });
     let host = Rc::new(ThreadHost {
         outbound,
         kv: shared.kv.clone(),
@@ -194,7 +222,13 @@ fn dispatcher(shared: &Arc<Shared>) -> std::io::Result<Rc<Dispatcher>> {
     let pool = Pool::new(isolates, shared.registry.clone(), config.limits.clone(), host.clone());
     *host.pool.borrow_mut() = Rc::downgrade(&pool);
     let targets = shared.targets.clone();
-    Ok(Rc::new(Dispatcher { targets, pool, host, limits: config.limits.clone(), cf: CfTexts::default() }))
+    Ok(Rc::new(Dispatcher {
+        targets,
+        pool,
+        host,
+        limits: config.limits.clone(),
+        cf: CfTexts::default(),
+    }))
 }
 
 async fn keep_house(shared: Arc<Shared>, dispatcher: Rc<Dispatcher>) {
@@ -227,7 +261,9 @@ async fn load_deployed(registry: Registry, dispatcher: Rc<Dispatcher>) {
 async fn take_jobs(dispatcher: Rc<Dispatcher>, mut inbox: mpsc::Receiver<Job>) {
     while let Some(Job::Scheduled { worker, cron, scheduled_ms }) = inbox.recv().await {
         let dispatcher = dispatcher.clone();
-        tokio::task::spawn_local(async move { scheduled(&dispatcher, worker, cron, scheduled_ms).await });
+        tokio::task::spawn_local(async move {
+            scheduled(&dispatcher, worker, cron, scheduled_ms).await
+        });
     }
 }
 
@@ -239,7 +275,9 @@ async fn scheduled(dispatcher: &Dispatcher, worker: WorkerRef, cron: String, sch
     let subject = Subject::scheduled(worker, version.clone(), cron.clone(), scheduled_ms);
     let instance = match dispatcher.pool.instance(version).await {
         Ok(instance) => instance,
-        Err(error) => return subject.refused(hub, id, atoll_isolate::Outcome::Exception, error.to_string()),
+        Err(error) => {
+            return subject.refused(hub, id, atoll_isolate::Outcome::Exception, error.to_string());
+        }
     };
     let ended = on_end(hub.clone(), subject);
     if let Err(failure) = instance.scheduled(id, &cron, scheduled_ms, ended).await {

@@ -85,7 +85,8 @@ async fn attach(
     upgrade: WebSocketUpgrade,
 ) -> Response {
     let Some(attached) = debuggees.attach(&id) else {
-        return (StatusCode::NOT_FOUND, "no instance has this id: see /json/list\n").into_response();
+        return (StatusCode::NOT_FOUND, "no instance has this id: see /json/list\n")
+            .into_response();
     };
     upgrade
         .max_message_size(COMMAND_BYTES_MAX)

@@ -98,7 +98,7 @@ pub enum ScriptFormat {
 }
 
 /// A name in `env` and the capability that it grants. Serialised as in the v4 API's metadata.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Binding {
     /// A string.
@@ -169,6 +169,13 @@ pub enum Binding {
         /// The module's name in the script.
         part: String,
     },
+}
+
+/// Shows no value: it may be a secret, and debug output ends in logs.
+impl fmt::Debug for Binding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(self.kind()).field("name", &self.name()).finish_non_exhaustive()
+    }
 }
 
 impl Binding {

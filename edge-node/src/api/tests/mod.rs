@@ -5,6 +5,7 @@ mod kv;
 mod tails;
 mod uploads;
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use atoll_kv::SystemClock;
@@ -65,6 +66,7 @@ fn node_with(limits: LimitsConfig) -> Node {
     let registry = Registry::open(dir.path()).unwrap();
     registry.bootstrap().unwrap();
     let hub = ReportHub::new(Arc::default());
+    let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let router = router(ApiConfig {
         registry: registry.clone(),
         kv: Arc::new(MemoryStore::new(Arc::new(SystemClock))),
@@ -73,6 +75,7 @@ fn node_with(limits: LimitsConfig) -> Node {
         health: Health::default(),
         domain: "localhost".into(),
         limits,
+        node: NodeInfo { http: local(8080), https: local(8443) },
     });
     let token = std::fs::read_to_string(dir.path().join("root.token")).unwrap();
     let account = registry.authenticate(&token).unwrap().unwrap().account;

@@ -74,6 +74,24 @@ async fn an_upload_is_stored_deployed_and_given_back() {
 }
 
 #[tokio::test]
+async fn a_service_worker_has_blobs_by_name() {
+    let node = node();
+    let metadata = json!({
+        "body_part": "i.js",
+        "bindings": [{ "type": "text_blob", "name": "T", "part": "T" }],
+    });
+    let (kind, body) = form(&[
+        ("T", "/home/me/t.txt", "text/plain", b"hi".to_vec()),
+        ("metadata", "", "", metadata.to_string().into_bytes()),
+        ("i.js", "i.js", "application/javascript", b"addEventListener".to_vec()),
+    ]);
+    let (status, answer) = json_of(node.a.send(Method::PUT, SCRIPT, &kind, body).await).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let response = node.a.send(Method::GET, SCRIPT, "", Bytes::new()).await;
+    assert_eq!(bytes_of(response).await, "addEventListener");
+}
+
+#[tokio::test]
 async fn what_cannot_run_is_refused_with_a_reason() {
     let node = node_with(LimitsConfig { script_bytes_max: 1 << 20, ..Default::default() });
     let main = json!({ "main_module": "index.js" });

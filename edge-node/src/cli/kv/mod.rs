@@ -40,7 +40,11 @@ async fn open(session: &Session, args: &NamespaceArgs) -> Result<Opened, CliErro
     let configured = configured(&project, binding)?;
     let api = session.api_for(Some(&project)).await?;
     if let Some(id) = configured {
-        return Ok(Opened { api, id });
+        // As in a deploy: an id from elsewhere stands for the namespace of that title.
+        let known = api.namespaces().await?;
+        if let Some(found) = known.into_iter().find(|n| n.id == id || n.title == id) {
+            return Ok(Opened { id: found.id, api });
+        }
     }
     let worker = session.worker(None, &args.project)?;
     let bindings = api.bindings(&worker).await?;
@@ -48,7 +52,8 @@ async fn open(session: &Session, args: &NamespaceArgs) -> Result<Opened, CliErro
     match deployed.and_then(|b| b["namespace_id"].as_str()) {
         Some(id) => Ok(Opened { id: id.to_owned(), api }),
         None => Err(CliError::Failed(format!(
-            "the binding {binding} has no namespace yet: deploy {worker} first, or use --namespace-id"
+            "the binding {binding} has no namespace on this node: deploy {worker} first, \
+             or use --namespace-id"
         ))),
     }
 }

@@ -1,0 +1,179 @@
+//! The load generator: keep-alive HTTP/1.1 connections on one thread, each sending its next
+//! request when the last response is complete. It runs as a process of its own, so that it can be
+//! pinned to a core apart from the server's.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::histogram::Histogram;
+use crate::http::{Bodies, Parser};
+use crate::machine::CoreTimes;
+
+/// How much is read from a connection at once.
+const READ_BYTES: usize = 256 * 1024;
+/// A connection that fails this often in a row gives up: the server is gone.
+const FAILURES_MAX: u32 = 100;
+/// How long after the window a connection may take to finish its last response.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What to ask of which server, and for how long.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct LoadArgs {
+    /// The server's address.
+    #[arg(long)]
+    pub(crate) target: SocketAddr,
+    /// The Host header.
+    #[arg(long)]
+    pub(crate) host: String,
+    /// Concurrent connections.
+    #[arg(long)]
+    pub(crate) connections: usize,
+    /// Milliseconds of load before the measurement.
+    #[arg(long)]
+    pub(crate) warmup_ms: u64,
+    /// Milliseconds measured.
+    #[arg(long)]
+    pub(crate) window_ms: u64,
+    /// Bytes that every body must have; any other length is an error.
+    #[arg(long)]
+    pub(crate) body_bytes: u64,
+    /// The server's core: its busy share is measured.
+    #[arg(long)]
+    pub(crate) server_core: usize,
+    /// The generator's core: its busy share is measured.
+    #[arg(long)]
+    pub(crate) load_core: usize,
+}
+
+/// What one window showed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Measurement {
+    /// Right responses completed inside the window.
+    pub(crate) requests: u64,
+    /// Wrong or failed responses, in the warm-up too.
+    pub(crate) errors: u64,
+    /// What the first error said.
+    pub(crate) first_error: Option<String>,
+    pub(crate) requests_per_second: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    /// Share of the window in which the server's core was busy, with whatever ran there.
+    pub(crate) server_core_busy: f64,
+    /// Share of the window in which the generator's core was busy.
+    pub(crate) load_core_busy: f64,
+}
+
+struct Tally {
+    histogram: Histogram,
+    errors: u64,
+    first_error: Option<String>,
+}
+
+/// Makes the load, on the calling thread, and measures it.
+pub(crate) fn run(args: &LoadArgs) -> std::io::Result<Measurement> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(measure(args))
+}
+
+async fn measure(args: &LoadArgs) -> std::io::Result<Measurement> {
+    let tally =
+        Arc::new(Mutex::new(Tally { histogram: Histogram::new(), errors: 0, first_error: None }));
+    let start = Instant::now() + Duration::from_millis(args.warmup_ms);
+    let end = start + Duration::from_millis(args.window_ms);
+    let connections: Vec<_> = (0..args.connections)
+        .map(|_| tokio::spawn(connection(args.clone(), start, end, Arc::clone(&tally))))
+        .collect();
+
+    tokio::time::sleep_until(start.into()).await;
+    let before = CoreTimes::read()?;
+    tokio::time::sleep_until(end.into()).await;
+    let after = CoreTimes::read()?;
+    for task in connections {
+        if tokio::time::timeout_at((end + GRACE).into(), task).await.is_err() {
+            lock(&tally).error("a response did not end".to_owned());
+        }
+    }
+
+    let tally = lock(&tally);
+    let micros = |fraction| tally.histogram.quantile(fraction).as_nanos() as f64 / 1_000.0;
+    Ok(Measurement {
+        requests: tally.histogram.total(),
+        errors: tally.errors,
+        first_error: tally.first_error.clone(),
+        requests_per_second: tally.histogram.total() as f64 * 1_000.0 / args.window_ms as f64,
+        p50_us: micros(0.5),
+        p99_us: micros(0.99),
+        server_core_busy: after.busy_since(&before, args.server_core),
+        load_core_busy: after.busy_since(&before, args.load_core),
+    })
+}
+
+async fn connection(args: LoadArgs, start: Instant, end: Instant, tally: Arc<Mutex<Tally>>) {
+    let mut failures = 0;
+    while Instant::now() < end && failures < FAILURES_MAX {
+        if let Err(error) = requests(&args, start, end, &tally, &mut failures).await {
+            failures += 1;
+            lock(&tally).error(error.to_string());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Sends requests on one connection until the window ends or the connection fails.
+async fn requests(
+    args: &LoadArgs,
+    start: Instant,
+    end: Instant,
+    tally: &Mutex<Tally>,
+    failures: &mut u32,
+) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(args.target).await?;
+    stream.set_nodelay(true)?;
+    let request = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", args.host);
+    let mut parser = Parser::new(Bodies::Count);
+    let mut buffer = vec![0; READ_BYTES];
+    let mut sent = Instant::now();
+    while sent < end {
+        stream.write_all(request.as_bytes()).await?;
+        let response = loop {
+            let read = stream.read(&mut buffer).await?;
+            if read == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            let fed = parser.feed(&buffer[..read]);
+            if let Some(response) = fed.map_err(|why| std::io::Error::other(why.0))? {
+                break response;
+            }
+        };
+        let done = Instant::now();
+        if response.status != 200 || response.body_bytes != args.body_bytes {
+            return Err(std::io::Error::other(format!(
+                "status {} with {} bytes instead of 200 with {}",
+                response.status, response.body_bytes, args.body_bytes
+            )));
+        }
+        *failures = 0;
+        if done >= start && done < end {
+            lock(tally).histogram.record(done - sent);
+        }
+        sent = done;
+    }
+    Ok(())
+}
+
+/// One thread runs every connection, so the lock is never waited for.
+fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
+    tally.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Tally {
+    fn error(&mut self, message: String) {
+        self.errors += 1;
+        self.first_error.get_or_insert(message);
+    }
+}

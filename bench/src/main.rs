@@ -1,0 +1,31 @@
+//! Asks one question per bench of atoll and its peers, on this machine, in turn, in one run. It
+//! builds no server and judges no figure: it measures, compares and writes down.
+
+#![forbid(unsafe_code)]
+
+mod api;
+mod cli;
+mod histogram;
+mod http;
+mod load;
+mod machine;
+mod plot;
+mod process;
+mod questions;
+mod report;
+mod run;
+mod servers;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match cli::Cli::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,145 @@
+/// <reference no-default-lib="true" />
+/// <reference lib="es2024" />
+/// <reference lib="webworker" />
+/// <reference lib="webworker.iterable" />
+
+/** What surrounds one invocation. */
+interface ExecutionContext<Props = unknown> {
+  /** Keeps work going after the response. */
+  waitUntil(promise: Promise<unknown>): void;
+  passThroughOnException(): void;
+  readonly props: Props;
+}
+
+/** What the node knows of a request's client and connection. */
+interface IncomingRequestCfProperties {
+  readonly country?: string;
+  readonly continent?: string;
+  readonly region?: string;
+  readonly city?: string;
+  readonly latitude?: string;
+  readonly longitude?: string;
+  readonly timezone?: string;
+  readonly asn?: number;
+  readonly asOrganization?: string;
+  readonly colo?: string;
+  readonly httpProtocol?: string;
+  readonly tlsVersion?: string;
+  readonly tlsCipher?: string;
+  readonly [key: string]: unknown;
+}
+
+interface Request {
+  readonly cf?: IncomingRequestCfProperties;
+}
+
+/** One firing of a cron line. */
+interface ScheduledController {
+  /** The line, as configured. */
+  readonly cron: string;
+  /** When it was due: milliseconds since 1970. */
+  readonly scheduledTime: number;
+  noRetry(): void;
+}
+
+/** The handlers that a worker can export. */
+interface ExportedHandler<Env = unknown, Props = unknown> {
+  fetch?(request: Request, env: Env, ctx: ExecutionContext<Props>): Response | Promise<Response>;
+  scheduled?(
+    controller: ScheduledController,
+    env: Env,
+    ctx: ExecutionContext<Props>,
+  ): void | Promise<void>;
+}
+
+/** A service binding: another worker. */
+interface Fetcher {
+  fetch(input: Request | URL | string, init?: RequestInit): Promise<Response>;
+}
+
+interface KVGetOptions {
+  /** Seconds for which a read may be answered from a cache; at least 30. */
+  cacheTtl?: number;
+}
+
+interface KVPutOptions {
+  /** When the key expires: seconds since 1970. */
+  expiration?: number;
+  /** Seconds until the key expires; at least 60. */
+  expirationTtl?: number;
+  /** Anything that is at most 1024 bytes as JSON. */
+  metadata?: unknown;
+}
+
+interface KVListKey<Metadata = unknown> {
+  name: string;
+  expiration?: number;
+  metadata?: Metadata;
+}
+
+type KVListResult<Metadata = unknown> =
+  | { keys: KVListKey<Metadata>[]; list_complete: true }
+  | { keys: KVListKey<Metadata>[]; list_complete: false; cursor: string };
+
+interface KVValueWithMetadata<Value, Metadata> {
+  value: Value | null;
+  metadata: Metadata | null;
+}
+
+/** A keyspace of the account. */
+interface KVNamespace<Key extends string = string> {
+  get(key: Key, options?: "text" | (KVGetOptions & { type?: "text" })): Promise<string | null>;
+  get<T = unknown>(key: Key, options: "json" | (KVGetOptions & { type: "json" })): Promise<T | null>;
+  get(
+    key: Key,
+    options: "arrayBuffer" | (KVGetOptions & { type: "arrayBuffer" }),
+  ): Promise<ArrayBuffer | null>;
+  get(
+    key: Key,
+    options: "stream" | (KVGetOptions & { type: "stream" }),
+  ): Promise<ReadableStream<Uint8Array> | null>;
+  /** Up to 100 keys at once. */
+  get(keys: Key[], options?: "text"): Promise<Map<string, string | null>>;
+  get<T = unknown>(keys: Key[], options: "json"): Promise<Map<string, T | null>>;
+
+  getWithMetadata<M = unknown>(
+    key: Key,
+    options?: "text" | (KVGetOptions & { type?: "text" }),
+  ): Promise<KVValueWithMetadata<string, M>>;
+  getWithMetadata<T = unknown, M = unknown>(
+    key: Key,
+    options: "json" | (KVGetOptions & { type: "json" }),
+  ): Promise<KVValueWithMetadata<T, M>>;
+
+  put(
+    key: Key,
+    value: string | ArrayBuffer | ArrayBufferView | ReadableStream,
+    options?: KVPutOptions,
+  ): Promise<void>;
+  delete(key: Key): Promise<void>;
+  list<M = unknown>(options?: {
+    prefix?: string | null;
+    limit?: number;
+    cursor?: string | null;
+  }): Promise<KVListResult<M>>;
+}
+
+declare module "*.wasm" {
+  const module: WebAssembly.Module;
+  export default module;
+}
+
+declare module "*.txt" {
+  const text: string;
+  export default text;
+}
+
+declare module "*.html" {
+  const text: string;
+  export default text;
+}
+
+declare module "*.bin" {
+  const data: ArrayBuffer;
+  export default data;
+}

@@ -1,0 +1,231 @@
+//! A node under test: the real binary on free ports with a data directory of its own.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+
+use tempfile::TempDir;
+
+use crate::api::Api;
+use crate::binary::atoll_binary;
+use crate::captured::Captured;
+use crate::client::{Protocol, Request};
+use crate::clock::eventually;
+use crate::script::Script;
+
+/// How a node is started.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// Threads that run workers.
+    pub threads: usize,
+    /// The configuration file's text, in TOML; the harness sets the addresses by flags.
+    pub config: String,
+}
+
+impl Default for NodeOptions {
+    fn default() -> Self {
+        Self { threads: 2, config: String::new() }
+    }
+}
+
+impl NodeOptions {
+    /// Options with a configuration file.
+    pub fn with_config(config: &str) -> Self {
+        Self { config: config.to_owned(), ..Self::default() }
+    }
+}
+
+/// Where a node listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// Plain HTTP/1.1 and HTTP/2.
+    pub http: SocketAddr,
+    /// The same over TLS.
+    pub https: SocketAddr,
+    /// The REST API, metrics and health.
+    pub admin: SocketAddr,
+}
+
+/// A running node. Dropping it kills the process; a failing test shows what the node wrote.
+pub struct Node {
+    options: NodeOptions,
+    process: Process,
+    api: Api,
+    // Removed after the process has ended: fields are dropped in order.
+    dir: TempDir,
+}
+
+impl Node {
+    /// Starts a fresh node and waits until it is ready.
+    ///
+    /// # Panics
+    /// Panics when the node does not become ready in time.
+    pub async fn start(options: NodeOptions) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        std::fs::write(dir.path().join("node.toml"), &options.config)
+            .expect("the configuration can be written");
+        let process = Process::start(&options, dir.path()).await;
+        let api = process.api(dir.path()).await;
+        Self { options, process, api, dir }
+    }
+
+    /// Where the node listens now.
+    pub fn addresses(&self) -> Addresses {
+        self.process.addresses
+    }
+
+    /// The REST API as the first account.
+    pub fn api(&self) -> &Api {
+        &self.api
+    }
+
+    /// The node's data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        data_dir(self.dir.path())
+    }
+
+    /// Deploys a worker through the REST API.
+    ///
+    /// # Panics
+    /// Panics when the node refuses it.
+    pub async fn deploy(&self, worker: &str, script: &Script) {
+        if let Err(error) = self.api.upload(worker, script).await {
+            panic!("the upload of {worker} is refused: {error}");
+        }
+    }
+
+    /// A GET of one of the first account's workers over HTTP/1.1, to be changed and sent.
+    pub fn request(&self, worker: &str, path: &str) -> Request {
+        self.request_to_host(&format!("{worker}.demo.localhost"), path)
+    }
+
+    /// A GET with any Host header.
+    pub fn request_to_host(&self, host: &str, path: &str) -> Request {
+        Request::new(self.process.addresses, host, path)
+    }
+
+    /// The body of a GET that must succeed.
+    ///
+    /// # Panics
+    /// Panics when the answer is not 200.
+    pub async fn text(&self, worker: &str, path: &str) -> String {
+        let reply = self.request(worker, path).send().await.expect("the node answers");
+        assert_eq!(reply.status, 200, "{worker}{path}: {}", reply.text());
+        reply.text()
+    }
+
+    /// Ends the process at once, as a crash does.
+    pub fn kill9(&mut self) {
+        self.process.captured.kill();
+    }
+
+    /// Starts the node again on its data directory, with new ports.
+    pub async fn restart(&mut self) {
+        self.process.captured.kill();
+        self.process = Process::start(&self.options, self.dir.path()).await;
+        self.api = self.process.api(self.dir.path()).await;
+    }
+
+    /// Asks the node to drain (SIGTERM), without waiting.
+    pub fn terminate(&self) {
+        self.process.captured.signal("TERM");
+    }
+
+    /// Waits for the process to end by itself.
+    pub async fn exit_status(&mut self) -> ExitStatus {
+        self.process.captured.exit_status().await
+    }
+
+    /// Drains the node: SIGTERM, then the status that it ends with.
+    pub async fn drain(&mut self) -> ExitStatus {
+        self.terminate();
+        self.exit_status().await
+    }
+
+    /// Resident memory of the node and the processes that it started, in bytes.
+    pub fn memory_rss_bytes(&self) -> u64 {
+        process_tree(self.process.captured.id()).into_iter().map(resident_bytes).sum()
+    }
+
+    /// What the node has written so far.
+    pub fn output(&self) -> String {
+        self.process.captured.output()
+    }
+
+    /// Prints the end of what the node has written.
+    pub(crate) fn show_output(&self) {
+        self.process.captured.show_output();
+    }
+}
+
+fn data_dir(dir: &Path) -> PathBuf {
+    dir.join("data")
+}
+
+/// The node's process and where it listens.
+struct Process {
+    captured: Captured,
+    addresses: Addresses,
+}
+
+impl Process {
+    async fn start(options: &NodeOptions, dir: &Path) -> Self {
+        let mut command = Command::new(atoll_binary());
+        command.arg("serve").arg("--config").arg(dir.join("node.toml"));
+        command.arg("--data").arg(data_dir(dir));
+        command.args(["--domain", "localhost", "--threads", &options.threads.to_string()]);
+        for listener in ["--http", "--https", "--admin"] {
+            command.args([listener, "127.0.0.1:0"]);
+        }
+        let mut captured = Captured::spawn(&mut command);
+        let addresses = captured.line("the node names its addresses", listening).await;
+        let request = Request::new(addresses, "localhost", "/readyz").over(Protocol::Admin);
+        eventually("the node is ready", async || {
+            request.clone().send().await.ok().filter(|reply| reply.status == 200)
+        })
+        .await;
+        Self { captured, addresses }
+    }
+
+    async fn api(&self, dir: &Path) -> Api {
+        let token = std::fs::read_to_string(data_dir(dir).join("root.token"))
+            .expect("the first start writes the API token");
+        Api::connect(self.addresses, token.trim()).await
+    }
+}
+
+fn listening(line: &str) -> Option<Addresses> {
+    let (_, fields) = line.split_once("listening ")?;
+    let field = |name: &str| {
+        let value = fields.split_whitespace().find_map(|field| field.strip_prefix(name))?;
+        value.parse().ok()
+    };
+    Some(Addresses { http: field("http=")?, https: field("https=")?, admin: field("admin=")? })
+}
+
+/// The process and everything below it.
+fn process_tree(root: u32) -> Vec<u32> {
+    let mut tree = vec![root];
+    let mut next = 0;
+    while let Some(&id) = tree.get(next) {
+        let tasks = std::fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+        for task in tasks {
+            let children = std::fs::read_to_string(task.path().join("children"));
+            tree.extend(
+                children
+                    .unwrap_or_default()
+                    .split_whitespace()
+                    .filter_map(|id| id.parse::<u32>().ok()),
+            );
+        }
+        next += 1;
+    }
+    tree
+}
+
+fn resident_bytes(id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kibibytes.unwrap_or(0) * 1024
+}

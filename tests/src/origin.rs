@@ -1,0 +1,79 @@
+//! A small HTTP server of the test's own, for workers to fetch from or to be kept away from.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// A server that gives every request the same answer and counts connections. It ends when dropped.
+pub struct Origin {
+    address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Origin {
+    /// Serves `body` with 200 on a free port of `ip`.
+    pub async fn answering(ip: IpAddr, body: &str) -> Self {
+        let length = body.len();
+        Self::start(ip, format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}")).await
+    }
+
+    /// Redirects to `location`.
+    pub async fn redirecting(ip: IpAddr, location: &str) -> Self {
+        let head =
+            format!("HTTP/1.1 302 Found\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n");
+        Self::start(ip, head).await
+    }
+
+    async fn start(ip: IpAddr, answer: String) -> Self {
+        let listener = TcpListener::bind((ip, 0)).await.expect("a port is free");
+        let address = listener.local_addr().expect("a bound listener has an address");
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&connections);
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counter.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(respond(stream, answer.clone()));
+            }
+        });
+        Self { address, connections, task }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+
+    /// How many connections it has accepted.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Answers one request and closes; a failed connection is the client's affair.
+async fn respond(mut stream: TcpStream, answer: String) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") && head.len() < HEAD_BYTES_MAX {
+        if !matches!(stream.read_buf(&mut head).await, Ok(1..)) {
+            return;
+        }
+    }
+    let _ = stream.write_all(answer.as_bytes()).await;
+}
