@@ -1,5 +1,7 @@
 //! A debugger attaches to `atoll dev --inspect`, as Chrome DevTools would.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;

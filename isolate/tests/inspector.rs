@@ -1,5 +1,7 @@
 //! A debugger on another thread holds an instance at a breakpoint and lets it go.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::time::Duration;

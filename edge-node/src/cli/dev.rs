@@ -39,7 +39,8 @@ pub(crate) async fn run(session: &Session, args: DevArgs) -> Result<(), CliError
         inspect: args.inspect,
     })
     .await?;
-    let dev = Dev { session, source, vars: args.vars, api: node.api(), project_dir };
+    let (api, inspected) = (node.api(), args.inspect.is_some());
+    let dev = Dev { session, source, vars: args.vars, api, project_dir, inspected };
     let outcome = dev.serve(&node).await;
     session.terminal.note("stopping");
     node.drain().await;
@@ -52,6 +53,7 @@ struct Dev<'a> {
     vars: Vec<(String, String)>,
     api: Api,
     project_dir: PathBuf,
+    inspected: bool,
 }
 
 impl Dev<'_> {
@@ -135,6 +137,9 @@ impl Dev<'_> {
         let environment = self.source.project.env.as_deref();
         prepared.set_vars(local_variables(&self.project_dir, environment));
         prepared.set_vars(self.vars.iter().cloned());
+        if self.inspected {
+            prepared.bundle.inline_source_maps();
+        }
         publish::publish(&self.api, prepared, Options::default(), self.session.terminal).await
     }
 
