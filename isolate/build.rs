@@ -7,6 +7,8 @@ use deno_core::snapshot::{CreateSnapshotOptions, create_snapshot};
 
 #[path = "src/body.rs"]
 mod body;
+#[path = "src/exception.rs"]
+mod exception;
 #[path = "src/extension.rs"]
 mod extension;
 #[path = "src/host.rs"]
@@ -40,7 +42,7 @@ fn main() {
     for file in snapshot.files_loaded_during_snapshot {
         println!("cargo:rerun-if-changed={}", file.display());
     }
-    for path in ["src/body.rs", "src/extension.rs", "src/host.rs", "src/invocation.rs", "src/outcome.rs", "src/ops", "js"] {
+    for path in ["src/body.rs", "src/exception.rs", "src/extension.rs", "src/host.rs", "src/invocation.rs", "src/outcome.rs", "src/ops", "js"] {
         println!("cargo:rerun-if-changed={path}");
     }
 }

@@ -26,7 +26,7 @@ const {
   TypeError,
 } = primordials;
 const { setAsyncContext } = core;
-const { fromInnerRequest, newInnerRequest } = core.loadExtScript("ext:deno_fetch/23_request.js");
+const { fromInnerRequest } = core.loadExtScript("ext:deno_fetch/23_request.js");
 const { ResponsePrototype, toInnerResponse, wireHeaderList } = core.loadExtScript("ext:deno_fetch/23_response.js");
 const { takeBody, bodyFromRid } = core.loadExtScript("ext:atoll/body.js");
 const { Invocation, currentInvocation } = core.loadExtScript("ext:atoll/invocation.js");
@@ -97,26 +97,50 @@ function newInvocation(id) {
   return invocation;
 }
 
+// What deno_fetch's Request wraps, with every part fetched when it is asked for. One shape for all
+// requests: object literals with accessors are several times slower to make.
+class IncomingRequest {
+  constructor(id, method, url, hasBody) {
+    this.id = id;
+    this.method = method;
+    this.address = url;
+    this.headers = null;
+    this.attributes = undefined;
+    this.body = hasBody ? bodyFromRid(op_request_body(id)) : null;
+    this.redirectMode = "follow";
+    this.redirectCount = 0;
+    this.clientRid = null;
+    this.blobUrlEntry = null;
+  }
+  get headerList() {
+    return this.headers ??= op_request_headers(this.id);
+  }
+  set headerList(list) {
+    this.headers = list;
+  }
+  url() {
+    return this.address;
+  }
+  currentUrl() {
+    return this.address;
+  }
+  cf() {
+    return this.attributes ??= JSONParse(op_request_cf(this.id));
+  }
+  onCancel(abort) {
+    const left = op_invocation_wait_left(this.id);
+    core.unrefOpPromise(left);
+    PromisePrototypeThen(left, (left) => {
+      if (left) abort();
+    });
+  }
+}
+
 // Called by Rust for one HTTP request.
 function dispatchFetch(id, method, url, hasBody) {
   const invocation = newInvocation(id);
   try {
-    const inner = newInnerRequest(
-      method,
-      url,
-      () => op_request_headers(id),
-      hasBody ? bodyFromRid(op_request_body(id)) : null,
-      false,
-    );
-    let cf;
-    inner.cf = () => cf ??= JSONParse(op_request_cf(id));
-    inner.onCancel = (abort) => {
-      const left = op_invocation_wait_left(id);
-      core.unrefOpPromise(left);
-      PromisePrototypeThen(left, (left) => {
-        if (left) abort();
-      });
-    };
+    const inner = new IncomingRequest(id, method, url, hasBody);
     const request = fromInnerRequest(inner, "immutable");
     const result = call("fetch", request, new ExecutionContext(invocation));
     PromisePrototypeThen(

@@ -9,7 +9,7 @@ use crate::body::ResponseBody;
 use crate::boundary::Call;
 use crate::host::Body;
 use crate::instance::{Inner, Instance, limit_exception, plain_exception};
-use crate::invocation::{Answer, InvocationKey, OnEnd, PendingRequest};
+use crate::invocation::{Answer, FinishHeaders, InvocationKey, OnEnd, PendingRequest};
 use crate::outcome::{Exception, Outcome};
 
 /// Why an event got no (proper) answer.
@@ -28,9 +28,11 @@ pub struct FetchEvent {
     /// The id for logs and the error page.
     pub id: Arc<str>,
     /// The whole URL.
-    pub url: String,
+    pub url: Arc<str>,
     /// The request; its URI is not looked at. No body at all is `None`.
     pub request: Request<Option<Body>>,
+    /// Runs over the headers before the worker sees them, if it looks at them at all.
+    pub finish_headers: Option<FinishHeaders>,
     /// `request.cf` as JSON text.
     pub cf: Arc<str>,
 }
@@ -83,7 +85,12 @@ impl Instance {
     pub async fn fetch(&self, event: FetchEvent, on_end: OnEnd) -> Result<Response<ResponseBody>, Failure> {
         let (parts, body) = event.request.into_parts();
         let has_body = body.is_some();
-        let pending = PendingRequest { headers: parts.headers, body, cf: event.cf };
+        let pending = PendingRequest {
+            headers: parts.headers,
+            finish_headers: event.finish_headers,
+            body,
+            cf: event.cf,
+        };
         let key = self.inner.invocations.begin(event.id, Some(pending), on_end);
         let call = Call::Fetch { method: parts.method.as_str(), url: &event.url, has_body };
         match self.run(key, &call).await {

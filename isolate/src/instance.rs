@@ -12,12 +12,13 @@ use deno_core::{JsRuntime, PollEventLoopOptions};
 
 use crate::boundary::{BufferAccount, Call, CallError, Cell, CellOptions, Entries};
 use crate::code_cache::CodeCache;
+use crate::exception::exception_of;
 use crate::host::Host;
 use crate::inspector::Inspector;
 use crate::invocation::{Answer, InvocationKey, Invocations, now_ms};
 use crate::limits::Limits;
 use crate::loader::ScriptLoader;
-use crate::ops::{InstanceState, exception_of};
+use crate::ops::InstanceState;
 use crate::outcome::{Exception, Outcome};
 use crate::script::{Binding, Script};
 use crate::start::{StartError, start};

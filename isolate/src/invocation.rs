@@ -37,6 +37,8 @@ pub struct InvocationRecord {
     pub id: Arc<str>,
     /// How it ended.
     pub outcome: Outcome,
+    /// The status of the response, if the handler gave one.
+    pub status: Option<u16>,
     /// Console lines in order.
     pub logs: Vec<LogLine>,
     /// Uncaught exceptions in order.
@@ -52,9 +54,13 @@ pub struct InvocationRecord {
 /// Called once, when an invocation has ended.
 pub type OnEnd = Box<dyn FnOnce(InvocationRecord)>;
 
+/// Adds to a request's headers what the host knows of the client, once JS asks for them.
+pub type FinishHeaders = Box<dyn FnOnce(&mut HeaderMap)>;
+
 /// The parts of a request that JS takes when it wants them.
 pub(crate) struct PendingRequest {
     pub(crate) headers: HeaderMap,
+    pub(crate) finish_headers: Option<FinishHeaders>,
     pub(crate) body: Option<Body>,
     pub(crate) cf: Arc<str>,
 }
@@ -76,6 +82,7 @@ pub(crate) struct Invocation {
     answered: bool,
     waker: Option<Waker>,
     outcome: Outcome,
+    status: Option<u16>,
     logs: Vec<LogLine>,
     log_bytes: usize,
     exceptions: Vec<Exception>,
@@ -106,6 +113,14 @@ pub(crate) struct Invocations {
 /// Milliseconds since the Unix epoch.
 pub(crate) fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+impl Invocation {
+    fn keep(&mut self, exception: Exception) {
+        if self.exceptions.len() < EXCEPTIONS_MAX {
+            self.exceptions.push(exception);
+        }
+    }
 }
 
 impl Invocations {
@@ -145,6 +160,7 @@ impl Invocations {
             answered: false,
             waker: None,
             outcome: Outcome::Ok,
+            status: None,
             logs: Vec::new(),
             log_bytes: 0,
             exceptions: Vec::new(),
@@ -198,10 +214,12 @@ impl Invocations {
             }
             invocation.answered = true;
             invocation.handled = true;
-            if let Answer::Failed(outcome, exception) = &answer {
-                invocation.outcome = *outcome;
-                if invocation.exceptions.len() < EXCEPTIONS_MAX {
-                    invocation.exceptions.push(exception.clone());
+            match &answer {
+                Answer::Response(response) => invocation.status = Some(response.status().as_u16()),
+                Answer::Done => {}
+                Answer::Failed(outcome, exception) => {
+                    invocation.outcome = *outcome;
+                    invocation.keep(exception.clone());
                 }
             }
             invocation.answer = Some(answer);
@@ -281,9 +299,7 @@ impl Invocations {
             timestamp_ms: exception.timestamp_ms,
         };
         let id = self.with(key, |invocation| {
-            if invocation.exceptions.len() < EXCEPTIONS_MAX {
-                invocation.exceptions.push(exception);
-            }
+            invocation.keep(exception);
             invocation.id.clone()
         });
         (self.console)(id.as_deref(), &line);
@@ -363,6 +379,7 @@ impl Invocations {
         let record = InvocationRecord {
             id: invocation.id,
             outcome: outcome.unwrap_or(invocation.outcome),
+            status: invocation.status,
             logs: invocation.logs,
             exceptions: invocation.exceptions,
             started_ms: invocation.started_ms,
@@ -402,14 +419,12 @@ impl BodyGuard {
             if invocation.outcome == Outcome::Ok {
                 invocation.outcome = Outcome::Exception;
             }
-            if invocation.exceptions.len() < EXCEPTIONS_MAX {
-                invocation.exceptions.push(Exception {
-                    name: "Error".to_owned(),
-                    message: format!("the response body broke off: {message}"),
-                    stack: None,
-                    timestamp_ms: now_ms(),
-                });
-            }
+            invocation.keep(Exception {
+                name: "Error".to_owned(),
+                message: format!("the response body broke off: {message}"),
+                stack: None,
+                timestamp_ms: now_ms(),
+            });
         });
         self.invocations.client_done(self.key);
     }

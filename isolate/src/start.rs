@@ -10,9 +10,9 @@ use deno_core::error::{CoreError, CoreErrorKind};
 use deno_core::{JsRuntime, PollEventLoopOptions, v8};
 
 use crate::boundary::{CallError, Entries, install_entries};
+use crate::exception::exception_of;
 use crate::instance::{Inner, State};
 use crate::loader::ScriptLoader;
-use crate::ops::exception_of;
 use crate::outcome::{Exception, Outcome};
 use crate::script::{Binding, ModuleKind, Script, ScriptFormat};
 

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use owo_colors::{OwoColorize, Style};
 
@@ -94,11 +94,16 @@ impl Terminal {
             rows.iter().for_each(|row| self.line(row.join("\t")));
             return;
         }
+        let heading = |text: &&str| match self.color {
+            true => Cell::new(text).add_attribute(Attribute::Bold),
+            false => Cell::new(text),
+        };
         let mut table = Table::new();
+        // Cells are never wrapped: ids and URLs are there to be copied.
         table
             .load_preset(presets::UTF8_BORDERS_ONLY)
-            .set_content_arrangement(ContentArrangement::Dynamic)
-            .set_header(headings.iter().map(|heading| self.bold(heading)))
+            .set_content_arrangement(ContentArrangement::Disabled)
+            .set_header(headings.iter().map(heading))
             .add_rows(rows);
         self.line(table.to_string());
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use atoll_router::Connection;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Extensions, Version};
+use http::Version;
 
 /// The name of the place that serves, until nodes say where they are.
 const COLO: &str = "DEV";
@@ -56,14 +56,15 @@ fn cf(version: Version, tls: Option<(&str, &str)>) -> Arc<str> {
 }
 
 /// Removes what a client may not claim and writes what the node knows.
-pub(super) fn stamp(headers: &mut HeaderMap, connection: &Connection, id: &str, ip: &HeaderValue) {
+pub(super) fn stamp(headers: &mut HeaderMap, connection: &Connection, id: &str) {
+    let ip = ip_header(connection);
     for name in OURS {
         headers.remove(*name);
     }
     let scheme = if connection.tls.is_some() { "https" } else { "http" };
     headers.insert(CF_CONNECTING_IP, ip.clone());
     headers.insert(X_FORWARDED_FOR, ip.clone());
-    headers.insert(X_REAL_IP, ip.clone());
+    headers.insert(X_REAL_IP, ip);
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
     if let Ok(ray) = HeaderValue::from_str(id) {
         headers.insert(CF_RAY, ray);
@@ -71,19 +72,9 @@ pub(super) fn stamp(headers: &mut HeaderMap, connection: &Connection, id: &str, 
 }
 
 /// An address as a header value.
-pub(super) fn ip_header(connection: &Connection) -> HeaderValue {
+fn ip_header(connection: &Connection) -> HeaderValue {
     let mut text = String::with_capacity(39);
     let _ = write!(text, "{}", connection.peer.ip().to_canonical());
     HeaderValue::from_maybe_shared(bytes::Bytes::from(text))
         .expect("an IP address has no character that a header value may not have")
-}
-
-/// How deep a request is in a chain of service bindings.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Depth(pub(super) u8);
-
-impl Depth {
-    pub(super) fn of(extensions: &Extensions) -> Self {
-        extensions.get().copied().unwrap_or_default()
-    }
 }

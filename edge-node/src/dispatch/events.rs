@@ -1,25 +1,26 @@
 //! From the isolate's record of an invocation to the report that logs, tails and metrics get.
 
-use std::cell::Cell;
 use std::net::IpAddr;
-use std::rc::Rc;
+use std::sync::Arc;
 
-use atoll_isolate::{InvocationRecord, OnEnd, Outcome};
-use http::Request;
+use atoll_isolate::{Exception, InvocationRecord, OnEnd, Outcome};
+use http::{Method, Request};
 
+use super::pages;
 use crate::observe::ReportHub;
 use crate::registry::{VersionId, WorkerRef};
-use crate::report::{Event, InvocationReport};
+use crate::report::{Event, InvocationReport, now_ms};
 
-/// What an invocation is about, known before it runs; the status is filled in when there is one.
-#[derive(Clone)]
-pub(super) struct Subject(Rc<Inner>);
-
-struct Inner {
+/// What an invocation is about, known before it runs.
+pub(super) struct Subject {
     worker: WorkerRef,
     version: VersionId,
-    event: Event,
-    status: Cell<Option<u16>>,
+    cause: Cause,
+}
+
+enum Cause {
+    Fetch { url: Arc<str>, method: Method, headers: Vec<(String, String)>, client_ip: Option<IpAddr> },
+    Scheduled { cron: String, scheduled_ms: u64 },
 }
 
 impl Subject {
@@ -28,7 +29,7 @@ impl Subject {
         worker: WorkerRef,
         version: VersionId,
         request: &Request<B>,
-        url: String,
+        url: Arc<str>,
         client_ip: Option<IpAddr>,
     ) -> Self {
         let headers = if hub.wants_headers(&worker) {
@@ -39,62 +40,44 @@ impl Subject {
         } else {
             Vec::new()
         };
-        let method = request.method().to_string();
-        let event = Event::Fetch { url, method, headers, client_ip, status: None };
-        Self(Rc::new(Inner { worker, version, event, status: Cell::new(None) }))
+        let method = request.method().clone();
+        Self { worker, version, cause: Cause::Fetch { url, method, headers, client_ip } }
     }
 
-    pub(super) fn scheduled(
-        worker: WorkerRef,
-        version: VersionId,
-        cron: String,
-        scheduled_ms: u64,
-    ) -> Self {
-        let event = Event::Scheduled { cron, scheduled_ms };
-        Self(Rc::new(Inner { worker, version, event, status: Cell::new(None) }))
+    pub(super) fn scheduled(worker: WorkerRef, version: VersionId, cron: String, scheduled_ms: u64) -> Self {
+        Self { worker, version, cause: Cause::Scheduled { cron, scheduled_ms } }
     }
 
-    pub(super) fn set_status(&self, status: u16) {
-        self.0.status.set(Some(status));
-    }
-
-    fn report(&self, record: InvocationRecord) -> InvocationReport {
-        let mut event = self.0.event.clone();
-        if let Event::Fetch { status, .. } = &mut event {
-            *status = self.0.status.get();
-        }
+    fn report(self, record: InvocationRecord) -> InvocationReport {
+        let event = match self.cause {
+            Cause::Fetch { url, method, headers, client_ip } => {
+                let status = record.status.or_else(|| pages::status_of(record.outcome));
+                Event::Fetch { url: url.to_string(), method: method.to_string(), headers, client_ip, status }
+            }
+            Cause::Scheduled { cron, scheduled_ms } => Event::Scheduled { cron, scheduled_ms },
+        };
         InvocationReport {
             id: record.id,
-            worker: self.0.worker.clone(),
-            version: self.0.version.clone(),
+            worker: self.worker,
+            version: self.version,
             event,
             outcome: record.outcome,
             exceptions: record.exceptions,
             logs: record.logs,
             started_ms: record.started_ms,
-            cpu_us: u64::try_from(record.cpu.as_micros()).unwrap_or(u64::MAX),
-            wall_us: u64::try_from(record.wall.as_micros()).unwrap_or(u64::MAX),
+            cpu_us: microseconds(record.cpu),
+            wall_us: microseconds(record.wall),
         }
     }
 
     /// Reports an invocation that got no isolate.
-    pub(super) fn refused(
-        &self,
-        hub: &ReportHub,
-        id: std::sync::Arc<str>,
-        outcome: Outcome,
-        message: String,
-    ) {
-        let now = crate::report::now_ms();
-        let exception = atoll_isolate::Exception {
-            name: "Error".to_owned(),
-            message,
-            stack: None,
-            timestamp_ms: now,
-        };
+    pub(super) fn refused(self, hub: &ReportHub, id: Arc<str>, outcome: Outcome, message: String) {
+        let now = now_ms();
+        let exception = Exception { name: "Error".to_owned(), message, stack: None, timestamp_ms: now };
         let record = InvocationRecord {
             id,
             outcome,
+            status: None,
             logs: Vec::new(),
             exceptions: vec![exception],
             started_ms: now,
@@ -105,11 +88,19 @@ impl Subject {
     }
 }
 
+fn microseconds(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// What the isolate calls when an invocation has ended.
 pub(super) fn on_end(hub: ReportHub, subject: Subject) -> OnEnd {
     let in_flight = hub.metrics().start_invocation();
     Box::new(move |record| {
         drop(in_flight);
-        hub.publish(subject.report(record));
+        if hub.wants(&subject.worker, record.outcome) {
+            hub.publish(subject.report(record));
+        } else {
+            hub.count(&subject.worker, record.outcome, microseconds(record.cpu), microseconds(record.wall));
+        }
     })
 }

@@ -24,7 +24,7 @@ use super::targets::Targets;
 use crate::inspect::Debuggees;
 use crate::observe::{KvOperation, ReportHub};
 use crate::outbound::{DecodeBody, Outbound, ReqBody};
-use crate::registry::{VersionId, WorkerName, WorkerRef};
+use crate::registry::{WorkerName, WorkerRef};
 
 /// Frames of a request body that wait between the isolate's task and the connection's.
 const FRAMES_QUEUED_MAX: usize = 2;
@@ -72,7 +72,6 @@ impl Capabilities {
 pub(super) struct InstanceHost {
     thread: Rc<ThreadHost>,
     worker: WorkerRef,
-    version: VersionId,
     capabilities: Capabilities,
 }
 
@@ -80,10 +79,9 @@ impl InstanceHost {
     pub(super) fn new(
         thread: Rc<ThreadHost>,
         worker: WorkerRef,
-        version: VersionId,
         capabilities: Capabilities,
     ) -> Self {
-        Self { thread, worker, version, capabilities }
+        Self { thread, worker, capabilities }
     }
 
     fn service(
@@ -128,7 +126,7 @@ async fn call_service(
         thread.pool.borrow().upgrade().ok_or_else(|| failed("the node is stopping".to_owned()))?;
     let instance = pool.instance(version).await.map_err(|error| failed(error.to_string()))?;
     let id: Arc<str> = super::service::new_id().into();
-    let url = hop.request.uri().to_string();
+    let url: Arc<str> = hop.request.uri().to_string().into();
     let subject = Subject::fetch(
         &thread.hub,
         target.worker.clone(),
@@ -139,8 +137,8 @@ async fn call_service(
     );
     thread.depths.borrow_mut().insert(id.clone(), depth);
     let (ended_thread, ended_id) = (thread.clone(), id.clone());
-    let report = on_end(thread.hub.clone(), subject.clone());
-    let event = FetchEvent { id, url, request: hop.request, cf: "{}".into() };
+    let report = on_end(thread.hub.clone(), subject);
+    let event = FetchEvent { id, url, request: hop.request, finish_headers: None, cf: "{}".into() };
     let over = Box::new(move |record| {
         ended_thread.depths.borrow_mut().remove(&ended_id);
         report(record);
@@ -148,7 +146,6 @@ async fn call_service(
     let response = instance.fetch(event, over).await.map_err(|failure| {
         failed(format!("{}: {}", failure.exception.name, failure.exception.message))
     })?;
-    subject.set_status(response.status().as_u16());
     Ok(response.map(|body| Box::pin(body) as Body))
 }
 
@@ -196,7 +193,6 @@ impl Host for InstanceHost {
     }
 
     fn console(&self, _invocation: Option<&str>, line: &LogLine) {
-        tracing::debug!(worker = %self.worker.worker, version = %self.version, "{}", line.message);
         if self.thread.console.receiver_count() > 0 {
             // No receiver is left: the listener went away meanwhile.
             let _ = self.thread.console.send(Arc::new((self.worker.clone(), line.clone())));

@@ -135,6 +135,11 @@ fn words(problem: Problem) -> Text {
     }
 }
 
+/// The status of the page that an outcome without a response leads to.
+pub(super) fn status_of(outcome: Outcome) -> Option<u16> {
+    (outcome != Outcome::Ok).then(|| words(Problem::Ended(outcome)).status.as_u16())
+}
+
 /// Renders a problem for a client that sent these headers.
 pub(super) fn page(problem: Problem, request: &HeaderMap, id: &str) -> Response<ResponseBody> {
     let Text { status, code, title, message, advice } = words(problem);

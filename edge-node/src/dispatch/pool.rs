@@ -137,7 +137,7 @@ impl Pool {
             .ok_or(LoadError::Missing)?;
         let (bindings, capabilities) = environment(&version);
         let host =
-            InstanceHost::new(self.host.clone(), version.worker.clone(), id.clone(), capabilities);
+            InstanceHost::new(self.host.clone(), version.worker.clone(), capabilities);
         let options = InstanceOptions {
             script: Arc::new(script(&version)),
             bindings,

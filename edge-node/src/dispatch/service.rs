@@ -15,7 +15,7 @@ use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::cf::{CfTexts, ip_header, stamp};
+use super::cf::{CfTexts, stamp};
 use super::events::{Subject, on_end};
 use super::host::ThreadHost;
 use super::pages::{Problem, page};
@@ -131,7 +131,7 @@ impl Dispatcher {
     async fn answer(
         &self,
         request: Request<Incoming>,
-        connection: &Connection,
+        connection: &Rc<Connection>,
         id: &str,
     ) -> Response<ResponseBody> {
         let secure = connection.tls.is_some();
@@ -160,7 +160,7 @@ impl Dispatcher {
         url.push_str(if secure { "https://" } else { "http://" });
         url.push_str(authority);
         url.push_str(path);
-        self.run(&target, version, request, connection, id, url).await
+        self.run(&target, version, request, connection, id, url.into()).await
     }
 
     async fn run(
@@ -168,9 +168,9 @@ impl Dispatcher {
         target: &Target,
         version: &VersionId,
         request: Request<Incoming>,
-        connection: &Connection,
+        connection: &Rc<Connection>,
         id: &str,
-        url: String,
+        url: Arc<str>,
     ) -> Response<ResponseBody> {
         let hub = &self.host.hub;
         let id: Arc<str> = id.into();
@@ -189,7 +189,6 @@ impl Dispatcher {
                 Ok(instance) => instance,
                 Err(error) => {
                     let response = page(Problem::NotStarted, request.headers(), &id);
-                    subject.set_status(response.status().as_u16());
                     subject.refused(hub, id, Outcome::Exception, error.to_string());
                     return response;
                 }
@@ -197,7 +196,6 @@ impl Dispatcher {
         };
         if instance.in_flight() >= self.limits.concurrency_max as usize {
             let response = page(Problem::Overloaded, request.headers(), &id);
-            subject.set_status(response.status().as_u16());
             let message = "the worker has limits.concurrency_max invocations under way".to_owned();
             subject.refused(hub, id, Outcome::Overloaded, message);
             return response;
@@ -210,15 +208,14 @@ impl Dispatcher {
         instance: &Instance,
         subject: Subject,
         request: Request<Incoming>,
-        connection: &Connection,
+        connection: &Rc<Connection>,
         id: Arc<str>,
-        url: String,
+        url: Arc<str>,
     ) -> Response<ResponseBody> {
         let cf = self.cf.of(request.version(), connection);
         let (mut parts, body) = request.into_parts();
         // The page of a failure is negotiated by what the client accepts.
         let accept = parts.headers.get(http::header::ACCEPT).cloned();
-        stamp(&mut parts.headers, connection, &id, &ip_header(connection));
         if !parts.headers.contains_key(HOST)
             && let Some(authority) = parts.uri.authority()
             && let Ok(host) = HeaderValue::from_str(authority.as_str())
@@ -231,10 +228,16 @@ impl Dispatcher {
             let body = TimedBody::new(body, BODY_IDLE_TIMEOUT);
             Some(Box::pin(SizedBody { body, left: self.limits.request_body_bytes_max }))
         };
-        let event =
-            FetchEvent { id: id.clone(), url, request: Request::from_parts(parts, body), cf };
-        let ended = on_end(self.host.hub.clone(), subject.clone());
-        let response = match instance.fetch(event, ended).await {
+        let (stamped, stamp_id) = (connection.clone(), id.clone());
+        let event = FetchEvent {
+            id: id.clone(),
+            url,
+            request: Request::from_parts(parts, body),
+            finish_headers: Some(Box::new(move |headers| stamp(headers, &stamped, &stamp_id))),
+            cf,
+        };
+        let ended = on_end(self.host.hub.clone(), subject);
+        match instance.fetch(event, ended).await {
             Ok(response) => response,
             Err(failure) => {
                 let mut headers = http::HeaderMap::new();
@@ -243,9 +246,7 @@ impl Dispatcher {
                 }
                 page(Problem::Ended(failure.outcome), &headers, &id)
             }
-        };
-        subject.set_status(response.status().as_u16());
-        response
+        }
     }
 }
 

@@ -50,9 +50,22 @@ impl ReportHub {
         self.inner.followed.load().contains_key(worker)
     }
 
+    /// Whether anyone would see a report of this: the log has what did not end well, followers everything.
+    pub fn wants(&self, worker: &WorkerRef, outcome: Outcome) -> bool {
+        outcome != Outcome::Ok
+            || self.inner.everything.receiver_count() > 0
+            || self.inner.followed.load().contains_key(worker)
+            || tracing::enabled!(tracing::Level::DEBUG)
+    }
+
+    /// Counts a finished invocation that nobody wants a report of.
+    pub fn count(&self, worker: &WorkerRef, outcome: Outcome, cpu_us: u64, wall_us: u64) {
+        self.inner.metrics.observe(worker, outcome, cpu_us, wall_us);
+    }
+
     /// Reports a finished invocation. Never blocks.
     pub fn publish(&self, report: InvocationReport) {
-        self.inner.metrics.observe(&report);
+        self.count(&report.worker, report.outcome, report.cpu_us, report.wall_us);
         log(&report);
         let followed = self.inner.followed.load();
         let channel = followed.get(&report.worker);

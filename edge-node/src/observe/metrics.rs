@@ -18,7 +18,6 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::registry::WorkerRef;
-use crate::report::InvocationReport;
 
 /// Workers with labels of their own.
 const WORKERS_LABELLED_MAX: usize = 200;
@@ -120,11 +119,11 @@ impl Metrics {
     }
 
     /// Records a finished invocation.
-    pub(super) fn observe(&self, report: &InvocationReport) {
-        let worker = self.worker(&report.worker);
-        worker.duration.observe(seconds(report.wall_us));
-        worker.cpu.observe(seconds(report.cpu_us));
-        let index = OUTCOMES.iter().position(|outcome| *outcome == report.outcome);
+    pub(super) fn observe(&self, worker: &WorkerRef, outcome: Outcome, cpu_us: u64, wall_us: u64) {
+        let worker = self.worker(worker);
+        worker.duration.observe(seconds(wall_us));
+        worker.cpu.observe(seconds(cpu_us));
+        let index = OUTCOMES.iter().position(|known| *known == outcome);
         if let Some(counter) = index.and_then(|index| worker.outcomes.get(index)) {
             counter.inc();
         }
@@ -235,7 +234,8 @@ mod tests {
     fn renders_what_was_observed_with_bounded_labels() {
         let metrics = Metrics::default();
         for n in 0..WORKERS_LABELLED_MAX + 5 {
-            metrics.observe(&report(&format!("w{n}"), Outcome::Exception));
+            let worker = report(&format!("w{n}"), Outcome::Exception).worker;
+            metrics.observe(&worker, Outcome::Exception, 2, 3);
         }
         metrics.add_gauge("isolates_live", "Isolates that are live", || 7);
         metrics.observe_kv(KvOperation::Get, &Ok::<(), ()>(()));

@@ -175,7 +175,7 @@ pub(super) fn upsert(
     transaction.execute(
         "INSERT INTO worker
              (account, name, tag, workers_dev, previews, settings, created_ms, modified_ms)
-         VALUES (?1, ?2, ?3, 0, 0, '{}', ?4, ?4)",
+         VALUES (?1, ?2, ?3, 1, 0, '{}', ?4, ?4)",
         params![account, name, random_hex_id(), now],
     )?;
     Ok(())

@@ -7,38 +7,9 @@ use deno_core::error::JsError;
 use deno_core::{OpState, op2, v8};
 
 use super::invocations;
-use crate::invocation::{Answer, now_ms};
-use crate::outcome::{Exception, LogLevel, Outcome};
-
-/// An exception as the log shows it: positions in the author's sources, without the runtime's own frames.
-pub(crate) fn exception_of(error: &JsError) -> Exception {
-    let mut stack = error.stack.as_deref().map(author_stack);
-    // A syntax error has no frames in its stack, but a place.
-    let place = error.frames.first().and_then(|frame| {
-        Some(format!("{}:{}:{}", frame.file_name.as_deref()?, frame.line_number?, frame.column_number?))
-    });
-    if let (Some(stack), Some(place)) = (&mut stack, place)
-        && !stack.contains("\n    at ")
-        && !place.starts_with("ext:")
-    {
-        stack.push_str("\n    at ");
-        stack.push_str(place.trim_start_matches("file:///"));
-    }
-    Exception {
-        name: error.name.clone().unwrap_or_else(|| "Error".to_owned()),
-        message: error.message.clone().unwrap_or_else(|| error.exception_message.clone()),
-        stack,
-        timestamp_ms: now_ms(),
-    }
-}
-
-fn author_stack(stack: &str) -> String {
-    let lines = stack.lines().filter(|line| {
-        let own = line.trim_start().starts_with("at ") && (line.contains("ext:atoll/") || line.contains("ext:core/"));
-        !own
-    });
-    lines.collect::<Vec<_>>().join("\n").replace("file:///", "")
-}
+use crate::exception::exception_of;
+use crate::invocation::Answer;
+use crate::outcome::{LogLevel, Outcome};
 
 /// The handler of an event without a response has come to its end.
 #[op2(fast)]

@@ -13,7 +13,6 @@ pub(crate) use life::{
     op_invocation_pass_through, op_invocation_wait_left, op_log, op_report_error,
     op_wait_until_begun, op_wait_until_over,
 };
-pub(crate) use life::exception_of;
 pub(crate) use request::{op_request_body, op_request_cf, op_request_headers};
 pub(crate) use respond::op_respond;
 

@@ -20,7 +20,13 @@ pub(crate) fn op_request_headers<'a>(
     #[smi] key: u32,
 ) -> Result<v8::Local<'a, v8::Array>, JsErrorBox> {
     let headers = invocations(state)
-        .with(key, |invocation| invocation.request.as_ref().map(|request| request.headers.clone()))
+        .with(key, |invocation| {
+            let request = invocation.request.as_mut()?;
+            if let Some(finish) = request.finish_headers.take() {
+                finish(&mut request.headers);
+            }
+            Some(request.headers.clone())
+        })
         .flatten()
         .ok_or_else(ended)?;
     let mut pairs = Vec::with_capacity(headers.len());

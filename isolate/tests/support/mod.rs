@@ -180,8 +180,9 @@ impl Worker {
         let ended = self.ended.clone();
         let event = FetchEvent {
             id: "0123456789abcdef".into(),
-            url: request.uri().to_string(),
+            url: request.uri().to_string().into(),
             request,
+            finish_headers: None,
             cf: "{\"country\":\"DE\",\"colo\":\"TST\"}".into(),
         };
         self.instance.fetch(event, Box::new(move |record| ended.borrow_mut().push(record))).await

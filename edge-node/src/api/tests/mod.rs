@@ -5,7 +5,6 @@ mod kv;
 mod tails;
 mod uploads;
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use atoll_kv::SystemClock;
@@ -66,7 +65,6 @@ fn node_with(limits: LimitsConfig) -> Node {
     let registry = Registry::open(dir.path()).unwrap();
     registry.bootstrap().unwrap();
     let hub = ReportHub::new(Arc::default());
-    let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let router = router(ApiConfig {
         registry: registry.clone(),
         kv: Arc::new(MemoryStore::new(Arc::new(SystemClock))),
@@ -75,7 +73,7 @@ fn node_with(limits: LimitsConfig) -> Node {
         health: Health::default(),
         domain: "localhost".into(),
         limits,
-        node: NodeInfo { http: local(8080), https: local(8443) },
+        node: super::NodeInfo { http: ([127, 0, 0, 1], 8080).into(), https: ([127, 0, 0, 1], 8443).into() },
     });
     let token = std::fs::read_to_string(dir.path().join("root.token")).unwrap();
     let account = registry.authenticate(&token).unwrap().unwrap().account;

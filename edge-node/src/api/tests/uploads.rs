@@ -252,8 +252,8 @@ async fn schedules_and_subdomains_are_switched() {
     let (code, message) = node.a.fault(Method::PUT, &path, json!([{ "cron": "99 * * * *" }])).await;
     assert!(code == 10_021 && message.contains("99 * * * *"), "{message}");
     let path = format!("{SCRIPT}/subdomain");
-    assert_eq!(node.a.get(&path).await["enabled"], false);
-    node.a.done(Method::POST, &path, json!({ "enabled": true })).await;
-    assert_eq!(node.a.get(&path).await, json!({ "enabled": true, "previews_enabled": true }));
+    assert_eq!(node.a.get(&path).await["enabled"], true);
+    node.a.done(Method::POST, &path, json!({ "enabled": false })).await;
+    assert_eq!(node.a.get(&path).await, json!({ "enabled": false, "previews_enabled": false }));
     assert!(node.registry.snapshot().workers[0].workers_dev);
 }
