@@ -80,7 +80,7 @@ impl Api {
         Ok(id)
     }
 
-    /// Uploads a worker of one module, which serves at once.
+    /// Uploads a worker of one module and gives it its address.
     pub(crate) fn upload(&self, worker: &str, source: &str, bindings: Value) -> Result<(), String> {
         let metadata = serde_json::json!({
             "main_module": "index.js",
@@ -95,7 +95,9 @@ impl Api {
         );
         let path = format!("/accounts/{}/workers/scripts/{worker}", self.account);
         let content_type = format!("multipart/form-data; boundary={BOUNDARY}");
-        self.call("PUT", &path, &content_type, body.as_bytes()).map(drop)
+        self.call("PUT", &path, &content_type, body.as_bytes())?;
+        let subdomain = format!("{path}/subdomain");
+        self.call("POST", &subdomain, "application/json", br#"{"enabled":true}"#).map(drop)
     }
 
     fn call(

@@ -73,7 +73,8 @@ impl Api {
         Self::connect(self.addresses, token).await
     }
 
-    /// Uploads a script, which serves all of the worker's requests from then on.
+    /// Uploads a script, which serves all of the worker's requests from then on. A new worker has
+    /// no address until [`Self::enable_subdomain`].
     ///
     /// # Errors
     /// Fails when the API refuses the script.
@@ -82,6 +83,15 @@ impl Api {
         let path = self.in_account(&format!("/workers/scripts/{worker}"));
         let request = self.request(Method::PUT, &path).header("content-type", &content_type);
         result(send(request.body(form)).await)
+    }
+
+    /// Lets a worker answer at `<worker>.<subdomain>.<domain>`, as a deploy by the CLI does.
+    ///
+    /// # Errors
+    /// Fails when the API refuses.
+    pub async fn enable_subdomain(&self, worker: &str) -> Result<(), ApiError> {
+        let path = self.in_account(&format!("/workers/scripts/{worker}/subdomain"));
+        self.call(Method::POST, &path, &json!({ "enabled": true })).await.map(drop)
     }
 
     /// Makes a KV namespace; answers its id.

@@ -225,7 +225,10 @@ impl Request {
 /// Fails when the body breaks off, or nothing comes for a minute.
 pub async fn next_chunk(body: &mut Incoming) -> Result<Option<Bytes>, Failure> {
     while let Some(frame) = tokio::time::timeout(ANSWER_MAX, body.frame()).await? {
-        if let Ok(bytes) = frame?.into_data() {
+        // HTTP/2 may end a stream with an empty frame.
+        if let Ok(bytes) = frame?.into_data()
+            && !bytes.is_empty()
+        {
             return Ok(Some(bytes));
         }
     }

@@ -84,13 +84,16 @@ impl Node {
         data_dir(self.dir.path())
     }
 
-    /// Deploys a worker through the REST API.
+    /// Deploys a worker through the REST API, to be reached at its subdomain.
     ///
     /// # Panics
     /// Panics when the node refuses it.
     pub async fn deploy(&self, worker: &str, script: &Script) {
         if let Err(error) = self.api.upload(worker, script).await {
             panic!("the upload of {worker} is refused: {error}");
+        }
+        if let Err(error) = self.api.enable_subdomain(worker).await {
+            panic!("the subdomain of {worker} is refused: {error}");
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use atoll_tests::{
-    Digest, Node, NodeOptions, Protocol, Script, Seed, StreamedBody, eventually, fixture,
+    Digest, Node, NodeOptions, Protocol, Script, Seed, StreamedBody, WAIT_MAX, eventually, fixture,
     next_chunk,
 };
 use http::Method;
@@ -76,7 +76,8 @@ async fn echo(node: &Node, protocol: Protocol, length: u64) -> ((u64, String), (
     while let Some(chunk) = next_chunk(&mut body).await.unwrap() {
         digest.update(&chunk);
     }
-    (send.await.unwrap(), digest.finish())
+    let sent = tokio::time::timeout(WAIT_MAX, send).await;
+    (sent.expect("the echo ends before the upload does").unwrap(), digest.finish())
 }
 
 #[tokio::test]

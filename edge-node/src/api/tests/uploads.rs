@@ -255,5 +255,5 @@ async fn schedules_and_subdomains_are_switched() {
     assert_eq!(node.a.get(&path).await["enabled"], true);
     node.a.done(Method::POST, &path, json!({ "enabled": false })).await;
     assert_eq!(node.a.get(&path).await, json!({ "enabled": false, "previews_enabled": false }));
-    assert!(node.registry.snapshot().workers[0].workers_dev);
+    assert!(!node.registry.snapshot().workers[0].workers_dev);
 }
