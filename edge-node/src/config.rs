@@ -386,6 +386,7 @@ mod tests {
         for (text, expected) in [
             ("\ndata_dri = 'x'", "node.toml:2: unknown key data_dri: did you mean data_dir?"),
             ("[limits]\ncpu_ms = 5", "node.toml:2: unknown key cpu_ms: did you mean cpu_ms_max?"),
+            ("inspect = '127.0.0.1:9229'", "node.toml:1: unknown key inspect"),
             ("[outbound]\nqqq = 5", "node.toml:2: unknown key qqq: expected one of allow"),
             ("a = 1\nb =", "node.toml:2: b: "),
             ("http = 'here'", "node.toml:1: http: "),
