@@ -30,6 +30,10 @@ pub(crate) async fn run(session: &Session, args: DevArgs) -> Result<(), CliError
         minify: false,
         compatibility_date: None,
     };
+    if let Some(address) = args.inspect.filter(|address| !address.ip().is_loopback()) {
+        let warning = format!("whoever reaches {address} can run code in the worker");
+        session.terminal.warn(warning);
+    }
     let project_dir = source.read()?.dir;
     let node = LocalNode::start(LocalNodeOptions {
         data_dir: project_dir.join(DATA_DIR),

@@ -19,7 +19,7 @@ use crate::observe::{Listener, init_log};
 /// Where a node on this machine serves its API unless told otherwise.
 pub(crate) const ADMIN_PORT: u16 = 8787;
 
-/// How long anything may take while it may be debugged: a day, as people step through it.
+/// How long an invocation may take while it may be debugged: a day, as people step through it.
 const DEBUGGED_MS_MAX: u64 = 24 * 3_600_000;
 
 /// What a node for development or demonstration is told.
@@ -121,11 +121,9 @@ impl LocalNode {
     }
 }
 
-/// Wall time goes on at a breakpoint, and what is evaluated there is nobody's request.
+/// Wall time goes on at a breakpoint, CPU time does not.
 fn debugged_limits() -> LimitsConfig {
     LimitsConfig {
-        cpu_ms_max: DEBUGGED_MS_MAX,
-        startup_cpu_ms_max: DEBUGGED_MS_MAX,
         wall_ms_max: DEBUGGED_MS_MAX,
         wait_until_ms_max: DEBUGGED_MS_MAX,
         ..LimitsConfig::default()
