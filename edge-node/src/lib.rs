@@ -1,5 +1,7 @@
 //! Atoll's edge node: composes the isolate host, the router and the KV store into one binary.
 
+#![forbid(unsafe_code)]
+
 pub mod api;
 pub mod bundle;
 pub mod cli;

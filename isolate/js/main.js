@@ -17,11 +17,13 @@ const {
   JSONParse,
   ObjectAssign,
   ObjectFreeze,
+  ObjectGetOwnPropertySymbols,
   ObjectPrototypeIsPrototypeOf,
   PromisePrototypeThen,
   PromiseResolve,
   ReflectApply,
   ReflectConstruct,
+  StringPrototypeStartsWith,
   TypedArrayPrototypeGetBuffer,
   TypeError,
 } = primordials;
@@ -218,6 +220,10 @@ function bootstrap(bindings, blobs, inspected) {
   delete globalThis.Deno;
   delete globalThis.__bootstrap;
   delete globalThis.bootstrap;
+  const symbols = ObjectGetOwnPropertySymbols(globalThis);
+  for (let i = 0; i < symbols.length; i++) {
+    if (StringPrototypeStartsWith(symbols[i].description ?? "", "Deno.")) delete globalThis[symbols[i]];
+  }
   installGlobals();
   const list = JSONParse(bindings);
   for (let i = 0; i < list.length; i++) {

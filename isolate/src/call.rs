@@ -48,30 +48,9 @@ impl Drop for ClientGuard<'_> {
     fn drop(&mut self) {
         if !self.answered {
             self.inner.invocations.client_left(self.key);
-            linger(self.inner, self.key);
+            self.inner.linger(self.key);
         }
     }
-}
-
-/// Ends an invocation that goes on after its client is gone for longer than it may.
-fn linger(inner: &Rc<Inner>, key: InvocationKey) {
-    let wait_until = inner.limits.wait_until;
-    if inner.invocations.time_left(key, wait_until).is_none() {
-        return;
-    }
-    let weak = Rc::downgrade(inner);
-    tokio::task::spawn_local(async move {
-        loop {
-            let Some(inner) = weak.upgrade() else { return };
-            let Some(left) = inner.invocations.time_left(key, wait_until) else { return };
-            if left.is_zero() {
-                inner.invocations.end(key, None);
-                return;
-            }
-            drop(inner);
-            tokio::time::sleep(left).await;
-        }
-    });
 }
 
 impl Instance {
@@ -98,7 +77,7 @@ impl Instance {
                 if !matches!(response.body(), ResponseBody::Stream(_)) {
                     self.inner.invocations.client_done(key);
                 }
-                linger(&self.inner, key);
+                self.inner.linger(key);
                 Ok(response)
             }
             Ok(None) => {
@@ -107,7 +86,7 @@ impl Instance {
             }
             Err(failure) => {
                 self.inner.invocations.client_done(key);
-                linger(&self.inner, key);
+                self.inner.linger(key);
                 Err(failure)
             }
         }
@@ -127,7 +106,7 @@ impl Instance {
         let key = self.inner.invocations.begin(id, None, on_end);
         let result = self.run(key, &Call::Scheduled { cron, scheduled_ms }).await;
         self.inner.invocations.client_done(key);
-        linger(&self.inner, key);
+        self.inner.linger(key);
         result.map(|_| ())
     }
 

@@ -15,7 +15,7 @@ use crate::code_cache::CodeCache;
 use crate::exception::exception_of;
 use crate::host::Host;
 use crate::inspector::Inspector;
-use crate::invocation::{Answer, InvocationKey, Invocations, now_ms};
+use crate::invocation::{Answer, InvocationKey, Invocations, now_ms, spawn};
 use crate::limits::Limits;
 use crate::loader::ScriptLoader;
 use crate::ops::InstanceState;
@@ -159,7 +159,7 @@ impl Instance {
         });
         let (entries, handlers) = start(&inner, &script, &loader, &bindings).await?;
         *inner.entries.borrow_mut() = Some(entries);
-        tokio::task::spawn_local(drive(Rc::downgrade(&inner)));
+        spawn(drive(Rc::downgrade(&inner)));
         Ok(Self { inner, handlers: handlers.into() })
     }
 
@@ -219,6 +219,10 @@ impl Inner {
             self.invocations.answer(key, Answer::Failed(outcome, limit_exception(outcome)));
         }
         self.wake_driver();
+    }
+
+    pub(crate) fn linger(&self, key: InvocationKey) {
+        self.invocations.linger(key, self.limits.wait_until);
     }
 
     /// Has the driver poll the event loop soon.

@@ -101,6 +101,12 @@ pub(crate) struct Invocation {
     on_end: Option<OnEnd>,
 }
 
+/// Runs a task on the calling isolate thread, whose runtime must be a current-thread one. Unlike tokio's
+/// `spawn_local` it also works where ops are polled, outside of any `LocalSet`.
+pub fn spawn<F: Future<Output: 'static> + 'static>(task: F) -> deno_core::unsync::JoinHandle<F::Output> {
+    deno_core::unsync::spawn(task)
+}
+
 /// Every invocation in flight in one instance.
 pub(crate) struct Invocations {
     table: RefCell<HashMap<InvocationKey, Invocation>>,
@@ -324,9 +330,10 @@ impl Invocations {
         self.end_if_over(key);
     }
 
-    /// The client went away before it had the whole response.
-    pub(crate) fn client_left(&self, key: InvocationKey) {
-        self.with(key, |invocation| {
+    /// The client went away before it had the whole response. Abort listeners get a moment to run, and may
+    /// call `waitUntil`; then the invocation ends.
+    pub(crate) fn client_left(self: &Rc<Self>, key: InvocationKey) {
+        let known = self.with(key, |invocation| {
             invocation.client_gone.get_or_insert_with(Instant::now);
             if invocation.outcome == Outcome::Ok {
                 invocation.outcome = Outcome::Canceled;
@@ -336,16 +343,22 @@ impl Invocations {
                 let _ = waiter.send(true);
             }
         });
-        self.end_if_over(key);
+        if known.is_none() {
+            return;
+        }
+        let invocations = self.clone();
+        spawn(async move {
+            tokio::time::sleep(ABORT_GRACE).await;
+            if invocations.with(key, |invocation| invocation.waiting == 0).unwrap_or(false) {
+                invocations.end(key, None);
+            }
+        });
     }
 
     /// How long an invocation may still go on. `None` says that it has ended.
     pub(crate) fn time_left(&self, key: InvocationKey, wait_until: Duration) -> Option<Duration> {
         self.with(key, |invocation| match invocation.client_gone {
             None => CLIENT_CHECK,
-            // Without a `waitUntil`, a client that leaves takes the handler with it; its abort listeners
-            // get a moment to run first.
-            Some(gone) if invocation.waiting == 0 => ABORT_GRACE.saturating_sub(gone.elapsed()),
             Some(gone) => wait_until.saturating_sub(gone.elapsed()),
         })
     }
@@ -360,9 +373,28 @@ impl Invocations {
         self.with(key, |invocation| invocation.ended_waiters.push(sender)).map(|()| receiver)
     }
 
+    /// Ends an invocation that goes on after its client is gone for longer than it may.
+    pub(crate) fn linger(self: &Rc<Self>, key: InvocationKey, wait_until: Duration) {
+        if self.time_left(key, wait_until).is_none() {
+            return;
+        }
+        let invocations = self.clone();
+        spawn(async move {
+            while let Some(left) = invocations.time_left(key, wait_until) {
+                if left.is_zero() {
+                    return invocations.end(key, None);
+                }
+                tokio::time::sleep(left).await;
+            }
+        });
+    }
+
     fn end_if_over(&self, key: InvocationKey) {
         let over = self
-            .with(key, |i| i.handled && i.waiting == 0 && i.client_gone.is_some())
+            .with(key, |i| {
+                let canceled = i.outcome == Outcome::Canceled;
+                i.waiting == 0 && i.client_gone.is_some() && (i.handled || canceled)
+            })
             .unwrap_or(false);
         if over {
             self.end(key, None);

@@ -30,7 +30,7 @@ pub use code_cache::CodeCache;
 pub use host::{Body, BoxError, Decode, FetchHop, Host, HostError, KvCall, KvEntry, KvReply, Via};
 pub use inspector::{Inspector, InspectorCommands, InspectorMessage, InspectorMessages};
 pub use instance::{Engine, Instance, InstanceOptions, IsolateThread};
-pub use invocation::{FinishHeaders, InvocationRecord, OnEnd};
+pub use invocation::{FinishHeaders, InvocationRecord, OnEnd, spawn};
 pub use limits::Limits;
 pub use outcome::{Exception, LogLevel, LogLine, Outcome};
 pub use script::{Binding, BindingValue, Module, ModuleKind, Script, ScriptFormat};

@@ -279,7 +279,7 @@ fn sendable(body: Option<Body>) -> ReqBody {
     };
     let (sender, frames) = mpsc::channel(FRAMES_QUEUED_MAX);
     let length = http_body::Body::size_hint(&body);
-    tokio::task::spawn_local(async move {
+    atoll_isolate::spawn(async move {
         while let Some(frame) = body.frame().await {
             let failed = frame.is_err();
             if sender.send(frame).await.is_err() || failed {

@@ -109,7 +109,7 @@ impl Pool {
         self.make_room();
         let (pool, id) = (self.clone(), version.clone());
         // The load goes on if the request that began it is dropped: others may wait for it.
-        let task = tokio::task::spawn_local(async move {
+        let task = atoll_isolate::spawn(async move {
             let loaded = pool.load(&id).await;
             let slot = match &loaded {
                 Ok(instance) => {
