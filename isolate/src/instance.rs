@@ -14,6 +14,7 @@ use crate::boundary::{BufferAccount, Call, CallError, Cell, CellOptions, Entries
 use crate::code_cache::CodeCache;
 use crate::exception::exception_of;
 use crate::host::Host;
+use crate::inspector::Inspector;
 use crate::invocation::{Answer, InvocationKey, Invocations, now_ms, spawn};
 use crate::limits::Limits;
 use crate::loader::ScriptLoader;
@@ -93,6 +94,7 @@ pub(crate) struct Inner {
     entries: RefCell<Option<Entries>>,
     pub(crate) invocations: Rc<Invocations>,
     pub(crate) limits: Limits,
+    pub(crate) inspector: Option<Inspector>,
     handle: IsolateHandle,
     watched: Rc<WatchedThread>,
     buffers: Arc<BufferAccount>,
@@ -123,6 +125,7 @@ impl Instance {
             buffers: buffers.clone(),
             inspector,
         });
+        let inspector = inspector.then(|| cell.with(|runtime| Inspector::of(runtime)));
         let console_host = host.clone();
         let invocations = Rc::new(Invocations::new(
             limits.log_bytes_max,
@@ -146,6 +149,7 @@ impl Instance {
             entries: RefCell::new(None),
             invocations,
             limits,
+            inspector,
             handle,
             watched: thread.watched.clone(),
             buffers,
@@ -162,6 +166,11 @@ impl Instance {
     /// The names of the handlers that the script exports.
     pub fn handlers(&self) -> &[String] {
         &self.handlers
+    }
+
+    /// Where debuggers attach, if the instance was made with an inspector.
+    pub fn inspector(&self) -> Option<Inspector> {
+        self.inner.inspector.clone()
     }
 
     /// Invocations in flight.

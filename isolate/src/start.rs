@@ -105,7 +105,7 @@ pub(crate) async fn start(
     let budget = inner.limits.startup_cpu;
     let service_worker = script.format == ScriptFormat::ServiceWorker && !is_common_js(script);
     let (begun, mut spent) = inner.slice(budget, |runtime| {
-        let entries = install_entries(runtime, bindings)?;
+        let entries = install_entries(runtime, bindings, inner.inspector.as_ref())?;
         if service_worker {
             entries.expose_bindings(runtime)?;
             run_script(runtime, script)?;

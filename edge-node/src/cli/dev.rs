@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
 
 use super::api::Api;
 use super::args::DevArgs;
@@ -29,8 +30,9 @@ pub(crate) async fn run(session: &Session, args: DevArgs) -> Result<(), CliError
         minify: false,
         compatibility_date: None,
     };
-    if let Some(address) = args.inspect {
-        session.terminal.warn(format!("nothing listens at {address}: this build has no inspector"));
+    if let Some(address) = args.inspect.filter(|address| !address.ip().is_loopback()) {
+        let warning = format!("whoever reaches {address} can run code in the worker");
+        session.terminal.warn(warning);
     }
     let project_dir = source.read()?.dir;
     let node = LocalNode::start(LocalNodeOptions {
@@ -38,9 +40,11 @@ pub(crate) async fn run(session: &Session, args: DevArgs) -> Result<(), CliError
         http_port: free_port(args.port),
         https_port: free_port(args.https_port),
         admin_port: 0,
+        inspect: args.inspect,
     })
     .await?;
-    let dev = Dev { session, source, vars: args.vars, api: node.api(), project_dir };
+    let (api, inspected) = (node.api(), args.inspect.is_some());
+    let dev = Dev { session, source, vars: args.vars, api, project_dir, inspected };
     let outcome = dev.serve(&node).await;
     session.terminal.note("stopping");
     node.drain().await;
@@ -53,6 +57,7 @@ struct Dev<'a> {
     vars: Vec<(String, String)>,
     api: Api,
     project_dir: PathBuf,
+    inspected: bool,
 }
 
 impl Dev<'_> {
@@ -61,6 +66,7 @@ impl Dev<'_> {
         let terminal = self.session.terminal;
         let mut watch = Watch::new()?;
         let (mut reports, mut console) = (node.reports(), node.console());
+        let mut debugger = node.debugger();
         let mut announced = Vec::new();
         self.deploy(&mut watch, &mut announced).await;
         let stop = stop::asked();
@@ -80,6 +86,9 @@ impl Dev<'_> {
                         return Err(CliError::Failed("the node has stopped: see its log above".into()));
                     }
                 },
+                url = newest(&mut debugger) => {
+                    terminal.line(format!("debugger listening on {}", terminal.cyan(&url)));
+                }
                 line = console.recv() => match line {
                     Ok(line) => terminal.line(events::console(terminal, &line.1)),
                     Err(RecvError::Lagged(missed)) => {
@@ -132,6 +141,9 @@ impl Dev<'_> {
         let environment = self.source.project.env.as_deref();
         prepared.set_vars(local_variables(&self.project_dir, environment));
         prepared.set_vars(self.vars.iter().cloned());
+        if self.inspected {
+            prepared.bundle.inline_source_maps();
+        }
         publish::publish(&self.api, prepared, Options::default(), self.session.terminal).await
     }
 
@@ -147,6 +159,18 @@ impl Dev<'_> {
             "tsconfig.json",
         ];
         names.iter().map(|name| self.project_dir.join(name)).collect()
+    }
+}
+
+/// Where debuggers may attach, whenever that changes.
+async fn newest(debugger: &mut Option<watch::Receiver<Option<String>>>) -> String {
+    loop {
+        let Some(urls) = debugger else { return std::future::pending().await };
+        if urls.changed().await.is_err() {
+            *debugger = None;
+        } else if let Some(url) = urls.borrow_and_update().clone() {
+            return url;
+        }
     }
 }
 

@@ -143,9 +143,18 @@ impl Pool {
             bindings,
             limits: limits(&self.limits, &version),
             host: Rc::new(host),
-            inspector: false,
+            inspector: self.host.debuggees.is_some(),
         };
-        Instance::load(&self.isolates, options).await.map_err(LoadError::Start)
+        let instance = Instance::load(&self.isolates, options).await.map_err(LoadError::Start)?;
+        if let (Some(debuggees), Some(inspector)) = (&self.host.debuggees, instance.inspector()) {
+            debuggees.add(
+                version.worker.worker.clone(),
+                id.clone(),
+                &version.main_module,
+                inspector,
+            );
+        }
+        Ok(instance)
     }
 
     fn make_room(&self) {

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use deno_core::error::JsError;
 use deno_core::{JsRuntime, scope, v8};
 
+use crate::inspector::Inspector;
 use crate::script::{Binding, BindingValue};
 
 /// The functions that `js/main.js` gives out.
@@ -63,10 +64,12 @@ fn byte_array<'s>(
     v8::Uint8Array::new(scope, buffer, 0, bytes.len())
 }
 
-/// Takes the runtime's entries off the global object, hides the machinery, and fills in `env`.
+/// Takes the runtime's entries off the global object, hides the machinery, and fills in `env`. With an
+/// inspector, what the script writes to the console goes there too.
 pub(crate) fn install_entries(
     runtime: &mut JsRuntime,
     bindings: &[Binding],
+    inspector: Option<&Inspector>,
 ) -> Result<Entries, CallError> {
     scope!(scope, runtime);
     let context = scope.get_current_context();
@@ -86,7 +89,8 @@ pub(crate) fn install_entries(
     let json = serde_json_of(bindings);
     let json = v8::String::new(scope, &json).ok_or(CallError::Terminated)?;
     let blobs = blobs(scope, bindings);
-    call(scope, &bootstrap, &[json.into(), blobs.into()], |_, _| ())?;
+    let inspected = v8::Boolean::new(scope, inspector.is_some());
+    call(scope, &bootstrap, &[json.into(), blobs.into(), inspected.into()], |_, _| ())?;
     Ok(entries)
 }
 
