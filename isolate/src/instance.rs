@@ -27,6 +27,13 @@ use crate::watchdog::{Watchdog, WatchedThread};
 /// By how much the heap limit is raised while an isolate that reached it is being ended, in bytes.
 const HEAP_GRACE_BYTES: usize = 64 << 20;
 
+/// V8's flags, after the program name that it expects first.
+///
+/// Linear memories escape the buffer account: 2048 pages of 64 KiB are 128 MiB. Loops that Maglev replaces
+/// while they run (OSR) look for interrupts so seldom that neither the watchdog nor the heap limit could end
+/// them; functions still get Maglev's code when they are called.
+const V8_FLAGS: &[&str] = &["atoll", "--wasm-max-mem-pages=2048", "--no-maglev-osr"];
+
 /// V8 and what all isolate threads of a process share. Made once, before any other thread.
 pub struct Engine {
     watchdog: Watchdog,
@@ -59,8 +66,7 @@ impl Engine {
     /// # Errors
     /// When the watchdog's thread cannot be started.
     pub fn start(code_cache_bytes_max: usize) -> std::io::Result<Self> {
-        // Linear memories escape the buffer account: 2048 pages of 64 KiB are 128 MiB.
-        deno_core::v8_set_flags(vec!["atoll".to_owned(), "--wasm-max-mem-pages=2048".to_owned()]);
+        deno_core::v8_set_flags(V8_FLAGS.iter().map(|flag| (*flag).to_owned()).collect());
         JsRuntime::init_platform(None);
         Ok(Self {
             watchdog: Watchdog::start()?,
