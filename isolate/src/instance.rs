@@ -121,7 +121,10 @@ impl Instance {
     ///
     /// # Errors
     /// When the script does not compile, throws, or goes over a limit while it starts.
-    pub async fn load(thread: &IsolateThread, options: InstanceOptions) -> Result<Self, StartError> {
+    pub async fn load(
+        thread: &IsolateThread,
+        options: InstanceOptions,
+    ) -> Result<Self, StartError> {
         let InstanceOptions { script, bindings, limits, host, inspector } = options;
         let buffers = BufferAccount::new(limits.buffer_bytes_max);
         let loader = Rc::new(ScriptLoader::new(script.clone(), thread.code_cache.clone()));
@@ -200,7 +203,11 @@ impl Instance {
 
 impl Inner {
     /// Enters the isolate for one slice of execution. Condemns the instance if the slice broke a limit.
-    pub(crate) fn slice<R>(&self, budget: Duration, f: impl FnOnce(&mut JsRuntime) -> R) -> (R, Duration) {
+    pub(crate) fn slice<R>(
+        &self,
+        budget: Duration,
+        f: impl FnOnce(&mut JsRuntime) -> R,
+    ) -> (R, Duration) {
         let mut cell = self.cell.borrow_mut();
         let (result, spent) = self.watched.run(&self.handle, budget, || cell.with(f));
         drop(cell);
@@ -242,7 +249,8 @@ impl Inner {
     pub(crate) fn dispatch(&self, key: InvocationKey, event: &Call<'_>) {
         let entries = self.entries.borrow();
         let Some(entries) = &*entries else { return };
-        let (called, cpu) = self.slice(self.limits.cpu, |runtime| entries.dispatch(runtime, key, event));
+        let (called, cpu) =
+            self.slice(self.limits.cpu, |runtime| entries.dispatch(runtime, key, event));
         self.invocations.charge(key, cpu);
         match called {
             Ok(()) => {}
@@ -268,9 +276,8 @@ impl Inner {
         }
         *self.driver.borrow_mut() = Some(cx.waker().clone());
         let budget = self.limits.cpu.saturating_sub(self.invocations.cpu_used_max());
-        let (polled, cpu) = self.slice(budget, |runtime| {
-            runtime.poll_event_loop(cx, PollEventLoopOptions::default())
-        });
+        let (polled, cpu) = self
+            .slice(budget, |runtime| runtime.poll_event_loop(cx, PollEventLoopOptions::default()));
         self.invocations.charge_all(cpu);
         if self.state.get() != State::Live {
             cx.waker().wake_by_ref();
@@ -312,7 +319,12 @@ async fn drive(inner: Weak<Inner>) {
 }
 
 pub(crate) fn plain_exception(name: &str, message: &str) -> Exception {
-    Exception { name: name.to_owned(), message: message.to_owned(), stack: None, timestamp_ms: now_ms() }
+    Exception {
+        name: name.to_owned(),
+        message: message.to_owned(),
+        stack: None,
+        timestamp_ms: now_ms(),
+    }
 }
 
 /// What the log says about an invocation that a limit ended.
