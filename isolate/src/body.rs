@@ -96,6 +96,7 @@ pub struct StreamBody {
     resource: Rc<dyn Resource>,
     reading: Option<AsyncResult<BufView>>,
     length: Option<u64>,
+    sent: u64,
     guard: Option<BodyGuard>,
 }
 
@@ -105,7 +106,7 @@ impl StreamBody {
             (lower, Some(upper)) if lower == upper && upper > 0 => Some(upper),
             _ => None,
         };
-        Self { resource, reading: None, length, guard: Some(guard) }
+        Self { resource, reading: None, length, sent: 0, guard: Some(guard) }
     }
 
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BoxError>>> {
@@ -123,7 +124,16 @@ impl StreamBody {
                 }
                 Poll::Ready(None)
             }
-            Ok(view) => Poll::Ready(Some(Ok(Bytes::copy_from_slice(&view)))),
+            Ok(view) => {
+                self.sent += view.len() as u64;
+                // Nobody asks for the end of a body whose length was announced.
+                if self.length == Some(self.sent)
+                    && let Some(guard) = self.guard.take()
+                {
+                    guard.complete();
+                }
+                Poll::Ready(Some(Ok(Bytes::copy_from_slice(&view))))
+            }
             Err(error) => {
                 if let Some(guard) = self.guard.take() {
                     guard.broken(&error.to_string());
@@ -170,7 +180,9 @@ impl http_body::Body for ResponseBody {
         match self {
             Self::Empty | Self::Full(None) => SizeHint::with_exact(0),
             Self::Full(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Stream(StreamBody { length: Some(length), .. }) => SizeHint::with_exact(*length),
+            Self::Stream(StreamBody { length: Some(length), sent, .. }) => {
+                SizeHint::with_exact(length - sent)
+            }
             Self::Stream(_) => SizeHint::default(),
         }
     }
