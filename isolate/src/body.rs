@@ -1,4 +1,4 @@
-//! Bodies that cross the boundary: a request's bytes as a resource for JS, a response's as an HTTP body.
+//! Bodies that cross the boundary: what comes in as a resource for JS, what goes out as an HTTP body.
 
 use std::borrow::Cow;
 use std::pin::Pin;
@@ -81,7 +81,7 @@ impl Resource for BodyResource {
     }
 }
 
-/// The body of a worker's response.
+/// A body on its way out: of a worker's response, or of a request that it makes.
 pub enum ResponseBody {
     /// No bytes.
     Empty,
@@ -91,26 +91,28 @@ pub enum ResponseBody {
     Stream(StreamBody),
 }
 
-/// A response body that is read as the client takes it.
+/// A body that is read from its resource as the receiver takes it.
 pub struct StreamBody {
     resource: Rc<dyn Resource>,
     reading: Option<AsyncResult<BufView>>,
     length: Option<u64>,
     sent: u64,
+    over: bool,
     guard: Option<BodyGuard>,
 }
 
 impl StreamBody {
-    pub(crate) fn new(resource: Rc<dyn Resource>, guard: BodyGuard) -> Self {
+    /// The guard of a response learns how it ended; a request has none.
+    pub(crate) fn new(resource: Rc<dyn Resource>, guard: Option<BodyGuard>) -> Self {
         let length = match resource.size_hint() {
             (lower, Some(upper)) if lower == upper && upper > 0 => Some(upper),
             _ => None,
         };
-        Self { resource, reading: None, length, sent: 0, guard: Some(guard) }
+        Self { resource, reading: None, length, sent: 0, over: false, guard }
     }
 
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BoxError>>> {
-        if self.guard.is_none() {
+        if self.over {
             return Poll::Ready(None);
         }
         let reading =
@@ -119,27 +121,31 @@ impl StreamBody {
         self.reading = None;
         match read {
             Ok(view) if view.is_empty() => {
-                if let Some(guard) = self.guard.take() {
-                    guard.complete();
-                }
+                self.end(None);
                 Poll::Ready(None)
             }
             Ok(view) => {
                 self.sent += view.len() as u64;
                 // Nobody asks for the end of a body whose length was announced.
-                if self.length == Some(self.sent)
-                    && let Some(guard) = self.guard.take()
-                {
-                    guard.complete();
+                if self.length.is_some_and(|length| self.sent >= length) {
+                    self.end(None);
                 }
                 Poll::Ready(Some(Ok(Bytes::copy_from_slice(&view))))
             }
             Err(error) => {
-                if let Some(guard) = self.guard.take() {
-                    guard.broken(&error.to_string());
-                }
-                Poll::Ready(Some(Err(error.to_string().into())))
+                let message = error.to_string();
+                self.end(Some(&message));
+                Poll::Ready(Some(Err(message.into())))
             }
+        }
+    }
+
+    fn end(&mut self, broken: Option<&str>) {
+        self.over = true;
+        match (self.guard.take(), broken) {
+            (Some(guard), None) => guard.complete(),
+            (Some(guard), Some(message)) => guard.broken(message),
+            (None, _) => {}
         }
     }
 }
@@ -172,7 +178,7 @@ impl http_body::Body for ResponseBody {
         match self {
             Self::Empty | Self::Full(None) => true,
             Self::Full(Some(_)) => false,
-            Self::Stream(stream) => stream.guard.is_none(),
+            Self::Stream(stream) => stream.over,
         }
     }
 
@@ -181,7 +187,7 @@ impl http_body::Body for ResponseBody {
             Self::Empty | Self::Full(None) => SizeHint::with_exact(0),
             Self::Full(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
             Self::Stream(StreamBody { length: Some(length), sent, .. }) => {
-                SizeHint::with_exact(length - sent)
+                SizeHint::with_exact(length.saturating_sub(*sent))
             }
             Self::Stream(_) => SizeHint::default(),
         }

@@ -1,80 +1,21 @@
 //! The op behind `fetch()`: one hop through the host's gate.
 
 use std::cell::RefCell;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use deno_core::{
-    AsyncResult, BufView, ByteString, CancelHandle, CancelTryFuture, JsBuffer, OpState, Resource,
-    ResourceId, op2,
-};
+use deno_core::{ByteString, CancelHandle, CancelTryFuture, JsBuffer, OpState, ResourceId, op2};
 use deno_error::JsErrorBox;
 use http::header::{HeaderName, HeaderValue, LOCATION};
-use http_body::{Frame, SizeHint};
 use serde::Serialize;
 
 use super::{InstanceState, instance, thrown};
-use crate::body::{BodyResource, ResponseBody};
-use crate::host::{Body, BoxError, Decode, FetchHop, Via};
-
-/// The most that one read takes out of a request's stream, in bytes.
-const READ_BYTES_MAX: usize = 64 << 10;
+use crate::body::{BodyResource, ResponseBody, StreamBody};
+use crate::host::{Body, Decode, FetchHop, Via};
 
 /// What JS passes for a hop to the internet whose body is to be decoded; a smaller number is one whose body
 /// is left as it comes, and a capability number is a service binding.
 const INTERNET: i32 = -1;
-
-/// A request body that JS or another resource produces.
-struct ResourceBody {
-    resource: Rc<dyn Resource>,
-    reading: Option<AsyncResult<BufView>>,
-    over: bool,
-}
-
-impl http_body::Body for ResourceBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if self.over {
-            return Poll::Ready(None);
-        }
-        let resource = self.resource.clone();
-        let reading = self.reading.get_or_insert_with(|| resource.read(READ_BYTES_MAX));
-        let read = std::task::ready!(reading.as_mut().poll(cx));
-        self.reading = None;
-        match read {
-            Ok(view) if view.is_empty() => {
-                self.over = true;
-                Poll::Ready(None)
-            }
-            Ok(view) => Poll::Ready(Some(Ok(Frame::data(Bytes::copy_from_slice(&view))))),
-            Err(error) => {
-                self.over = true;
-                Poll::Ready(Some(Err(error.to_string().into())))
-            }
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self.resource.size_hint() {
-            (lower, Some(upper)) if lower == upper && upper > 0 => SizeHint::with_exact(upper),
-            _ => SizeHint::default(),
-        }
-    }
-}
-
-impl Drop for ResourceBody {
-    fn drop(&mut self) {
-        self.reading = None;
-        self.resource.clone().close();
-    }
-}
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -131,7 +72,7 @@ pub(crate) async fn op_fetch_hop(
     let (invocation, by_end) = invocations.count_subrequest(key).map_err(JsErrorBox::generic)?;
     let body: Option<Body> = match (resource, body) {
         (Some(resource), _) => {
-            Some(Box::pin(ResourceBody { resource, reading: None, over: false }))
+            Some(Box::pin(ResponseBody::Stream(StreamBody::new(resource, None))))
         }
         (None, Some(bytes)) => {
             Some(Box::pin(ResponseBody::Full(Some(Bytes::copy_from_slice(&bytes)))))

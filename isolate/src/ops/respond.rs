@@ -78,7 +78,10 @@ pub(crate) fn op_respond<'a>(
     } else {
         let rid = body.uint32_value(scope).unwrap_or(0);
         let resource = state.resource_table.take_any(rid).map_err(JsErrorBox::from_err)?;
-        ResponseBody::Stream(StreamBody::new(resource, BodyGuard::new(invocations.clone(), key)))
+        ResponseBody::Stream(StreamBody::new(
+            resource,
+            Some(BodyGuard::new(invocations.clone(), key)),
+        ))
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
