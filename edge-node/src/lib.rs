@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod dispatch;
 pub mod node;
+mod node_file;
 pub mod observe;
 pub mod outbound;
 pub mod project;

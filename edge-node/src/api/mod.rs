@@ -46,7 +46,7 @@ use crate::registry::{Registry, RegistryError};
 use envelope::{ApiError, code};
 use tails::Tails;
 
-const PREFIX: &str = "/client/v4";
+pub(crate) const PREFIX: &str = "/client/v4";
 /// Scripts that are started at once to check them.
 const CHECKS_IN_FLIGHT_MAX: usize = 4;
 /// Bodies of uploads and KV writes that are in memory at once, in KiB.

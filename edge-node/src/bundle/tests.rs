@@ -183,6 +183,14 @@ async fn node_modules_are_external_only_when_promised() {
 }
 
 #[tokio::test]
+async fn async_hooks_are_built_in_without_any_promise() {
+    let code = "import { AsyncLocalStorage } from \"node:async_hooks\";\nexport default { fetch: () => new AsyncLocalStorage() }";
+    let fixture = Fixture::new(&[("wrangler.toml", &config("")), ("src/index.ts", code)]);
+    let main = main_text(&fixture.bundle().await.unwrap());
+    assert!(main.contains("from \"node:async_hooks\""), "{main}");
+}
+
+#[tokio::test]
 async fn mistakes_say_where_they_are() {
     let index = |code| vec![("src/index.ts", code)];
     let cases = [

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use futures_util::FutureExt;
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
 use super::error::CliError;
 
@@ -20,6 +22,8 @@ pub(crate) struct Watch {
     files: Arc<Mutex<BTreeSet<PathBuf>>>,
     folders: BTreeSet<PathBuf>,
     changed: Arc<Notify>,
+    /// When the last known change is taken for the last of its kind, unless another comes before.
+    quiet_at: Option<Instant>,
 }
 
 impl Watch {
@@ -38,11 +42,15 @@ impl Watch {
             }
         });
         let watcher = watcher.map_err(|e| failed(&e))?;
-        Ok(Self { watcher, files, folders: BTreeSet::new(), changed })
+        Ok(Self { watcher, files, folders: BTreeSet::new(), changed, quiet_at: None })
     }
 
-    /// Watches these files from now on, and no others.
-    pub(crate) fn set(&mut self, files: impl IntoIterator<Item = PathBuf>) -> Result<(), CliError> {
+    /// Watches these files, and no others, for changes after they were read.
+    pub(crate) fn set(
+        &mut self,
+        files: impl IntoIterator<Item = PathBuf>,
+        read_at: SystemTime,
+    ) -> Result<(), CliError> {
         // Events carry real paths, so links on the way are resolved here.
         let real = |path: PathBuf| match (path.parent().map(Path::canonicalize), path.file_name()) {
             (Some(Ok(dir)), Some(name)) => dir.join(name),
@@ -55,7 +63,7 @@ impl Watch {
             .filter(|d| d.is_dir())
             .map(Path::to_owned)
             .collect();
-        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = files;
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = files.clone();
         for gone in self.folders.difference(&folders) {
             // A folder that was removed is no longer watched anyway.
             let _ = self.watcher.unwatch(gone);
@@ -64,16 +72,68 @@ impl Watch {
             self.watcher.watch(new, RecursiveMode::NonRecursive).map_err(|e| failed(&e))?;
         }
         self.folders = folders;
+        // What was noticed so far may have been read already, or be a build's own output.
+        self.quiet_at = None;
+        let _ = self.changed.notified().now_or_never();
+        let saved = |file: &PathBuf| file.metadata().and_then(|m| m.modified()).ok();
+        if files.iter().filter_map(saved).any(|saved_at| saved_at > read_at) {
+            self.changed.notify_one();
+        }
         Ok(())
     }
 
-    /// Returns once something has changed and nothing has for a moment.
-    pub(crate) async fn changed(&self) {
-        self.changed.notified().await;
-        while tokio::time::timeout(QUIET, self.changed.notified()).await.is_ok() {}
+    /// Returns once something has changed and nothing has for a moment. When it is dropped before,
+    /// the next call knows of the change.
+    pub(crate) async fn changed(&mut self) {
+        loop {
+            match self.quiet_at {
+                None => self.changed.notified().await,
+                Some(at) => {
+                    if timeout_at(at, self.changed.notified()).await.is_err() {
+                        self.quiet_at = None;
+                        return;
+                    }
+                }
+            }
+            self.quiet_at = Some(Instant::now() + QUIET);
+        }
     }
 }
 
 fn failed(error: &notify::Error) -> CliError {
     CliError::Failed(format!("cannot watch the project's files: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Longer than [`QUIET`], and long before a test is given up.
+    const WAIT_MAX: Duration = Duration::from_secs(30);
+
+    #[tokio::test]
+    async fn a_change_outlives_a_wait_that_was_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.ts");
+        std::fs::write(&file, "1").unwrap();
+        let mut watch = Watch::new().unwrap();
+        watch.set([file.clone()], SystemTime::now() + WAIT_MAX).unwrap();
+        // An editor that replaces the file.
+        std::fs::write(dir.path().join("new"), "2").unwrap();
+        std::fs::rename(dir.path().join("new"), &file).unwrap();
+        let waits = async {
+            while tokio::time::timeout(QUIET / 4, watch.changed()).await.is_err() {}
+        };
+        tokio::time::timeout(WAIT_MAX, waits).await.expect("the change is seen");
+    }
+
+    #[tokio::test]
+    async fn what_was_saved_after_reading_is_a_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.ts");
+        std::fs::write(&file, "1").unwrap();
+        let mut watch = Watch::new().unwrap();
+        watch.set([file], SystemTime::UNIX_EPOCH).unwrap();
+        tokio::time::timeout(WAIT_MAX, watch.changed()).await.expect("the change is seen");
+    }
 }

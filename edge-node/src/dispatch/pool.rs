@@ -257,9 +257,9 @@ pub(super) fn environment(version: &Version) -> (Vec<EnvBinding>, Capabilities) 
     (values, capabilities)
 }
 
-/// The node's limits, tightened by the version's own.
+/// The node's limits, as the version asks for its share of them.
 pub(super) fn limits(config: &LimitsConfig, version: &Version) -> Limits {
-    let cpu_ms = version.limits.cpu_ms.unwrap_or(config.cpu_ms_max).min(config.cpu_ms_max);
+    let cpu_ms = version.limits.cpu_ms.unwrap_or(config.cpu_ms).min(config.cpu_ms_max);
     let subrequests = version.limits.subrequests.unwrap_or(config.subrequests_max);
     let memory = usize::try_from(config.heap_bytes_max).unwrap_or(usize::MAX);
     Limits {
