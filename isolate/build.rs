@@ -1,5 +1,10 @@
 //! Bakes the Web APIs and the runtime's own JS into one startup snapshot.
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "shares the crate's op declarations, uses few of them")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    reason = "shares the crate's op declarations, uses few of them"
+)]
 
 use std::path::PathBuf;
 
@@ -31,7 +36,10 @@ fn main() {
             extension_transpiler: None,
             with_runtime_cb: Some(Box::new(|runtime| {
                 runtime
-                    .execute_script("atoll:snapshot", "Deno.core.loadExtScript('ext:atoll/main.js');")
+                    .execute_script(
+                        "atoll:snapshot",
+                        "Deno.core.loadExtScript('ext:atoll/main.js');",
+                    )
                     .expect("the runtime's own JS loads");
             })),
         },
@@ -42,7 +50,16 @@ fn main() {
     for file in snapshot.files_loaded_during_snapshot {
         println!("cargo:rerun-if-changed={}", file.display());
     }
-    for path in ["src/body.rs", "src/exception.rs", "src/extension.rs", "src/host.rs", "src/invocation.rs", "src/outcome.rs", "src/ops", "js"] {
+    for path in [
+        "src/body.rs",
+        "src/exception.rs",
+        "src/extension.rs",
+        "src/host.rs",
+        "src/invocation.rs",
+        "src/outcome.rs",
+        "src/ops",
+        "js",
+    ] {
         println!("cargo:rerun-if-changed={path}");
     }
 }

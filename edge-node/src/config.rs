@@ -24,6 +24,9 @@ pub struct NodeConfig {
     pub https: SocketAddr,
     /// Where the REST API, metrics and health are served.
     pub admin: SocketAddr,
+    /// Where debuggers may attach. No key of the file: it is for development, on one thread.
+    #[serde(skip)]
+    pub inspect: Option<SocketAddr>,
     /// The domain of `<worker>.<subdomain>.<domain>`.
     pub domain: String,
     /// Threads that run workers; the number of cores when absent.
@@ -50,6 +53,7 @@ impl Default for NodeConfig {
             http: local(8080),
             https: local(8443),
             admin: local(8787),
+            inspect: None,
             domain: "localhost".to_owned(),
             threads: None,
             drain_ms_max: 30_000,
@@ -387,6 +391,7 @@ mod tests {
         for (text, expected) in [
             ("\ndata_dri = 'x'", "node.toml:2: unknown key data_dri: did you mean data_dir?"),
             ("[limits]\ncpu_mx = 5", "node.toml:2: unknown key cpu_mx: did you mean cpu_ms?"),
+            ("inspect = '127.0.0.1:9229'", "node.toml:1: unknown key inspect"),
             ("[outbound]\nqqq = 5", "node.toml:2: unknown key qqq: expected one of allow"),
             ("a = 1\nb =", "node.toml:2: b: "),
             ("http = 'here'", "node.toml:1: http: "),

@@ -23,6 +23,7 @@ pub use crate::dispatch::ConsoleLine;
 use crate::dispatch::{
     DataThread, IsolateCheck, Shared, Sockets, Targets, ThreadError, run_crons, spawn_threads,
 };
+use crate::inspect::{self, Debuggees};
 use crate::node_file::NodeFile;
 use crate::observe::{Health, Listener, Metrics, ReportHub};
 use crate::registry::{AccountId, ROOT_TOKEN_FILE, Registry, RegistryError, Token};
@@ -67,6 +68,16 @@ pub enum NodeError {
         /// Why.
         source: std::io::Error,
     },
+    /// The listener for debuggers cannot be bound.
+    #[error(
+        "cannot listen on {address} for debuggers: {source}: choose another address with --inspect"
+    )]
+    Inspect {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -94,6 +105,7 @@ pub struct Node {
     account: AccountId,
     hub: ReportHub,
     console: broadcast::Sender<ConsoleLine>,
+    debuggees: Option<Debuggees>,
     health: Health,
     drain: DrainTrigger,
     drain_max: Duration,
@@ -136,6 +148,8 @@ impl Node {
         let admin = admin_listener.local_addr()?;
 
         let check = Arc::new(IsolateCheck::start(engine.clone(), config.limits.clone())?);
+        let (stop_api, stopped) = watch::channel(false);
+        let debuggees = debuggees(&config, &registry, &stopped).await?;
         let shared = Arc::new(Shared {
             engine,
             config: config.clone(),
@@ -144,11 +158,11 @@ impl Node {
             kv: Arc::new(kv.clone()),
             hub: hub.clone(),
             console: console.clone(),
+            debuggees: debuggees.clone(),
             instances,
         });
         let threads = spawn_threads(&shared, sockets, &signal)?;
         let health = Health::default();
-        let (stop_api, stopped) = watch::channel(false);
         let router = api::router(ApiConfig {
             registry: registry.clone(),
             kv: Arc::new(kv.clone()) as Arc<dyn KvStore>,
@@ -176,6 +190,7 @@ impl Node {
             account,
             hub,
             console,
+            debuggees,
             health,
             drain,
             drain_max,
@@ -222,11 +237,19 @@ impl Node {
         self.console.subscribe()
     }
 
+    /// Follows where debuggers may attach, when the node was told to let them.
+    pub fn debugger(&self) -> Option<watch::Receiver<Option<String>>> {
+        self.debuggees.as_ref().map(Debuggees::newest)
+    }
+
     /// Finishes accepted work, takes none, and closes everything. Bounded by `drain_ms_max`.
     pub async fn drain(self) {
         self.health.drain();
         if let Err(error) = NodeFile::remove(&self.data_dir) {
             tracing::warn!(%error, "the file that leads commands to this node could not be removed");
+        }
+        if let Some(debuggees) = &self.debuggees {
+            debuggees.close();
         }
         self.drain.start(self.drain_max);
         for task in &self.tasks {
@@ -244,6 +267,22 @@ impl Node {
         }
         self.kv.close().await;
     }
+}
+
+/// Serves debuggers until `stopped` changes.
+async fn debuggees(
+    config: &NodeConfig,
+    registry: &Registry,
+    stopped: &watch::Receiver<bool>,
+) -> Result<Option<Debuggees>, NodeError> {
+    let Some(address) = config.inspect else { return Ok(None) };
+    let listener = tokio::net::TcpListener::bind(address)
+        .await
+        .map_err(|source| NodeError::Inspect { address, source })?;
+    let debuggees = Debuggees::new(listener.local_addr()?);
+    tokio::spawn(inspect::follow(registry.subscribe(), debuggees.clone()));
+    tokio::spawn(api::serve(listener, inspect::router(debuggees.clone()), stopped.clone()));
+    Ok(Some(debuggees))
 }
 
 fn open_kv(config: &NodeConfig) -> Result<SqliteStore, NodeError> {

@@ -167,5 +167,5 @@ function installGlobals() {
   ObjectSetPrototypeOf(prototype, WorkerGlobalScope.prototype);
 }
 
-return { installGlobals };
+return { console, installGlobals };
 })();

@@ -34,7 +34,7 @@ const { takeBody, bodyFromRid } = core.loadExtScript("ext:atoll/body.js");
 const { Invocation, currentInvocation } = core.loadExtScript("ext:atoll/invocation.js");
 const { Fetcher } = core.loadExtScript("ext:atoll/fetch.js");
 const { KvNamespace } = core.loadExtScript("ext:atoll/kv.js");
-const { installGlobals } = core.loadExtScript("ext:atoll/globals.js");
+const { console, installGlobals } = core.loadExtScript("ext:atoll/globals.js");
 const { entrypointFromListeners } = core.loadExtScript("ext:atoll/events.js");
 const workersModule = core.loadExtScript("ext:atoll/workers_module.js");
 core.loadExtScript("ext:atoll/async_hooks_module.js");
@@ -214,7 +214,9 @@ const BINDING = {
 };
 
 // Called by Rust before the script runs. `bindings` is JSON; `blobs` holds bytes by binding name.
-function bootstrap(bindings, blobs) {
+function bootstrap(bindings, blobs, inspected) {
+  // Reaches for Deno.core, so it goes first.
+  if (inspected) core.wrapConsole(console, core.v8Console);
   delete globalThis.Deno;
   delete globalThis.__bootstrap;
   delete globalThis.bootstrap;

@@ -152,7 +152,9 @@ impl http_body::Body for ResponseBody {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream(stream) => stream.poll_chunk(cx).map(|chunk| chunk.map(|c| c.map(Frame::data))),
+            Self::Stream(stream) => {
+                stream.poll_chunk(cx).map(|chunk| chunk.map(|c| c.map(Frame::data)))
+            }
         }
     }
 

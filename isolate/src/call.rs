@@ -61,7 +61,11 @@ impl Instance {
     ///
     /// # Errors
     /// When the handler failed or a limit ended it.
-    pub async fn fetch(&self, event: FetchEvent, on_end: OnEnd) -> Result<Response<ResponseBody>, Failure> {
+    pub async fn fetch(
+        &self,
+        event: FetchEvent,
+        on_end: OnEnd,
+    ) -> Result<Response<ResponseBody>, Failure> {
         let (parts, body) = event.request.into_parts();
         let has_body = body.is_some();
         let pending = PendingRequest {
@@ -110,18 +114,25 @@ impl Instance {
         result.map(|_| ())
     }
 
-    async fn run(&self, key: InvocationKey, call: &Call<'_>) -> Result<Option<Response<ResponseBody>>, Failure> {
+    async fn run(
+        &self,
+        key: InvocationKey,
+        call: &Call<'_>,
+    ) -> Result<Option<Response<ResponseBody>>, Failure> {
         let mut guard = ClientGuard { inner: &self.inner, key, answered: false };
         self.inner.dispatch(key, call);
         let answer = match self.inner.invocations.take_answer(key) {
             Some(answer) => Some(answer),
             None => {
-                let waiting = std::future::poll_fn(|cx| self.inner.invocations.poll_answer(key, cx));
+                let waiting =
+                    std::future::poll_fn(|cx| self.inner.invocations.poll_answer(key, cx));
                 match tokio::time::timeout(self.inner.limits.wall, waiting).await {
                     Ok(answer) => answer,
                     Err(_) => {
                         let exception = limit_exception(Outcome::ExceededWall);
-                        self.inner.invocations.answer(key, Answer::Failed(Outcome::ExceededWall, exception));
+                        self.inner
+                            .invocations
+                            .answer(key, Answer::Failed(Outcome::ExceededWall, exception));
                         self.inner.invocations.take_answer(key)
                     }
                 }
@@ -132,7 +143,9 @@ impl Instance {
         match answer {
             Some(Answer::Response(response)) => Ok(Some(response)),
             Some(Answer::Done) => Ok(None),
-            Some(Answer::Failed(outcome, exception)) => Err(Failure { outcome, exception, pass_through }),
+            Some(Answer::Failed(outcome, exception)) => {
+                Err(Failure { outcome, exception, pass_through })
+            }
             None => {
                 let outcome = self.condemned().unwrap_or(Outcome::Canceled);
                 Err(Failure { outcome, exception: limit_exception(outcome), pass_through })

@@ -10,7 +10,12 @@ pub(crate) fn exception_of(error: &JsError) -> Exception {
     let mut stack = error.stack.as_deref().map(author_stack);
     // A syntax error has no frames in its stack, but a place.
     let place = error.frames.first().and_then(|frame| {
-        Some(format!("{}:{}:{}", frame.file_name.as_deref()?, frame.line_number?, frame.column_number?))
+        Some(format!(
+            "{}:{}:{}",
+            frame.file_name.as_deref()?,
+            frame.line_number?,
+            frame.column_number?
+        ))
     });
     if let (Some(stack), Some(place)) = (&mut stack, place)
         && !stack.contains("\n    at ")
@@ -29,7 +34,8 @@ pub(crate) fn exception_of(error: &JsError) -> Exception {
 
 fn author_stack(stack: &str) -> String {
     let lines = stack.lines().filter(|line| {
-        let own = line.trim_start().starts_with("at ") && (line.contains("ext:atoll/") || line.contains("ext:core/"));
+        let own = line.trim_start().starts_with("at ")
+            && (line.contains("ext:atoll/") || line.contains("ext:core/"));
         !own
     });
     lines.collect::<Vec<_>>().join("\n").replace("file:///", "")

@@ -5,10 +5,7 @@ use deno_core::{Extension, OpDecl};
 
 use crate::ops;
 
-deno_core::extension!(
-    deno_net,
-    lazy_loaded_js = ["ext:deno_net/02_tls.js" = "js/no_tls_keys.js"],
-);
+deno_core::extension!(deno_net, lazy_loaded_js = ["ext:deno_net/02_tls.js" = "js/no_tls_keys.js"],);
 
 deno_core::extension!(
     atoll,
@@ -69,9 +66,8 @@ const CLOSED: &[&str] = &[
 ];
 
 fn close_gates(mut extension: Extension) -> Extension {
-    extension.middleware_fn = Some(Box::new(|op: OpDecl| {
-        if CLOSED.contains(&op.name) { op.disable() } else { op }
-    }));
+    extension.middleware_fn =
+        Some(Box::new(|op: OpDecl| if CLOSED.contains(&op.name) { op.disable() } else { op }));
     extension
 }
 

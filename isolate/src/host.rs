@@ -115,10 +115,17 @@ pub enum HostError {
 /// The futures run on the isolate's thread and are dropped when the invocation ends.
 pub trait Host: 'static {
     /// Sends one hop of a `fetch`.
-    fn fetch(&self, hop: FetchHop) -> LocalBoxFuture<'static, Result<http::Response<Body>, HostError>>;
+    fn fetch(
+        &self,
+        hop: FetchHop,
+    ) -> LocalBoxFuture<'static, Result<http::Response<Body>, HostError>>;
 
     /// Runs one operation on the namespace with this capability number.
-    fn kv(&self, capability: u32, call: KvCall) -> LocalBoxFuture<'static, Result<KvReply, HostError>>;
+    fn kv(
+        &self,
+        capability: u32,
+        call: KvCall,
+    ) -> LocalBoxFuture<'static, Result<KvReply, HostError>>;
 
     /// Sees each console line as it is written. The invocation is absent during start-up.
     fn console(&self, invocation: Option<&str>, line: &LogLine);

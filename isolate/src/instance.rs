@@ -14,6 +14,7 @@ use crate::boundary::{BufferAccount, Call, CallError, Cell, CellOptions, Entries
 use crate::code_cache::CodeCache;
 use crate::exception::exception_of;
 use crate::host::Host;
+use crate::inspector::Inspector;
 use crate::invocation::{Answer, InvocationKey, Invocations, now_ms, spawn};
 use crate::limits::Limits;
 use crate::loader::ScriptLoader;
@@ -25,6 +26,13 @@ use crate::watchdog::{Watchdog, WatchedThread};
 
 /// By how much the heap limit is raised while an isolate that reached it is being ended, in bytes.
 const HEAP_GRACE_BYTES: usize = 64 << 20;
+
+/// V8's flags, after the program name that it expects first.
+///
+/// Linear memories escape the buffer account: 2048 pages of 64 KiB are 128 MiB. Loops that Maglev replaces
+/// while they run (OSR) look for interrupts so seldom that neither the watchdog nor the heap limit could end
+/// them; functions still get Maglev's code when they are called.
+const V8_FLAGS: &[&str] = &["atoll", "--wasm-max-mem-pages=2048", "--no-maglev-osr"];
 
 /// V8 and what all isolate threads of a process share. Made once, before any other thread.
 pub struct Engine {
@@ -58,8 +66,7 @@ impl Engine {
     /// # Errors
     /// When the watchdog's thread cannot be started.
     pub fn start(code_cache_bytes_max: usize) -> std::io::Result<Self> {
-        // Linear memories escape the buffer account: 2048 pages of 64 KiB are 128 MiB.
-        deno_core::v8_set_flags(vec!["atoll".to_owned(), "--wasm-max-mem-pages=2048".to_owned()]);
+        deno_core::v8_set_flags(V8_FLAGS.iter().map(|flag| (*flag).to_owned()).collect());
         JsRuntime::init_platform(None);
         Ok(Self {
             watchdog: Watchdog::start()?,
@@ -93,6 +100,7 @@ pub(crate) struct Inner {
     entries: RefCell<Option<Entries>>,
     pub(crate) invocations: Rc<Invocations>,
     pub(crate) limits: Limits,
+    pub(crate) inspector: Option<Inspector>,
     handle: IsolateHandle,
     watched: Rc<WatchedThread>,
     buffers: Arc<BufferAccount>,
@@ -113,7 +121,10 @@ impl Instance {
     ///
     /// # Errors
     /// When the script does not compile, throws, or goes over a limit while it starts.
-    pub async fn load(thread: &IsolateThread, options: InstanceOptions) -> Result<Self, StartError> {
+    pub async fn load(
+        thread: &IsolateThread,
+        options: InstanceOptions,
+    ) -> Result<Self, StartError> {
         let InstanceOptions { script, bindings, limits, host, inspector } = options;
         let buffers = BufferAccount::new(limits.buffer_bytes_max);
         let loader = Rc::new(ScriptLoader::new(script.clone(), thread.code_cache.clone()));
@@ -123,6 +134,7 @@ impl Instance {
             buffers: buffers.clone(),
             inspector,
         });
+        let inspector = inspector.then(|| cell.with(|runtime| Inspector::of(runtime)));
         let console_host = host.clone();
         let invocations = Rc::new(Invocations::new(
             limits.log_bytes_max,
@@ -146,6 +158,7 @@ impl Instance {
             entries: RefCell::new(None),
             invocations,
             limits,
+            inspector,
             handle,
             watched: thread.watched.clone(),
             buffers,
@@ -162,6 +175,11 @@ impl Instance {
     /// The names of the handlers that the script exports.
     pub fn handlers(&self) -> &[String] {
         &self.handlers
+    }
+
+    /// Where debuggers attach, if the instance was made with an inspector.
+    pub fn inspector(&self) -> Option<Inspector> {
+        self.inner.inspector.clone()
     }
 
     /// Invocations in flight.
@@ -185,7 +203,11 @@ impl Instance {
 
 impl Inner {
     /// Enters the isolate for one slice of execution. Condemns the instance if the slice broke a limit.
-    pub(crate) fn slice<R>(&self, budget: Duration, f: impl FnOnce(&mut JsRuntime) -> R) -> (R, Duration) {
+    pub(crate) fn slice<R>(
+        &self,
+        budget: Duration,
+        f: impl FnOnce(&mut JsRuntime) -> R,
+    ) -> (R, Duration) {
         let mut cell = self.cell.borrow_mut();
         let (result, spent) = self.watched.run(&self.handle, budget, || cell.with(f));
         drop(cell);
@@ -227,7 +249,8 @@ impl Inner {
     pub(crate) fn dispatch(&self, key: InvocationKey, event: &Call<'_>) {
         let entries = self.entries.borrow();
         let Some(entries) = &*entries else { return };
-        let (called, cpu) = self.slice(self.limits.cpu, |runtime| entries.dispatch(runtime, key, event));
+        let (called, cpu) =
+            self.slice(self.limits.cpu, |runtime| entries.dispatch(runtime, key, event));
         self.invocations.charge(key, cpu);
         match called {
             Ok(()) => {}
@@ -253,9 +276,8 @@ impl Inner {
         }
         *self.driver.borrow_mut() = Some(cx.waker().clone());
         let budget = self.limits.cpu.saturating_sub(self.invocations.cpu_used_max());
-        let (polled, cpu) = self.slice(budget, |runtime| {
-            runtime.poll_event_loop(cx, PollEventLoopOptions::default())
-        });
+        let (polled, cpu) = self
+            .slice(budget, |runtime| runtime.poll_event_loop(cx, PollEventLoopOptions::default()));
         self.invocations.charge_all(cpu);
         if self.state.get() != State::Live {
             cx.waker().wake_by_ref();
@@ -297,7 +319,12 @@ async fn drive(inner: Weak<Inner>) {
 }
 
 pub(crate) fn plain_exception(name: &str, message: &str) -> Exception {
-    Exception { name: name.to_owned(), message: message.to_owned(), stack: None, timestamp_ms: now_ms() }
+    Exception {
+        name: name.to_owned(),
+        message: message.to_owned(),
+        stack: None,
+        timestamp_ms: now_ms(),
+    }
 }
 
 /// What the log says about an invocation that a limit ended.

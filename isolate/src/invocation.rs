@@ -103,7 +103,9 @@ pub(crate) struct Invocation {
 
 /// Runs a task on the calling isolate thread, whose runtime must be a current-thread one. Unlike tokio's
 /// `spawn_local` it also works where ops are polled, outside of any `LocalSet`.
-pub fn spawn<F: Future<Output: 'static> + 'static>(task: F) -> deno_core::unsync::JoinHandle<F::Output> {
+pub fn spawn<F: Future<Output: 'static> + 'static>(
+    task: F,
+) -> deno_core::unsync::JoinHandle<F::Output> {
     deno_core::unsync::spawn(task)
 }
 
@@ -198,7 +200,10 @@ impl Invocations {
     }
 
     /// Counts one subrequest; the error is the text to throw.
-    pub(crate) fn count_subrequest(&self, key: InvocationKey) -> Result<(Arc<str>, Rc<CancelHandle>), String> {
+    pub(crate) fn count_subrequest(
+        &self,
+        key: InvocationKey,
+    ) -> Result<(Arc<str>, Rc<CancelHandle>), String> {
         let max = self.subrequests_max;
         self.with(key, |invocation| {
             if invocation.subrequests >= max {
@@ -242,7 +247,11 @@ impl Invocations {
     }
 
     /// Waits for the answer. Ready with `None` if the invocation is gone.
-    pub(crate) fn poll_answer(&self, key: InvocationKey, cx: &mut Context<'_>) -> Poll<Option<Answer>> {
+    pub(crate) fn poll_answer(
+        &self,
+        key: InvocationKey,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Answer>> {
         self.with(key, |invocation| match invocation.answer.take() {
             Some(answer) => Poll::Ready(Some(answer)),
             None => {
@@ -298,7 +307,10 @@ impl Invocations {
 
     /// Notes an exception that nothing caught but that does not end the invocation.
     pub(crate) fn report(&self, key: InvocationKey, exception: Exception) {
-        let message = exception.stack.clone().unwrap_or_else(|| format!("{}: {}", exception.name, exception.message));
+        let message = exception
+            .stack
+            .clone()
+            .unwrap_or_else(|| format!("{}: {}", exception.name, exception.message));
         let line = LogLine {
             level: LogLevel::Error,
             message: format!("Uncaught {message}"),

@@ -40,7 +40,10 @@ impl ScriptLoader {
     /// The URL of the main module.
     pub(crate) fn main(&self) -> Result<ModuleSpecifier, JsErrorBox> {
         let main = self.script.module(&self.script.main).ok_or_else(|| {
-            JsErrorBox::type_error(format!("the script has no module {:?} to start from", self.script.main))
+            JsErrorBox::type_error(format!(
+                "the script has no module {:?} to start from",
+                self.script.main
+            ))
         })?;
         module_url(&main.name)
     }
@@ -71,16 +74,29 @@ impl ScriptLoader {
         None
     }
 
-    fn source(&self, url: &ModuleSpecifier, options: &ModuleLoadOptions) -> Result<ModuleSource, JsErrorBox> {
+    fn source(
+        &self,
+        url: &ModuleSpecifier,
+        options: &ModuleLoadOptions,
+    ) -> Result<ModuleSource, JsErrorBox> {
         if url.scheme() == BYTES_SCHEME {
-            let module = self.script.module(&percent_decode(url.path())).ok_or_else(|| missing(url.as_str()))?;
+            let module = self
+                .script
+                .module(&percent_decode(url.path()))
+                .ok_or_else(|| missing(url.as_str()))?;
             let bytes = ModuleCodeBytes::Boxed(module.bytes.to_vec().into_boxed_slice());
-            return Ok(ModuleSource::new(ModuleType::Bytes, ModuleSourceCode::Bytes(bytes), url, None));
+            return Ok(ModuleSource::new(
+                ModuleType::Bytes,
+                ModuleSourceCode::Bytes(bytes),
+                url,
+                None,
+            ));
         }
         let module = self.find(url).ok_or_else(|| missing(url.as_str()))?;
         let text = || {
-            std::str::from_utf8(&module.bytes)
-                .map_err(|_| JsErrorBox::type_error(format!("module {:?} is not UTF-8 text", module.name)))
+            std::str::from_utf8(&module.bytes).map_err(|_| {
+                JsErrorBox::type_error(format!("module {:?} is not UTF-8 text", module.name))
+            })
         };
         let typed = match options.requested_module_type {
             RequestedModuleType::Json => Some(ModuleType::Json),
@@ -119,9 +135,10 @@ impl ScriptLoader {
         let mut imports = String::new();
         let mut table = String::new();
         if source.contains("require(") {
-            let others = self.script.modules.iter().filter(|other| {
-                other.name != module.name && other.kind != ModuleKind::SourceMap
-            });
+            let others =
+                self.script.modules.iter().filter(|other| {
+                    other.name != module.name && other.kind != ModuleKind::SourceMap
+                });
             for (index, other) in others.enumerate() {
                 let name = json_string(&format!("/{}", plain(&other.name)));
                 let _ = write!(imports, "import * as $m{index} from {name};");
@@ -184,14 +201,26 @@ fn missing(specifier: &str) -> JsErrorBox {
 }
 
 impl ModuleLoader for ScriptLoader {
-    fn resolve(&self, specifier: &str, referrer: &str, _kind: ResolutionKind) -> ModuleResolveResponse {
+    fn resolve(
+        &self,
+        specifier: &str,
+        referrer: &str,
+        _kind: ResolutionKind,
+    ) -> ModuleResolveResponse {
         if BUILT_IN.contains(&specifier) {
             return Url::parse(specifier).map_err(|_| missing(specifier));
         }
         if let Some(name) = specifier.strip_prefix("atoll-bytes:") {
             let own = module_url(name).is_ok_and(|url| url.as_str() == referrer)
-                && self.script.module(name).is_some_and(|m| matches!(m.kind, ModuleKind::Data | ModuleKind::Wasm));
-            return if own { Url::parse(specifier).map_err(|_| missing(specifier)) } else { Err(missing(specifier)) };
+                && self
+                    .script
+                    .module(name)
+                    .is_some_and(|m| matches!(m.kind, ModuleKind::Data | ModuleKind::Wasm));
+            return if own {
+                Url::parse(specifier).map_err(|_| missing(specifier))
+            } else {
+                Err(missing(specifier))
+            };
         }
         if let Some(url) = self.in_script(specifier, referrer) {
             return Ok(url);
@@ -203,7 +232,9 @@ impl ModuleLoader for ScriptLoader {
             )));
         }
         let importer = referrer.strip_prefix(ROOT).unwrap_or(referrer);
-        Err(JsErrorBox::type_error(format!("No such module \"{specifier}\". It is imported from \"{importer}\".")))
+        Err(JsErrorBox::type_error(format!(
+            "No such module \"{specifier}\". It is imported from \"{importer}\"."
+        )))
     }
 
     fn load(
@@ -221,7 +252,9 @@ impl ModuleLoader for ScriptLoader {
         _hash: u64,
         code: &[u8],
     ) -> Pin<Box<dyn Future<Output = ()>>> {
-        if let Some(hash) = self.find(&url).and_then(|module| self.script.content_hash(&module.name)) {
+        if let Some(hash) =
+            self.find(&url).and_then(|module| self.script.content_hash(&module.name))
+        {
             self.cache.put(hash, code);
         }
         Box::pin(std::future::ready(()))

@@ -105,7 +105,7 @@ pub(crate) async fn start(
     let budget = inner.limits.startup_cpu;
     let service_worker = script.format == ScriptFormat::ServiceWorker && !is_common_js(script);
     let (begun, mut spent) = inner.slice(budget, |runtime| {
-        let entries = install_entries(runtime, bindings)?;
+        let entries = install_entries(runtime, bindings, inner.inspector.as_ref())?;
         if service_worker {
             entries.expose_bindings(runtime)?;
             run_script(runtime, script)?;
@@ -129,7 +129,9 @@ pub(crate) async fn start(
         evaluated.map_err(|_| StartError::TopLevelAwait)??;
         namespace = Some(inner.slice(budget, |runtime| runtime.get_module_namespace(id)).0?);
     }
-    let (handlers, _) = inner.slice(budget.saturating_sub(spent), |runtime| entries.install(runtime, namespace.as_ref()));
+    let (handlers, _) = inner.slice(budget.saturating_sub(spent), |runtime| {
+        entries.install(runtime, namespace.as_ref())
+    });
     within_limits(inner)?;
     Ok((entries, handlers?))
 }
@@ -157,7 +159,10 @@ fn evaluate(
     }
 }
 
-fn run_script(runtime: &mut JsRuntime, script: &Script) -> Result<v8::Global<v8::Value>, StartError> {
+fn run_script(
+    runtime: &mut JsRuntime,
+    script: &Script,
+) -> Result<v8::Global<v8::Value>, StartError> {
     let main = script.module(&script.main).filter(|main| main.kind != ModuleKind::SourceMap);
     let main = main.ok_or_else(|| {
         let message = format!("the script has no part {:?} to start from", script.main);

@@ -67,7 +67,8 @@ impl Watchdog {
     pub(crate) fn start() -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let weak = Arc::downgrade(&shared);
-        let joined = std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || watch(&weak))?;
+        let joined =
+            std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || watch(&weak))?;
         *lock(&shared.thread) = Some(joined.thread().clone());
         Ok(Self { shared })
     }
@@ -114,9 +115,15 @@ fn watch(shared: &Weak<Shared>) {
 
 impl WatchedThread {
     /// Runs `f`, which executes JS in the isolate behind `handle`, within a CPU budget.
-    pub(crate) fn run<R>(&self, handle: &IsolateHandle, budget: Duration, f: impl FnOnce() -> R) -> (R, Spent) {
+    pub(crate) fn run<R>(
+        &self,
+        handle: &IsolateHandle,
+        budget: Duration,
+        f: impl FnOnce() -> R,
+    ) -> (R, Spent) {
         let start = self.slot.clock.now();
-        *lock(&self.slot.running) = Some(Running { handle: handle.clone(), until: start + budget, fired: false });
+        *lock(&self.slot.running) =
+            Some(Running { handle: handle.clone(), until: start + budget, fired: false });
         self.shared.running.fetch_add(1, Ordering::SeqCst);
         if self.shared.asleep.swap(false, Ordering::SeqCst)
             && let Some(thread) = &*lock(&self.shared.thread)

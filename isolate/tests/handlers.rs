@@ -28,7 +28,11 @@ fn says_hello() {
 #[test]
 fn echoes_a_body() {
     on_isolate_thread(|thread| async move {
-        let worker = load(&thread, "export default { fetch: async (r) => new Response((await r.text()).toUpperCase()) }").await;
+        let worker = load(
+            &thread,
+            "export default { fetch: async (r) => new Response((await r.text()).toUpperCase()) }",
+        )
+        .await;
         let request = Request::post("http://a.test/").body(body("hello")).unwrap();
         assert_eq!(text(worker.request(request).await.unwrap()).await, "HELLO");
     });
@@ -86,11 +90,21 @@ fn every_module_kind() {
             module("b.bin", ModuleKind::Data, [1, 2]),
             module("c.json", ModuleKind::Json, "{\"n\":7}"),
             module("./d.wasm", ModuleKind::Wasm, wasm),
-            module("sub/e.js", ModuleKind::EsModule, "import t from '../a.txt'; export const deep = t.length;"),
-            module("f.cjs", ModuleKind::CommonJs, "const t = require('./a.txt'); exports.x = t + '!';"),
+            module(
+                "sub/e.js",
+                ModuleKind::EsModule,
+                "import t from '../a.txt'; export const deep = t.length;",
+            ),
+            module(
+                "f.cjs",
+                ModuleKind::CommonJs,
+                "const t = require('./a.txt'); exports.x = t + '!';",
+            ),
         ];
         let mut setup = Setup::new(Script::new(ScriptFormat::Modules, "index.js", modules));
-        setup.bindings.push(Binding { name: "NAME".into(), value: BindingValue::Text { value: "v".into() } });
+        setup
+            .bindings
+            .push(Binding { name: "NAME".into(), value: BindingValue::Text { value: "v".into() } });
         let worker = setup.load(&thread).await.unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(worker.get("http://a.test/").await, "text 1,2 7 5 4 text! v als");
     });
@@ -100,9 +114,16 @@ fn every_module_kind() {
 fn service_worker_syntax() {
     on_isolate_thread(|thread| async move {
         let source = "addEventListener('fetch', (event) => event.respondWith(new Response(GREETING + ' ' + new URL(event.request.url).pathname)));";
-        let script = Script::new(ScriptFormat::ServiceWorker, "index.js", vec![module("index.js", ModuleKind::CommonJs, source)]);
+        let script = Script::new(
+            ScriptFormat::ServiceWorker,
+            "index.js",
+            vec![module("index.js", ModuleKind::CommonJs, source)],
+        );
         let mut setup = Setup::new(script);
-        setup.bindings.push(Binding { name: "GREETING".into(), value: BindingValue::Text { value: "hi".into() } });
+        setup.bindings.push(Binding {
+            name: "GREETING".into(),
+            value: BindingValue::Text { value: "hi".into() },
+        });
         let worker = setup.load(&thread).await.unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(worker.get("http://a.test/p").await, "hi /p");
     });
@@ -121,9 +142,14 @@ fn kv_in_every_type() {
                  new Uint8Array(await KV.get('b', 'arrayBuffer')).length, await KV.get('j', { type: 'json' }), \
                  await KV.get('gone'), both.get('a'), both.get('none'), s, (await KV.list()).keys.length]); } }",
         ));
-        setup.bindings.push(Binding { name: "KV".into(), value: BindingValue::Kv { capability: 0 } });
+        setup
+            .bindings
+            .push(Binding { name: "KV".into(), value: BindingValue::Kv { capability: 0 } });
         let worker = setup.load(&thread).await.unwrap();
-        assert_eq!(worker.get("http://a.test/").await, r#"["text",{"m":1},3,{"x":[1]},null,"text",null,"text",3]"#);
+        assert_eq!(
+            worker.get("http://a.test/").await,
+            r#"["text",{"m":1},3,{"x":[1]},null,"text",null,"text",3]"#
+        );
     });
 }
 

@@ -9,9 +9,9 @@ use support::{Setup, load, on_isolate_thread, script};
 
 fn tight() -> Limits {
     Limits {
-        cpu: Duration::from_millis(50),
+        cpu: Duration::from_millis(400),
         startup_cpu: Duration::from_millis(200),
-        wall: Duration::from_millis(300),
+        wall: Duration::from_millis(1_000),
         heap_bytes_max: 24 << 20,
         buffer_bytes_max: 16 << 20,
         ..Limits::default()
@@ -23,27 +23,84 @@ fn tight() -> Limits {
 fn each_excess_has_its_outcome() {
     let cases = [
         ("loop", "export default { fetch() { while (true) {} } }", Outcome::ExceededCpu),
-        ("loop after await", "export default { async fetch() { await null; for (;;); } }", Outcome::ExceededCpu),
-        ("loop in a timer", "export default { fetch() { return new Promise(() => setTimeout(() => { for (;;); }, 1)); } }", Outcome::ExceededCpu),
-        ("microtask flood", "export default { async fetch() { for (;;) await null; } }", Outcome::ExceededCpu),
-        ("regex", "export default { fetch() { return new Response(String(/^(a+)+$/.test('a'.repeat(40) + 'b'))); } }", Outcome::ExceededCpu),
-        ("heap", "export default { fetch() { const a = []; for (;;) a.push({ x: [1, 2, 3] }); } }", Outcome::ExceededMemory),
-        ("strings", "export default { fetch() { const a = []; for (let i = 0;; i++) a.push(('x' + i).repeat(999) + i); } }", Outcome::ExceededMemory),
-        ("never settles", "export default { fetch() { return new Promise(() => {}); } }", Outcome::ExceededWall),
-        ("slow", "export default { async fetch() { await scheduler.wait(60000); } }", Outcome::ExceededWall),
-        ("throws", "export default { fetch() { throw new RangeError('no'); } }", Outcome::Exception),
+        (
+            "loop after await",
+            "export default { async fetch() { await null; for (;;); } }",
+            Outcome::ExceededCpu,
+        ),
+        (
+            "loop in a timer",
+            "export default { fetch() { return new Promise(() => setTimeout(() => { for (;;); }, 1)); } }",
+            Outcome::ExceededCpu,
+        ),
+        (
+            "microtask flood",
+            "export default { async fetch() { for (;;) await null; } }",
+            Outcome::ExceededCpu,
+        ),
+        (
+            "regex",
+            "export default { fetch() { return new Response(String(/^(a+)+$/.test('a'.repeat(40) + 'b'))); } }",
+            Outcome::ExceededCpu,
+        ),
+        (
+            "heap",
+            "export default { fetch() { const a = []; for (;;) a.push({ x: [1, 2, 3] }); } }",
+            Outcome::ExceededMemory,
+        ),
+        (
+            "strings",
+            "export default { fetch() { const a = []; for (let i = 0;; i++) a.push(('x' + i).repeat(999) + i); } }",
+            Outcome::ExceededMemory,
+        ),
+        (
+            "never settles",
+            "export default { fetch() { return new Promise(() => {}); } }",
+            Outcome::ExceededWall,
+        ),
+        (
+            "slow",
+            "export default { async fetch() { await scheduler.wait(60000); } }",
+            Outcome::ExceededWall,
+        ),
+        (
+            "throws",
+            "export default { fetch() { throw new RangeError('no'); } }",
+            Outcome::Exception,
+        ),
         ("no response", "export default { fetch() { return 5; } }", Outcome::Exception),
-        ("recursion", "export default { fetch() { const f = () => f() + 1; return new Response(f()); } }", Outcome::Exception),
-        ("buffers", "export default { fetch() { const a = []; for (;;) a.push(new Uint8Array(1 << 20)); } }", Outcome::ExceededMemory),
-        ("eval", "export default { fetch() { return new Response(eval('1')); } }", Outcome::Exception),
-        ("function", "export default { fetch() { return new Response(new Function('return 1')()); } }", Outcome::Exception),
-        ("fetch refused", "export default { fetch() { return fetch('http://10.0.0.1/'); } }", Outcome::Exception),
+        (
+            "recursion",
+            "export default { fetch() { const f = () => f() + 1; return new Response(f()); } }",
+            Outcome::Exception,
+        ),
+        (
+            "buffers",
+            "export default { fetch() { const a = []; for (;;) a.push(new Uint8Array(1 << 20)); } }",
+            Outcome::ExceededMemory,
+        ),
+        (
+            "eval",
+            "export default { fetch() { return new Response(eval('1')); } }",
+            Outcome::Exception,
+        ),
+        (
+            "function",
+            "export default { fetch() { return new Response(new Function('return 1')()); } }",
+            Outcome::Exception,
+        ),
+        (
+            "fetch refused",
+            "export default { fetch() { return fetch('http://10.0.0.1/'); } }",
+            Outcome::Exception,
+        ),
     ];
     on_isolate_thread(move |thread| async move {
         let neighbour = load(&thread, "export default { fetch: () => new Response('fine') }").await;
         for (name, source, outcome) in cases {
             let setup = Setup { limits: tight(), ..Setup::new(script(source)) };
-            let worker = setup.load(&thread).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+            let worker =
+                setup.load(&thread).await.unwrap_or_else(|error| panic!("{name}: {error}"));
             let failure = worker.get_failure("http://a.test/").await;
             assert_eq!(failure.outcome, outcome, "{name}: {failure:?}");
             assert_eq!(neighbour.get("http://b.test/").await, "fine", "{name}");
@@ -95,7 +152,10 @@ fn internals_are_out_of_reach() {
         return Response.json({ names, tried, seen: seen !== undefined, nav: navigator.locks === undefined }); } }";
     on_isolate_thread(move |thread| async move {
         let worker = load(&thread, source).await;
-        assert_eq!(worker.get("http://a.test/").await, r#"{"names":[],"tried":[],"seen":false,"nav":true}"#);
+        assert_eq!(
+            worker.get("http://a.test/").await,
+            r#"{"names":[],"tried":[],"seen":false,"nav":true}"#
+        );
     });
 }
 
@@ -132,25 +192,52 @@ fn stacks_name_the_source() {
         // `throw` of line 3 in src/app.ts stands in line 1 of index.js.
         let map = r#"{"version":3,"sources":["src/app.ts"],"names":[],"mappings":"AAEA,MAAM,IAAI,MAAM,GAAG,CAAC,CAAC"}"#;
         let modules = vec![
-            support::module("index.js", ModuleKind::EsModule, "export default { fetch() { throw new Error('x'); } }"),
+            support::module(
+                "index.js",
+                ModuleKind::EsModule,
+                "export default { fetch() { throw new Error('x'); } }",
+            ),
             support::module("index.js.map", ModuleKind::SourceMap, map),
         ];
-        let worker = Setup::new(Script::new(ScriptFormat::Modules, "index.js", modules)).load(&thread).await.unwrap();
+        let worker = Setup::new(Script::new(ScriptFormat::Modules, "index.js", modules))
+            .load(&thread)
+            .await
+            .unwrap();
         let failure = worker.get_failure("http://a.test/").await;
         let stack = failure.exception.stack.unwrap_or_default();
         assert!(stack.contains("src/app.ts:3:"), "{stack}");
     });
 }
 
-/// Optimised code whose loop calls only builtins is ended too.
+/// Optimised code whose loop calls only builtins is ended too, whether it was optimised while it ran or
+/// before: a tier of V8 that looks for interrupts too seldom let both go on for ever.
 #[test]
 fn optimised_loops_are_ended() {
-    let source = "export default { fetch() { const kept = []; \
-        for (;;) kept.push(new Array(1000).fill({}).map(() => ({}))); } }";
+    let bomb = "new Array(1000).fill({}).map(() => ({}))";
+    let sources = [
+        format!("export default {{ fetch() {{ const kept = []; for (;;) kept.push({bomb}); }} }}"),
+        format!(
+            "function f(n) {{ const kept = []; for (let i = 0; i < n; i++) kept.push({bomb}); return kept.length; }} \
+             export default {{ fetch(r) {{ if (r.url.endsWith('/bomb')) f(Infinity); \
+               let n = 0; for (let i = 0; i < 40; i++) n += f(2); return new Response(String(n)); }} }}"
+        ),
+    ];
     on_isolate_thread(move |thread| async move {
-        let setup = Setup { limits: Limits { cpu: Duration::from_millis(200), heap_bytes_max: 64 << 20, ..tight() }, ..Setup::new(script(source)) };
-        let worker = setup.load(&thread).await.unwrap();
-        let failure = worker.get_failure("http://a.test/").await;
-        assert!(matches!(failure.outcome, Outcome::ExceededMemory | Outcome::ExceededCpu), "{failure:?}");
+        for source in sources {
+            let limits =
+                Limits { cpu: Duration::from_millis(400), heap_bytes_max: 64 << 20, ..tight() };
+            let setup = Setup { limits, ..Setup::new(script(&source)) };
+            let worker = setup.load(&thread).await.unwrap();
+            if source.contains("/bomb") {
+                for _ in 0..60 {
+                    assert_eq!(worker.get("http://a.test/").await, "80");
+                }
+            }
+            let failure = worker.get_failure("http://a.test/bomb").await;
+            assert!(
+                matches!(failure.outcome, Outcome::ExceededMemory | Outcome::ExceededCpu),
+                "{failure:?}"
+            );
+        }
     });
 }

@@ -5,6 +5,7 @@ mod additional;
 mod error;
 mod esbuild;
 mod glob;
+mod inline_maps;
 mod locate;
 mod metafile;
 mod rules;

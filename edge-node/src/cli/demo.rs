@@ -24,6 +24,7 @@ pub(crate) async fn run(session: &Session, args: DemoArgs) -> Result<(), CliErro
         http_port: free_port(args.port),
         https_port: free_port(args.https_port),
         admin_port: free_port(ADMIN_PORT),
+        inspect: None,
     })
     .await?;
     // Samples that are being deployed when Ctrl-C comes are simply left.

@@ -1,8 +1,10 @@
 //! `atoll dev`: a project on a node of its own, redeployed at every save.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
 
 use super::api::Api;
 use super::args::DevArgs;
@@ -29,8 +31,9 @@ pub(crate) async fn run(session: &Session, args: DevArgs) -> Result<(), CliError
         minify: false,
         compatibility_date: None,
     };
-    if let Some(address) = args.inspect {
-        session.terminal.warn(format!("nothing listens at {address}: this build has no inspector"));
+    if let Some(address) = args.inspect.filter(|address| !address.ip().is_loopback()) {
+        let warning = format!("whoever reaches {address} can run code in the worker");
+        session.terminal.warn(warning);
     }
     let project_dir = source.read()?.dir;
     let node = LocalNode::start(LocalNodeOptions {
@@ -38,9 +41,11 @@ pub(crate) async fn run(session: &Session, args: DevArgs) -> Result<(), CliError
         http_port: free_port(args.port),
         https_port: free_port(args.https_port),
         admin_port: 0,
+        inspect: args.inspect,
     })
     .await?;
-    let dev = Dev { session, source, vars: args.vars, api: node.api(), project_dir };
+    let (api, inspected) = (node.api(), args.inspect.is_some());
+    let dev = Dev { session, source, vars: args.vars, api, project_dir, inspected };
     let outcome = dev.serve(&node).await;
     session.terminal.note("stopping");
     node.drain().await;
@@ -53,6 +58,7 @@ struct Dev<'a> {
     vars: Vec<(String, String)>,
     api: Api,
     project_dir: PathBuf,
+    inspected: bool,
 }
 
 impl Dev<'_> {
@@ -61,6 +67,7 @@ impl Dev<'_> {
         let terminal = self.session.terminal;
         let mut watch = Watch::new()?;
         let (mut reports, mut console) = (node.reports(), node.console());
+        let mut debugger = node.debugger();
         let mut announced = Vec::new();
         self.deploy(&mut watch, &mut announced).await;
         let stop = stop::asked();
@@ -80,6 +87,9 @@ impl Dev<'_> {
                         return Err(CliError::Failed("the node has stopped: see its log above".into()));
                     }
                 },
+                url = newest(&mut debugger) => {
+                    terminal.line(format!("debugger listening on {}", terminal.cyan(&url)));
+                }
                 line = console.recv() => match line {
                     Ok(line) => terminal.line(events::console(terminal, &line.1)),
                     Err(RecvError::Lagged(missed)) => {
@@ -98,8 +108,8 @@ impl Dev<'_> {
         let terminal = self.session.terminal;
         let started = std::time::Instant::now();
         let mut inputs = self.settings_files();
-        match self.try_deploy(&mut inputs).await {
-            Ok(published) => {
+        let read_at = match self.try_deploy(&mut inputs).await {
+            Ok((published, read_at)) => {
                 let ms = started.elapsed().as_millis();
                 terminal.line(format!("{} in {ms} ms", terminal.green("ready")));
                 if published.urls != *announced {
@@ -107,24 +117,32 @@ impl Dev<'_> {
                     lines.for_each(|url| terminal.line(format!("  {url}")));
                     *announced = published.urls;
                 }
+                read_at
             }
             Err(error) => {
                 terminal.error(error.to_string());
                 if !announced.is_empty() {
                     terminal.note("the last good version goes on serving; save again to retry");
                 }
+                SystemTime::now()
             }
-        }
-        if let Err(error) = watch.set(inputs) {
+        };
+        if let Err(error) = watch.set(inputs, read_at) {
             terminal.error(error.to_string());
         }
     }
 
-    async fn try_deploy(&self, inputs: &mut Vec<PathBuf>) -> Result<Published, CliError> {
+    /// Deploys, and says when the sources were read. `inputs` gets what it was made from.
+    async fn try_deploy(
+        &self,
+        inputs: &mut Vec<PathBuf>,
+    ) -> Result<(Published, SystemTime), CliError> {
         let project = self.source.read()?;
         // Named before bundling, so that a broken entry can be mended by saving it.
         inputs.push(project.config_path);
         inputs.extend(project.main);
+        let built_from = project.build.iter().flat_map(|build| &build.watch_dirs);
+        inputs.extend(built_from.flat_map(|dir| sources_below(dir)));
         let prepared = self.source.prepare(self.session).await;
         let mut prepared =
             prepared.inspect_err(|_| inputs.extend(sources_below(&self.project_dir)))?;
@@ -132,7 +150,12 @@ impl Dev<'_> {
         let environment = self.source.project.env.as_deref();
         prepared.set_vars(local_variables(&self.project_dir, environment));
         prepared.set_vars(self.vars.iter().cloned());
-        publish::publish(&self.api, prepared, Options::default(), self.session.terminal).await
+        if self.inspected {
+            prepared.bundle.inline_source_maps();
+        }
+        let (read_at, terminal) = (prepared.read_at, self.session.terminal);
+        let published = publish::publish(&self.api, prepared, Options::default(), terminal).await?;
+        Ok((published, read_at))
     }
 
     fn settings_files(&self) -> Vec<PathBuf> {
@@ -150,12 +173,25 @@ impl Dev<'_> {
     }
 }
 
-/// The scripts of a project that does not bundle: which of them matter is not known.
-fn sources_below(dir: &std::path::Path) -> Vec<PathBuf> {
+/// Where debuggers may attach, whenever that changes.
+async fn newest(debugger: &mut Option<watch::Receiver<Option<String>>>) -> String {
+    loop {
+        let Some(urls) = debugger else { return std::future::pending().await };
+        if urls.changed().await.is_err() {
+            *debugger = None;
+        } else if let Some(url) = urls.borrow_and_update().clone() {
+            return url;
+        }
+    }
+}
+
+/// The folders of a project and their files, when it is not known which of them matter.
+fn sources_below(dir: &Path) -> Vec<PathBuf> {
     const FILES_MAX: usize = 2_000;
     let mut files = Vec::new();
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {
+        files.push(folder.clone());
         for entry in std::fs::read_dir(&folder).into_iter().flatten().filter_map(|e| e.ok()) {
             let name = entry.file_name();
             let hidden = name.to_string_lossy().starts_with('.') || name == "node_modules";

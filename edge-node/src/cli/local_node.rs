@@ -2,21 +2,25 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use super::api::Api;
 use super::args::ServeArgs;
 use super::client::Client;
 use super::error::CliError;
 use super::stop;
-use crate::config::{LogConfig, NodeConfig};
+use crate::config::{LimitsConfig, LogConfig, NodeConfig};
 use crate::node::{ConsoleLine, Node};
 use crate::observe::{Listener, init_log};
 
 /// Where a node on this machine serves its API unless told otherwise.
 pub(crate) const ADMIN_PORT: u16 = 8787;
+
+/// How long an invocation may take while it may be debugged: a day, as people step through it.
+const DEBUGGED_MS_MAX: u64 = 24 * 3_600_000;
 
 /// What a node for development or demonstration is told.
 #[derive(Clone, Debug)]
@@ -26,6 +30,8 @@ pub(crate) struct LocalNodeOptions {
     pub(crate) https_port: u16,
     /// Where the API listens; 0 lets the system choose.
     pub(crate) admin_port: u16,
+    /// Where debuggers may attach.
+    pub(crate) inspect: Option<SocketAddr>,
 }
 
 /// A running node.
@@ -70,13 +76,16 @@ fn configured(args: ServeArgs) -> Result<NodeConfig, CliError> {
 
 impl LocalNode {
     pub(crate) async fn start(options: LocalNodeOptions) -> Result<Self, CliError> {
-        let LocalNodeOptions { data_dir, http_port, https_port, admin_port } = options;
+        let LocalNodeOptions { data_dir, http_port, https_port, admin_port, inspect } = options;
         let local = |port| SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, port));
         let config = NodeConfig {
             data_dir,
             http: local(http_port),
             https: local(https_port),
             admin: local(admin_port),
+            inspect,
+            threads: inspect.map(|_| NonZeroUsize::MIN),
+            limits: inspect.map_or_else(LimitsConfig::default, |_| debugged_limits()),
             log: LogConfig { level: "warn".to_owned(), ..LogConfig::default() },
             ..NodeConfig::default()
         };
@@ -102,8 +111,22 @@ impl LocalNode {
         self.0.console()
     }
 
+    /// Where debuggers may attach, when they may.
+    pub(crate) fn debugger(&self) -> Option<watch::Receiver<Option<String>>> {
+        self.0.debugger()
+    }
+
     pub(crate) async fn drain(self) {
         self.0.drain().await;
+    }
+}
+
+/// Wall time goes on at a breakpoint, CPU time does not.
+fn debugged_limits() -> LimitsConfig {
+    LimitsConfig {
+        wall_ms_max: DEBUGGED_MS_MAX,
+        wait_until_ms_max: DEBUGGED_MS_MAX,
+        ..LimitsConfig::default()
     }
 }
 

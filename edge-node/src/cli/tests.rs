@@ -61,6 +61,7 @@ async fn a_deploy_makes_what_the_project_needs_once() {
         http_port: 0,
         https_port: 0,
         admin_port: 0,
+        inspect: None,
     })
     .await
     .unwrap();

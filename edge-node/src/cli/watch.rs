@@ -15,11 +15,11 @@ use super::error::CliError;
 /// Editors write a file in several steps: this long must pass without another.
 const QUIET: Duration = Duration::from_millis(60);
 
-/// Tells when any of a set of files changes. Folders are watched rather than files, because many
-/// editors replace a file instead of writing it.
+/// Tells when any of a set of files changes, or any file right in one of a set of folders. Folders are
+/// watched rather than files, because many editors replace a file instead of writing it.
 pub(crate) struct Watch {
     watcher: RecommendedWatcher,
-    files: Arc<Mutex<BTreeSet<PathBuf>>>,
+    paths: Arc<Mutex<BTreeSet<PathBuf>>>,
     folders: BTreeSet<PathBuf>,
     changed: Arc<Notify>,
     /// When the last known change is taken for the last of its kind, unless another comes before.
@@ -28,27 +28,28 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn new() -> Result<Self, CliError> {
-        let files = Arc::new(Mutex::new(BTreeSet::new()));
+        let paths = Arc::new(Mutex::new(BTreeSet::<PathBuf>::new()));
         let changed = Arc::new(Notify::new());
-        let (known, notify) = (files.clone(), changed.clone());
+        let (known, notify) = (paths.clone(), changed.clone());
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             let Ok(event) = event else { return };
             if matches!(event.kind, EventKind::Access(_)) {
                 return;
             }
             let known = known.lock().unwrap_or_else(PoisonError::into_inner);
-            if event.paths.iter().any(|path| known.contains(path)) {
+            let mut touched = event.paths.iter().flat_map(|path| path.ancestors().take(2));
+            if touched.any(|path| known.contains(path)) {
                 notify.notify_one();
             }
         });
         let watcher = watcher.map_err(|e| failed(&e))?;
-        Ok(Self { watcher, files, folders: BTreeSet::new(), changed, quiet_at: None })
+        Ok(Self { watcher, paths, folders: BTreeSet::new(), changed, quiet_at: None })
     }
 
-    /// Watches these files, and no others, for changes after they were read.
+    /// Watches these files and folders, and no others, for changes after they were read.
     pub(crate) fn set(
         &mut self,
-        files: impl IntoIterator<Item = PathBuf>,
+        paths: impl IntoIterator<Item = PathBuf>,
         read_at: SystemTime,
     ) -> Result<(), CliError> {
         // Events carry real paths, so links on the way are resolved here.
@@ -56,14 +57,13 @@ impl Watch {
             (Some(Ok(dir)), Some(name)) => dir.join(name),
             _ => path.clone(),
         };
-        let files: BTreeSet<PathBuf> = files.into_iter().map(real).collect();
-        let folders: BTreeSet<PathBuf> = files
+        let paths: BTreeSet<PathBuf> = paths.into_iter().map(real).collect();
+        let folders: BTreeSet<PathBuf> = paths
             .iter()
-            .filter_map(|f| f.parent())
-            .filter(|d| d.is_dir())
+            .filter_map(|path| path.ancestors().take(2).find(|path| path.is_dir()))
             .map(Path::to_owned)
             .collect();
-        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = files.clone();
+        *self.paths.lock().unwrap_or_else(PoisonError::into_inner) = paths.clone();
         for gone in self.folders.difference(&folders) {
             // A folder that was removed is no longer watched anyway.
             let _ = self.watcher.unwatch(gone);
@@ -75,8 +75,8 @@ impl Watch {
         // What was noticed so far may have been read already, or be a build's own output.
         self.quiet_at = None;
         let _ = self.changed.notified().now_or_never();
-        let saved = |file: &PathBuf| file.metadata().and_then(|m| m.modified()).ok();
-        if files.iter().filter_map(saved).any(|saved_at| saved_at > read_at) {
+        let saved = |path: &PathBuf| path.metadata().and_then(|m| m.modified()).ok();
+        if paths.iter().filter_map(saved).any(|saved_at| saved_at > read_at) {
             self.changed.notify_one();
         }
         Ok(())

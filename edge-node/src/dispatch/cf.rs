@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use atoll_router::Connection;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::Version;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// The name of the place that serves, until nodes say where they are.
 const COLO: &str = "DEV";

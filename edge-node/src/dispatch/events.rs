@@ -19,8 +19,16 @@ pub(super) struct Subject {
 }
 
 enum Cause {
-    Fetch { url: Arc<str>, method: Method, headers: Vec<(String, String)>, client_ip: Option<IpAddr> },
-    Scheduled { cron: String, scheduled_ms: u64 },
+    Fetch {
+        url: Arc<str>,
+        method: Method,
+        headers: Vec<(String, String)>,
+        client_ip: Option<IpAddr>,
+    },
+    Scheduled {
+        cron: String,
+        scheduled_ms: u64,
+    },
 }
 
 impl Subject {
@@ -44,7 +52,12 @@ impl Subject {
         Self { worker, version, cause: Cause::Fetch { url, method, headers, client_ip } }
     }
 
-    pub(super) fn scheduled(worker: WorkerRef, version: VersionId, cron: String, scheduled_ms: u64) -> Self {
+    pub(super) fn scheduled(
+        worker: WorkerRef,
+        version: VersionId,
+        cron: String,
+        scheduled_ms: u64,
+    ) -> Self {
         Self { worker, version, cause: Cause::Scheduled { cron, scheduled_ms } }
     }
 
@@ -52,7 +65,13 @@ impl Subject {
         let event = match self.cause {
             Cause::Fetch { url, method, headers, client_ip } => {
                 let status = record.status.or_else(|| pages::status_of(record.outcome));
-                Event::Fetch { url: url.to_string(), method: method.to_string(), headers, client_ip, status }
+                Event::Fetch {
+                    url: url.to_string(),
+                    method: method.to_string(),
+                    headers,
+                    client_ip,
+                    status,
+                }
             }
             Cause::Scheduled { cron, scheduled_ms } => Event::Scheduled { cron, scheduled_ms },
         };
@@ -73,7 +92,8 @@ impl Subject {
     /// Reports an invocation that got no isolate.
     pub(super) fn refused(self, hub: &ReportHub, id: Arc<str>, outcome: Outcome, message: String) {
         let now = now_ms();
-        let exception = Exception { name: "Error".to_owned(), message, stack: None, timestamp_ms: now };
+        let exception =
+            Exception { name: "Error".to_owned(), message, stack: None, timestamp_ms: now };
         let record = InvocationRecord {
             id,
             outcome,
@@ -100,7 +120,12 @@ pub(super) fn on_end(hub: ReportHub, subject: Subject) -> OnEnd {
         if hub.wants(&subject.worker, record.outcome) {
             hub.publish(subject.report(record));
         } else {
-            hub.count(&subject.worker, record.outcome, microseconds(record.cpu), microseconds(record.wall));
+            hub.count(
+                &subject.worker,
+                record.outcome,
+                microseconds(record.cpu),
+                microseconds(record.wall),
+            );
         }
     })
 }

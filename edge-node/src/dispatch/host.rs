@@ -21,6 +21,7 @@ use tokio::sync::{broadcast, mpsc};
 use super::events::{Subject, on_end};
 use super::pool::Pool;
 use super::targets::Targets;
+use crate::inspect::Debuggees;
 use crate::observe::{KvOperation, ReportHub};
 use crate::outbound::{DecodeBody, Outbound, ReqBody};
 use crate::registry::{WorkerName, WorkerRef};
@@ -41,6 +42,8 @@ pub(super) struct ThreadHost {
     pub(super) hub: ReportHub,
     pub(super) targets: Arc<Targets>,
     pub(super) console: broadcast::Sender<ConsoleLine>,
+    /// Where instances are shown to debuggers.
+    pub(super) debuggees: Option<Debuggees>,
     pub(super) pool: RefCell<Weak<Pool>>,
     /// How deep in a chain of service bindings the invocations are that came by one.
     pub(super) depths: RefCell<HashMap<Arc<str>, u8>>,

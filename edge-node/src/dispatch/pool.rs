@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use atoll_isolate::{
     Binding as EnvBinding, BindingValue, Instance, InstanceOptions, IsolateThread, Limits, Module,
-    ModuleKind, Script, ScriptFormat, StartError,
+    ModuleKind, Outcome, Script, ScriptFormat, StartError,
 };
 use futures_util::future::{FutureExt, LocalBoxFuture, Shared};
 
@@ -23,6 +23,18 @@ const INSTANCES_MAX: usize = 1_000;
 /// How long a version that did not start is not tried again.
 const START_BACKOFF: Duration = Duration::from_secs(1);
 
+/// Condemnations in a row after which a version rests before it gets a new instance.
+const OFFENCES_FREE: u32 = 3;
+
+/// The first rest; each further offence doubles it.
+const REST_MIN: Duration = Duration::from_millis(250);
+
+/// The longest rest.
+const REST_MAX: Duration = Duration::from_secs(10);
+
+/// Good behaviour after which offences are forgotten.
+const OFFENCES_FORGOTTEN: Duration = Duration::from_secs(30);
+
 /// Why there is no instance of a version.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum LoadError {
@@ -32,6 +44,24 @@ pub(super) enum LoadError {
     Registry(Arc<registry::RegistryError>),
     #[error(transparent)]
     Start(StartError),
+    #[error("the version went over its limits again and again and rests for a while: {}", .0.as_str())]
+    Resting(Outcome),
+}
+
+/// How often a version was condemned of late.
+struct Offences {
+    count: u32,
+    last: Instant,
+    outcome: Outcome,
+}
+
+impl Offences {
+    fn rest(&self) -> Duration {
+        match self.count.checked_sub(OFFENCES_FREE) {
+            None => Duration::ZERO,
+            Some(over) => REST_MIN.saturating_mul(1 << over.min(16)).min(REST_MAX),
+        }
+    }
 }
 
 type Loading = Shared<LocalBoxFuture<'static, Result<Instance, LoadError>>>;
@@ -48,6 +78,7 @@ enum Slot {
 /// The instances of one thread.
 pub(super) struct Pool {
     slots: RefCell<HashMap<VersionId, Slot>>,
+    offences: RefCell<HashMap<VersionId, Offences>>,
     clock: Cell<u64>,
     isolates: IsolateThread,
     registry: Registry,
@@ -64,6 +95,7 @@ impl Pool {
     ) -> Rc<Self> {
         let pool = Self {
             slots: RefCell::default(),
+            offences: RefCell::default(),
             clock: Cell::new(0),
             isolates,
             registry,
@@ -94,6 +126,8 @@ impl Pool {
         if let Some(instance) = self.live(version) {
             return Ok(instance);
         }
+        self.note_offence(version);
+        self.check_rest(version)?;
         let loading = match self.slots.borrow().get(version) {
             Some(Slot::Loading(loading)) => Some(loading.clone()),
             Some(Slot::Failed { error, until }) if Instant::now() < *until => {
@@ -103,6 +137,34 @@ impl Pool {
         };
         let loading = loading.unwrap_or_else(|| self.begin(version));
         loading.await
+    }
+
+    /// Drops a condemned instance and remembers why.
+    fn note_offence(&self, version: &VersionId) {
+        let condemned = match self.slots.borrow().get(version) {
+            Some(Slot::Live { instance, .. }) => instance.condemned(),
+            _ => None,
+        };
+        let Some(outcome) = condemned else { return };
+        let condemned = self.slots.borrow_mut().remove(version);
+        drop(condemned);
+        let mut offences = self.offences.borrow_mut();
+        let now = Instant::now();
+        let known =
+            offences.entry(version.clone()).or_insert(Offences { count: 0, last: now, outcome });
+        if now.duration_since(known.last) > OFFENCES_FORGOTTEN {
+            known.count = 0;
+        }
+        *known = Offences { count: known.count.saturating_add(1), last: now, outcome };
+    }
+
+    fn check_rest(&self, version: &VersionId) -> Result<(), LoadError> {
+        match self.offences.borrow().get(version) {
+            Some(known) if known.last.elapsed() < known.rest() => {
+                Err(LoadError::Resting(known.outcome))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn begin(self: &Rc<Self>, version: &VersionId) -> Loading {
@@ -136,16 +198,24 @@ impl Pool {
             .map_err(|error| LoadError::Registry(Arc::new(error)))?
             .ok_or(LoadError::Missing)?;
         let (bindings, capabilities) = environment(&version);
-        let host =
-            InstanceHost::new(self.host.clone(), version.worker.clone(), capabilities);
+        let host = InstanceHost::new(self.host.clone(), version.worker.clone(), capabilities);
         let options = InstanceOptions {
             script: Arc::new(script(&version)),
             bindings,
             limits: limits(&self.limits, &version),
             host: Rc::new(host),
-            inspector: false,
+            inspector: self.host.debuggees.is_some(),
         };
-        Instance::load(&self.isolates, options).await.map_err(LoadError::Start)
+        let instance = Instance::load(&self.isolates, options).await.map_err(LoadError::Start)?;
+        if let (Some(debuggees), Some(inspector)) = (&self.host.debuggees, instance.inspector()) {
+            debuggees.add(
+                version.worker.worker.clone(),
+                id.clone(),
+                &version.main_module,
+                inspector,
+            );
+        }
+        Ok(instance)
     }
 
     fn make_room(&self) {
@@ -167,11 +237,18 @@ impl Pool {
 
     /// Drops idle instances that `serves` does not want any more, and condemned ones.
     pub(super) fn sweep(&self, serves: impl Fn(&VersionId) -> bool) {
+        self.offences.borrow_mut().retain(|_, known| known.last.elapsed() < OFFENCES_FORGOTTEN);
+        let condemned: Vec<VersionId> = self
+            .slots
+            .borrow()
+            .iter()
+            .filter(|(_, slot)| matches!(slot, Slot::Live { instance, .. } if instance.condemned().is_some()))
+            .map(|(version, _)| version.clone())
+            .collect();
+        condemned.iter().for_each(|version| self.note_offence(version));
         self.slots.borrow_mut().retain(|version, slot| match slot {
             Slot::Loading(_) => true,
-            Slot::Live { instance, .. } => {
-                instance.condemned().is_none() && (instance.in_flight() > 0 || serves(version))
-            }
+            Slot::Live { instance, .. } => instance.in_flight() > 0 || serves(version),
             Slot::Failed { until, .. } => Instant::now() < *until,
         });
     }

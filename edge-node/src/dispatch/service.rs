@@ -19,7 +19,7 @@ use super::cf::{CfTexts, stamp};
 use super::events::{Subject, on_end};
 use super::host::ThreadHost;
 use super::pages::{Problem, page};
-use super::pool::Pool;
+use super::pool::{LoadError, Pool};
 use super::targets::{Target, Targets};
 use crate::config::LimitsConfig;
 use crate::registry::VersionId;
@@ -188,8 +188,12 @@ impl Dispatcher {
             None => match self.pool.instance(version).await {
                 Ok(instance) => instance,
                 Err(error) => {
-                    let response = page(Problem::NotStarted, request.headers(), &id);
-                    subject.refused(hub, id, Outcome::Exception, error.to_string());
+                    let (problem, outcome) = match &error {
+                        LoadError::Resting(outcome) => (Problem::Ended(*outcome), *outcome),
+                        _ => (Problem::NotStarted, Outcome::Exception),
+                    };
+                    let response = page(problem, request.headers(), &id);
+                    subject.refused(hub, id, outcome, error.to_string());
                     return response;
                 }
             },

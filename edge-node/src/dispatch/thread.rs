@@ -23,6 +23,7 @@ use super::pool::Pool;
 use super::service::{Dispatcher, Front, new_id};
 use super::targets::Targets;
 use crate::config::NodeConfig;
+use crate::inspect::{Debuggees, serving};
 use crate::observe::ReportHub;
 use crate::outbound::{Outbound, OutboundOptions};
 use crate::registry::{Registry, WorkerRef};
@@ -69,6 +70,8 @@ pub struct Shared {
     pub hub: ReportHub,
     /// Console lines as they are written.
     pub console: broadcast::Sender<ConsoleLine>,
+    /// Where instances are shown to debuggers. With it there must be one thread only: a breakpoint parks it.
+    pub debuggees: Option<Debuggees>,
     /// Live instances of the whole node.
     pub instances: Arc<AtomicI64>,
 }
@@ -169,6 +172,9 @@ async fn run(
         });
     let housekeeping = tokio::task::spawn_local(keep_house(shared.clone(), dispatcher.clone()));
     let events = tokio::task::spawn_local(take_jobs(dispatcher.clone(), inbox));
+    let loading = shared.debuggees.is_some().then(|| {
+        tokio::task::spawn_local(load_deployed(shared.registry.clone(), dispatcher.clone()))
+    });
     for listener in listeners {
         match listener.await {
             Ok(Ok(drained)) => {
@@ -191,6 +197,9 @@ async fn run(
     }
     housekeeping.abort();
     events.abort();
+    if let Some(loading) = loading {
+        loading.abort();
+    }
 }
 
 fn dispatcher(shared: &Arc<Shared>) -> std::io::Result<Rc<Dispatcher>> {
@@ -205,6 +214,7 @@ fn dispatcher(shared: &Arc<Shared>) -> std::io::Result<Rc<Dispatcher>> {
         hub: shared.hub.clone(),
         targets: shared.targets.clone(),
         console: shared.console.clone(),
+        debuggees: shared.debuggees.clone(),
         pool: RefCell::new(Weak::new()),
         depths: RefCell::new(HashMap::new()),
     });
@@ -230,6 +240,21 @@ async fn keep_house(shared: Arc<Shared>, dispatcher: Rc<Dispatcher>) {
         let now = i64::try_from(dispatcher.pool.len()).unwrap_or(i64::MAX);
         shared.instances.fetch_add(now - counted, Ordering::Relaxed);
         counted = now;
+    }
+}
+
+/// Loads what is deployed without waiting for a request, so that breakpoints can be set before the first.
+async fn load_deployed(registry: Registry, dispatcher: Rc<Dispatcher>) {
+    let mut snapshots = registry.subscribe();
+    loop {
+        let snapshot = snapshots.borrow_and_update().clone();
+        for version in serving(&snapshot) {
+            // Whoever deployed it was told why it does not start.
+            let _ = dispatcher.pool.instance(version).await;
+        }
+        if snapshots.changed().await.is_err() {
+            return;
+        }
     }
 }
 

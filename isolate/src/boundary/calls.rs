@@ -4,6 +4,7 @@ use bytes::Bytes;
 use deno_core::error::JsError;
 use deno_core::{JsRuntime, scope, v8};
 
+use crate::inspector::Inspector;
 use crate::script::{Binding, BindingValue};
 
 /// The functions that `js/main.js` gives out.
@@ -46,8 +47,12 @@ fn function(
 fn blobs<'s>(scope: &mut v8::PinScope<'s, '_>, bindings: &[Binding]) -> v8::Local<'s, v8::Object> {
     let object = v8::Object::new(scope);
     for binding in bindings {
-        let (BindingValue::Data { bytes } | BindingValue::Wasm { bytes }) = &binding.value else { continue };
-        if let (Some(key), Some(view)) = (v8::String::new(scope, &binding.name), byte_array(scope, bytes)) {
+        let (BindingValue::Data { bytes } | BindingValue::Wasm { bytes }) = &binding.value else {
+            continue;
+        };
+        if let (Some(key), Some(view)) =
+            (v8::String::new(scope, &binding.name), byte_array(scope, bytes))
+        {
             object.set(scope, key.into(), view.into());
         }
     }
@@ -63,10 +68,12 @@ fn byte_array<'s>(
     v8::Uint8Array::new(scope, buffer, 0, bytes.len())
 }
 
-/// Takes the runtime's entries off the global object, hides the machinery, and fills in `env`.
+/// Takes the runtime's entries off the global object, hides the machinery, and fills in `env`. With an
+/// inspector, what the script writes to the console goes there too.
 pub(crate) fn install_entries(
     runtime: &mut JsRuntime,
     bindings: &[Binding],
+    inspector: Option<&Inspector>,
 ) -> Result<Entries, CallError> {
     scope!(scope, runtime);
     let context = scope.get_current_context();
@@ -86,7 +93,8 @@ pub(crate) fn install_entries(
     let json = serde_json_of(bindings);
     let json = v8::String::new(scope, &json).ok_or(CallError::Terminated)?;
     let blobs = blobs(scope, bindings);
-    call(scope, &bootstrap, &[json.into(), blobs.into()], |_, _| ())?;
+    let inspected = v8::Boolean::new(scope, inspector.is_some());
+    call(scope, &bootstrap, &[json.into(), blobs.into(), inspected.into()], |_, _| ())?;
     Ok(entries)
 }
 
@@ -131,14 +139,22 @@ impl Entries {
         let id = v8::Integer::new_from_unsigned(scope, key).into();
         let called = match event {
             Call::Fetch { method, url, has_body } => {
-                let method = v8::String::new_from_one_byte(scope, method.as_bytes(), v8::NewStringType::Internalized);
+                let method = v8::String::new_from_one_byte(
+                    scope,
+                    method.as_bytes(),
+                    v8::NewStringType::Internalized,
+                );
                 let url = v8::String::new(scope, url);
-                let (Some(method), Some(url)) = (method, url) else { return Err(CallError::Terminated) };
+                let (Some(method), Some(url)) = (method, url) else {
+                    return Err(CallError::Terminated);
+                };
                 let has_body = v8::Boolean::new(scope, *has_body).into();
                 call(scope, &self.fetch, &[id, method.into(), url.into(), has_body], |_, _| ())
             }
             Call::Scheduled { cron, scheduled_ms } => {
-                let Some(cron) = v8::String::new(scope, cron) else { return Err(CallError::Terminated) };
+                let Some(cron) = v8::String::new(scope, cron) else {
+                    return Err(CallError::Terminated);
+                };
                 let time = v8::Number::new(scope, *scheduled_ms as f64).into();
                 call(scope, &self.scheduled, &[id, cron.into(), time], |_, _| ())
             }

@@ -90,10 +90,13 @@ pub(crate) struct HopResult {
 fn request_headers(headers: Vec<(ByteString, ByteString)>) -> Result<http::HeaderMap, JsErrorBox> {
     let mut map = http::HeaderMap::with_capacity(headers.len());
     for (name, value) in headers {
-        let name = HeaderName::from_bytes(&name)
-            .map_err(|_| JsErrorBox::type_error("a request header has a name that HTTP does not allow"))?;
+        let name = HeaderName::from_bytes(&name).map_err(|_| {
+            JsErrorBox::type_error("a request header has a name that HTTP does not allow")
+        })?;
         let value = HeaderValue::from_bytes(&value).map_err(|_| {
-            JsErrorBox::type_error(format!("the request header {name} has a value that HTTP does not allow"))
+            JsErrorBox::type_error(format!(
+                "the request header {name} has a value that HTTP does not allow"
+            ))
         })?;
         map.append(name, value);
     }
@@ -117,7 +120,8 @@ pub(crate) async fn op_fetch_hop(
 ) -> Result<HopResult, JsErrorBox> {
     let (InstanceState { invocations, host }, resource, by_signal) = {
         let mut state = state.borrow_mut();
-        let by_signal = state.resource_table.get::<CancelHandle>(cancel_rid).map_err(JsErrorBox::from_err)?;
+        let by_signal =
+            state.resource_table.get::<CancelHandle>(cancel_rid).map_err(JsErrorBox::from_err)?;
         let resource = match body_rid {
             0 => None,
             rid => Some(state.resource_table.take_any(rid).map_err(JsErrorBox::from_err)?),
@@ -126,8 +130,12 @@ pub(crate) async fn op_fetch_hop(
     };
     let (invocation, by_end) = invocations.count_subrequest(key).map_err(JsErrorBox::generic)?;
     let body: Option<Body> = match (resource, body) {
-        (Some(resource), _) => Some(Box::pin(ResourceBody { resource, reading: None, over: false })),
-        (None, Some(bytes)) => Some(Box::pin(ResponseBody::Full(Some(Bytes::copy_from_slice(&bytes))))),
+        (Some(resource), _) => {
+            Some(Box::pin(ResourceBody { resource, reading: None, over: false }))
+        }
+        (None, Some(bytes)) => {
+            Some(Box::pin(ResponseBody::Full(Some(Bytes::copy_from_slice(&bytes)))))
+        }
         (None, None) => None,
     };
     let mut request = http::Request::builder()
@@ -151,9 +159,12 @@ pub(crate) async fn op_fetch_hop(
     let headers = parts
         .headers
         .iter()
-        .map(|(name, value)| (ByteString::from(name.as_str()), ByteString::from(value.as_bytes().to_vec())))
+        .map(|(name, value)| {
+            (ByteString::from(name.as_str()), ByteString::from(value.as_bytes().to_vec()))
+        })
         .collect();
-    let location = parts.headers.get(LOCATION).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
+    let location =
+        parts.headers.get(LOCATION).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
     let rid = state.borrow_mut().resource_table.add(BodyResource::new(body, by_end));
     Ok(HopResult {
         status: parts.status.as_u16(),

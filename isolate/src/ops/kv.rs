@@ -46,7 +46,8 @@ pub(crate) async fn op_kv_get(
     #[smi] capability: u32,
     #[serde] keys: Vec<String>,
 ) -> Result<Vec<Option<Entry>>, JsErrorBox> {
-    let KvReply::Entries(entries) = call(&state, key, capability, KvCall::Get { keys }).await? else {
+    let KvReply::Entries(entries) = call(&state, key, capability, KvCall::Get { keys }).await?
+    else {
         return Err(mismatch());
     };
     let entry = |entry: crate::host::KvEntry| Entry {
@@ -99,7 +100,9 @@ pub(crate) async fn op_kv_list(
     limit: f64,
     #[string] cursor: Option<String>,
 ) -> Result<String, JsErrorBox> {
-    match call(&state, key, capability, KvCall::List { prefix, limit: given(limit), cursor }).await? {
+    match call(&state, key, capability, KvCall::List { prefix, limit: given(limit), cursor })
+        .await?
+    {
         KvReply::Page(page) => Ok(page),
         _ => Err(mismatch()),
     }

@@ -9,9 +9,8 @@ mod respond;
 pub(crate) use fetch::op_fetch_hop;
 pub(crate) use kv::{op_kv_delete, op_kv_get, op_kv_list, op_kv_put};
 pub(crate) use life::{
-    op_invocation_ended, op_invocation_fail, op_invocation_handled,
-    op_invocation_pass_through, op_invocation_wait_left, op_log, op_report_error,
-    op_wait_until_begun, op_wait_until_over,
+    op_invocation_ended, op_invocation_fail, op_invocation_handled, op_invocation_pass_through,
+    op_invocation_wait_left, op_log, op_report_error, op_wait_until_begun, op_wait_until_over,
 };
 pub(crate) use request::{op_request_body, op_request_cf, op_request_headers};
 pub(crate) use respond::op_respond;

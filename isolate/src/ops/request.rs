@@ -50,7 +50,10 @@ pub(crate) fn op_request_cf(state: &mut OpState, #[smi] key: u32) -> String {
 /// The body as a resource. It can be taken once.
 #[op2(fast)]
 #[smi]
-pub(crate) fn op_request_body(state: &mut OpState, #[smi] key: u32) -> Result<ResourceId, JsErrorBox> {
+pub(crate) fn op_request_body(
+    state: &mut OpState,
+    #[smi] key: u32,
+) -> Result<ResourceId, JsErrorBox> {
     let (body, cancel) = invocations(state)
         .with(key, |invocation| {
             let body = invocation.request.as_mut().and_then(|request| request.body.take());

@@ -14,7 +14,10 @@ use crate::invocation::{Answer, BodyGuard};
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain;charset=UTF-8");
 
 /// A string's bytes, one for each character: header names and values are byte strings.
-fn byte_string(scope: &mut v8::PinScope<'_, '_>, value: v8::Local<'_, v8::Value>) -> Option<Vec<u8>> {
+fn byte_string(
+    scope: &mut v8::PinScope<'_, '_>,
+    value: v8::Local<'_, v8::Value>,
+) -> Option<Vec<u8>> {
     let text: v8::Local<'_, v8::String> = value.try_into().ok()?;
     let mut bytes = vec![0; text.length()];
     text.write_one_byte_v2(scope, 0, &mut bytes, v8::WriteFlags::empty());
@@ -31,15 +34,25 @@ fn header(
     let name = byte_string(scope, name)?;
     let value = byte_string(scope, value)?;
     if name.eq_ignore_ascii_case(b"content-type") {
-        let value = if value == TEXT.as_bytes() { TEXT } else { HeaderValue::from_maybe_shared(Bytes::from(value)).ok()? };
+        let value = if value == TEXT.as_bytes() {
+            TEXT
+        } else {
+            HeaderValue::from_maybe_shared(Bytes::from(value)).ok()?
+        };
         return Some((CONTENT_TYPE, value));
     }
-    Some((HeaderName::from_bytes(&name).ok()?, HeaderValue::from_maybe_shared(Bytes::from(value)).ok()?))
+    Some((
+        HeaderName::from_bytes(&name).ok()?,
+        HeaderValue::from_maybe_shared(Bytes::from(value)).ok()?,
+    ))
 }
 
 /// Headers that describe the connection are the server's to write.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(name.as_str(), "connection" | "keep-alive" | "transfer-encoding" | "upgrade" | "proxy-connection")
+    matches!(
+        name.as_str(),
+        "connection" | "keep-alive" | "transfer-encoding" | "upgrade" | "proxy-connection"
+    )
 }
 
 #[op2(fast)]
@@ -72,7 +85,9 @@ pub(crate) fn op_respond<'a>(
     for index in 0..headers.length() {
         let Some(entry) = headers.get_index(scope, index) else { continue };
         let Some((name, value)) = header(scope, entry) else {
-            return Err(JsErrorBox::type_error("the response has a header that HTTP does not allow"));
+            return Err(JsErrorBox::type_error(
+                "the response has a header that HTTP does not allow",
+            ));
         };
         if !is_hop_by_hop(&name) {
             response.headers_mut().append(name, value);

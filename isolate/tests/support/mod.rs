@@ -25,10 +25,7 @@ static RUNNER: LazyLock<Mutex<Sender<Job>>> = LazyLock::new(|| {
     std::thread::spawn(move || {
         let engine: &'static Engine = Box::leak(Box::new(Engine::start(16 << 20).unwrap()));
         for job in inbox {
-            std::thread::Builder::new()
-                .stack_size(8 << 20)
-                .spawn(move || job(engine))
-                .unwrap();
+            std::thread::Builder::new().stack_size(8 << 20).spawn(move || job(engine)).unwrap();
         }
     });
     Mutex::new(jobs)
@@ -43,7 +40,8 @@ where
     let (done, wait) = channel();
     let job: Job = Box::new(move |engine| {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let local = tokio::task::LocalSet::new();
             local.block_on(&runtime, async { test(engine.thread().unwrap()).await });
         }));
@@ -101,8 +99,12 @@ impl Host for TestHost {
                 KvCall::List { .. } => {
                     let mut names: Vec<_> = kv.keys().cloned().collect();
                     names.sort();
-                    let keys: Vec<_> = names.iter().map(|name| format!("{{\"name\":{name:?}}}")).collect();
-                    KvReply::Page(format!("{{\"keys\":[{}],\"list_complete\":true}}", keys.join(",")))
+                    let keys: Vec<_> =
+                        names.iter().map(|name| format!("{{\"name\":{name:?}}}")).collect();
+                    KvReply::Page(format!(
+                        "{{\"keys\":[{}],\"list_complete\":true}}",
+                        keys.join(",")
+                    ))
                 }
             })
         })
@@ -119,7 +121,11 @@ pub(crate) fn module(name: &str, kind: ModuleKind, bytes: impl AsRef<[u8]>) -> M
 
 /// A script of one ES module.
 pub(crate) fn script(source: &str) -> Script {
-    Script::new(ScriptFormat::Modules, "index.js", vec![module("index.js", ModuleKind::EsModule, source)])
+    Script::new(
+        ScriptFormat::Modules,
+        "index.js",
+        vec![module("index.js", ModuleKind::EsModule, source)],
+    )
 }
 
 pub(crate) struct Worker {
@@ -133,11 +139,18 @@ pub(crate) struct Setup {
     pub(crate) bindings: Vec<Binding>,
     pub(crate) limits: Limits,
     pub(crate) host: TestHost,
+    pub(crate) inspector: bool,
 }
 
 impl Setup {
     pub(crate) fn new(script: Script) -> Self {
-        Self { script, bindings: Vec::new(), limits: Limits::default(), host: TestHost::default() }
+        Self {
+            script,
+            bindings: Vec::new(),
+            limits: Limits::default(),
+            host: TestHost::default(),
+            inspector: false,
+        }
     }
 
     pub(crate) async fn load(self, thread: &IsolateThread) -> Result<Worker, StartError> {
@@ -147,7 +160,7 @@ impl Setup {
             bindings: self.bindings,
             limits: self.limits,
             host: host.clone(),
-            inspector: false,
+            inspector: self.inspector,
         };
         let instance = Instance::load(thread, options).await?;
         Ok(Worker { instance, host, ended: Rc::default() })
@@ -160,7 +173,10 @@ pub(crate) async fn load(thread: &IsolateThread, source: &str) -> Worker {
 }
 
 impl Worker {
-    pub(crate) async fn request(&self, request: Request<Option<Body>>) -> Result<Response<ResponseBody>, atoll_isolate::Failure> {
+    pub(crate) async fn request(
+        &self,
+        request: Request<Option<Body>>,
+    ) -> Result<Response<ResponseBody>, atoll_isolate::Failure> {
         let ended = self.ended.clone();
         let event = FetchEvent {
             id: "0123456789abcdef".into(),

@@ -73,7 +73,10 @@ fn node_with(limits: LimitsConfig) -> Node {
         health: Health::default(),
         domain: "localhost".into(),
         limits,
-        node: super::NodeInfo { http: ([127, 0, 0, 1], 8080).into(), https: ([127, 0, 0, 1], 8443).into() },
+        node: super::NodeInfo {
+            http: ([127, 0, 0, 1], 8080).into(),
+            https: ([127, 0, 0, 1], 8443).into(),
+        },
     });
     let token = std::fs::read_to_string(dir.path().join("root.token")).unwrap();
     let account = registry.authenticate(&token).unwrap().unwrap().account;
