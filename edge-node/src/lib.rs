@@ -7,6 +7,7 @@ pub mod bundle;
 pub mod cli;
 pub mod config;
 pub mod dispatch;
+mod form;
 pub mod inspect;
 pub mod node;
 mod node_file;

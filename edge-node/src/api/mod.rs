@@ -166,9 +166,10 @@ pub fn router(config: ApiConfig) -> Router {
 }
 
 async fn no_such_endpoint(method: axum::http::Method, uri: axum::http::Uri) -> ApiError {
-    ApiError::new(
-        StatusCode::NOT_FOUND,
-        code::NO_SUCH_ENDPOINT,
-        format!("this node has no {method} {}", uri.path()),
-    )
+    let path = uri.path();
+    let message = match path.starts_with(PREFIX) {
+        true => format!("this node has no {method} {path}"),
+        false => format!("this node has no {method} {path}: its API lies under {PREFIX}"),
+    };
+    ApiError::new(StatusCode::NOT_FOUND, code::NO_SUCH_ENDPOINT, message)
 }

@@ -23,6 +23,10 @@ impl Fixture {
     }
 
     async fn bundle(&self) -> Result<Bundle, BundleError> {
+        self.bundle_by(&source()).await
+    }
+
+    async fn bundle_by(&self, esbuild: &EsbuildSource) -> Result<Bundle, BundleError> {
         let project = Project::read(&self.dir.path().join("wrangler.toml"), None).unwrap();
         let entry = project.main.clone().unwrap();
         let request = BundleRequest {
@@ -32,7 +36,7 @@ impl Fixture {
             minify: false,
             color: false,
         };
-        bundle(request, &source(), &|_| ()).await
+        bundle(request, esbuild, &|_| ()).await
     }
 }
 
@@ -152,17 +156,7 @@ async fn plain_javascript_needs_no_bundler() {
     let text = "export default { fetch() { return new Response('<p>import</p>') } }";
     let fixture =
         Fixture::new(&[("wrangler.toml", "name = \"t\"\nmain = \"w.js\""), ("w.js", text)]);
-    let project = Project::read(&fixture.dir.path().join("wrangler.toml"), None).unwrap();
-    let entry = project.main.clone().unwrap();
-    let request = BundleRequest {
-        project: &project,
-        entry: &entry,
-        purpose: Purpose::Deploy,
-        minify: false,
-        color: false,
-    };
-    let nowhere = EsbuildSource::default();
-    let bundle = bundle(request, &nowhere, &|_| ()).await.unwrap();
+    let bundle = fixture.bundle_by(&EsbuildSource::default()).await.unwrap();
     assert_eq!((bundle.main_module.as_str(), bundle.format), ("w.js", ScriptFormat::Modules));
     assert_eq!(main_text(&bundle), text);
 }

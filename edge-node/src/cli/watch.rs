@@ -121,9 +121,8 @@ mod tests {
         // An editor that replaces the file.
         std::fs::write(dir.path().join("new"), "2").unwrap();
         std::fs::rename(dir.path().join("new"), &file).unwrap();
-        let waits = async {
-            while tokio::time::timeout(QUIET / 4, watch.changed()).await.is_err() {}
-        };
+        let waits =
+            async { while tokio::time::timeout(QUIET / 4, watch.changed()).await.is_err() {} };
         tokio::time::timeout(WAIT_MAX, waits).await.expect("the change is seen");
     }
 
