@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::Thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deno_core::v8::IsolateHandle;
 
@@ -21,14 +21,29 @@ const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 struct Running {
     handle: IsolateHandle,
-    /// The thread's CPU time at which the budget is used up.
-    until: Duration,
+    started: Instant,
+    budget: Duration,
+    /// The thread's CPU time when the execution started, once it has gone on for a tick. Reading the clock of
+    /// a thread is a system call, too dear for each of the many short executions.
+    started_cpu: Option<Duration>,
     fired: bool,
 }
 
 struct Slot {
     clock: ThreadClock,
     running: Mutex<Option<Running>>,
+}
+
+impl Running {
+    /// Ends the execution if its budget is used up. Until the first look, all time counts as CPU time.
+    fn look(&mut self, cpu: Duration) {
+        let started =
+            *self.started_cpu.get_or_insert_with(|| cpu.saturating_sub(self.started.elapsed()));
+        if !self.fired && cpu.saturating_sub(started) >= self.budget {
+            self.fired = true;
+            self.handle.terminate_execution();
+        }
+    }
 }
 
 #[derive(Default)]
@@ -52,7 +67,7 @@ pub(crate) struct WatchedThread {
 
 /// What came of a watched execution.
 pub(crate) struct Spent {
-    /// CPU time used.
+    /// CPU time used; of an execution shorter than a tick, all its time.
     pub(crate) cpu: Duration,
     /// Whether the watchdog ended it.
     pub(crate) over_budget: bool,
@@ -90,12 +105,8 @@ fn watch(shared: &Weak<Shared>) {
         } else {
             idle = 0;
             for slot in lock(&shared.slots).iter() {
-                if let Some(running) = &mut *lock(&slot.running)
-                    && !running.fired
-                    && slot.clock.now() >= running.until
-                {
-                    running.fired = true;
-                    running.handle.terminate_execution();
+                if let Some(running) = &mut *lock(&slot.running) {
+                    running.look(slot.clock.now());
                 }
             }
         }
@@ -121,9 +132,14 @@ impl WatchedThread {
         budget: Duration,
         f: impl FnOnce() -> R,
     ) -> (R, Spent) {
-        let start = self.slot.clock.now();
-        *lock(&self.slot.running) =
-            Some(Running { handle: handle.clone(), until: start + budget, fired: false });
+        let started = Instant::now();
+        *lock(&self.slot.running) = Some(Running {
+            handle: handle.clone(),
+            started,
+            budget,
+            started_cpu: None,
+            fired: false,
+        });
         self.shared.running.fetch_add(1, Ordering::SeqCst);
         if self.shared.asleep.swap(false, Ordering::SeqCst)
             && let Some(thread) = &*lock(&self.shared.thread)
@@ -132,9 +148,13 @@ impl WatchedThread {
         }
         let result = f();
         self.shared.running.fetch_sub(1, Ordering::SeqCst);
-        let fired = lock(&self.slot.running).take().is_some_and(|running| running.fired);
-        let cpu = self.slot.clock.now().saturating_sub(start);
-        (result, Spent { cpu, over_budget: fired })
+        let ended = lock(&self.slot.running).take();
+        let looked_at = ended.as_ref().and_then(|running| running.started_cpu);
+        let cpu = match looked_at {
+            Some(started_cpu) => self.slot.clock.now().saturating_sub(started_cpu),
+            None => started.elapsed(),
+        };
+        (result, Spent { cpu, over_budget: ended.is_some_and(|running| running.fired) })
     }
 }
 

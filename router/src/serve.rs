@@ -25,6 +25,7 @@ use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use crate::batch::{BatchedStream, Flusher};
 use crate::connection::{Alpn, Connection, GuardedIo, InFlight, TrackedBody};
 use crate::connections::{Connections, Order, Place};
 use crate::drain::{DrainSignal, Drained};
@@ -106,7 +107,10 @@ pub async fn serve<S: Service>(
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let local = listener.local_addr()?;
-    let server = Rc::new(Server { options, tls: tls.map(TlsAcceptor::from), service, local });
+    let flusher = Flusher::default();
+    let flushing = tokio::task::spawn_local(flusher.clone().run());
+    let server =
+        Rc::new(Server { options, tls: tls.map(TlsAcceptor::from), service, local, flusher });
     let connections = Rc::new(Connections::default());
     let mut sweep = tokio::time::interval(server.options.sweep_interval());
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -134,6 +138,7 @@ pub async fn serve<S: Service>(
         Err(_) => connections.count(),
     };
     connections.order_all(Order::Close);
+    flushing.abort();
     Ok(Drained { finished: draining - cut, cut })
 }
 
@@ -143,6 +148,7 @@ struct Server<S> {
     tls: Option<TlsAcceptor>,
     service: Rc<S>,
     local: SocketAddr,
+    flusher: Flusher,
 }
 
 /// Accepts one connection, or rests when there is no room. Safe to cancel.
@@ -196,6 +202,7 @@ fn spawn_connection<S: Service>(
     connections: &Rc<Connections>,
 ) {
     let (place, server) = (connections.add(), Rc::clone(server));
+    let socket = BatchedStream::new(socket, server.flusher.clone());
     tokio::task::spawn_local(async move {
         if let Err(error) = serve_connection(socket, peer, &server, &place).await {
             tracing::debug!(%peer, error, "a connection ended early");
@@ -204,7 +211,7 @@ fn spawn_connection<S: Service>(
 }
 
 async fn serve_connection<S: Service>(
-    socket: TcpStream,
+    socket: BatchedStream,
     peer: SocketAddr,
     server: &Server<S>,
     place: &Place,
