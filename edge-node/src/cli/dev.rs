@@ -75,7 +75,10 @@ impl Dev<'_> {
         loop {
             tokio::select! {
                 () = &mut stop => return Ok(()),
-                () = watch.changed() => self.deploy(&mut watch, &mut announced).await,
+                () = watch.changed() => tokio::select! {
+                    () = &mut stop => return Ok(()),
+                    () = self.deploy(&mut watch, &mut announced) => {}
+                },
                 report = reports.next() => match report {
                     Some(Heard::Report(report)) => {
                         terminal.line(events::summary(terminal, &report, &self.project_dir));
