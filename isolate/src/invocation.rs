@@ -1,7 +1,6 @@
 //! The invocations that are in flight in one instance: what ops find by number, and how each one ends.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use deno_core::CancelHandle;
 use http::HeaderMap;
+use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
 use crate::body::ResponseBody;
@@ -111,7 +111,7 @@ pub fn spawn<F: Future<Output: 'static> + 'static>(
 
 /// Every invocation in flight in one instance.
 pub(crate) struct Invocations {
-    table: RefCell<HashMap<InvocationKey, Invocation>>,
+    table: RefCell<FxHashMap<InvocationKey, Invocation>>,
     next: Cell<InvocationKey>,
     log_bytes_max: usize,
     subrequests_max: u32,

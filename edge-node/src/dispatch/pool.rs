@@ -2,7 +2,6 @@
 //! no longer deployed, or the least recently used of too many.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +11,8 @@ use atoll_isolate::{
     ModuleKind, Outcome, Script, ScriptFormat, StartError,
 };
 use futures_util::future::{FutureExt, LocalBoxFuture, Shared};
+
+use rustc_hash::FxHashMap;
 
 use super::host::{Capabilities, InstanceHost, ThreadHost};
 use crate::config::LimitsConfig;
@@ -77,8 +78,8 @@ enum Slot {
 
 /// The instances of one thread.
 pub(super) struct Pool {
-    slots: RefCell<HashMap<VersionId, Slot>>,
-    offences: RefCell<HashMap<VersionId, Offences>>,
+    slots: RefCell<FxHashMap<VersionId, Slot>>,
+    offences: RefCell<FxHashMap<VersionId, Offences>>,
     clock: Cell<u64>,
     isolates: IsolateThread,
     registry: Registry,

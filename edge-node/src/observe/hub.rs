@@ -1,10 +1,10 @@
 //! Where finished invocations are reported: metrics, the log, and whoever follows a worker live.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use atoll_isolate::Outcome;
+use rustc_hash::FxHashMap;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -27,7 +27,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     everything: Channel,
     /// A channel for each worker that someone follows: read at every invocation, seldom changed.
-    followed: ArcSwap<HashMap<WorkerRef, Channel>>,
+    followed: ArcSwap<FxHashMap<WorkerRef, Channel>>,
     changing: Mutex<()>,
 }
 
@@ -89,7 +89,7 @@ impl ReportHub {
         }
         let channel = Channel::new(REPORTS_QUEUED_MAX);
         let listener = Listener::new(&channel, self, Some(worker));
-        let mut changed = HashMap::clone(&followed);
+        let mut changed = FxHashMap::clone(&followed);
         changed.insert(worker.clone(), channel);
         self.inner.followed.store(Arc::new(changed));
         listener
@@ -102,7 +102,7 @@ impl ReportHub {
 
     fn forget_unfollowed(&self) {
         let _changing = self.inner.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut followed = HashMap::clone(&self.inner.followed.load());
+        let mut followed = FxHashMap::clone(&self.inner.followed.load());
         followed.retain(|_, channel| channel.receiver_count() > 0);
         self.inner.followed.store(Arc::new(followed));
     }

@@ -1,7 +1,6 @@
 //! Prometheus metrics with bounded cardinality: past a number of workers, further ones share the
 //! label `other`.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use atoll_isolate::Outcome;
@@ -16,6 +15,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+use rustc_hash::FxHashMap;
 
 use crate::registry::WorkerRef;
 
@@ -79,7 +79,7 @@ pub struct Metrics {
     cpu: HistogramFamily,
     in_flight: Gauge,
     kv: Family<KvLabels, Counter>,
-    workers: RwLock<HashMap<WorkerRef, Arc<WorkerMetrics>>>,
+    workers: RwLock<FxHashMap<WorkerRef, Arc<WorkerMetrics>>>,
 }
 
 /// One worker's metrics, looked up once per invocation.
