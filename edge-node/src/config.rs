@@ -88,7 +88,10 @@ pub struct CertificateConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
-    /// CPU time of one invocation, in milliseconds. A version may ask for less.
+    /// CPU time of one invocation of a version that asks for none, in milliseconds. A worker that
+    /// loops holds its thread that long, and its neighbours wait.
+    pub cpu_ms: u64,
+    /// The most CPU time that a version may ask for by `limits.cpu_ms`, in milliseconds.
     pub cpu_ms_max: u64,
     /// CPU time of a script's top level, in milliseconds.
     pub startup_cpu_ms_max: u64,
@@ -100,7 +103,7 @@ pub struct LimitsConfig {
     pub wait_until_ms_max: u64,
     /// Subrequests of one invocation.
     pub subrequests_max: u32,
-    /// Invocations of one worker that are under way at once.
+    /// Invocations of one version that are under way at once on one thread.
     pub concurrency_max: u32,
     /// The body of a request to a worker, in bytes.
     pub request_body_bytes_max: u64,
@@ -117,6 +120,7 @@ pub struct LimitsConfig {
 impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
+            cpu_ms: 500,
             cpu_ms_max: 30_000,
             startup_cpu_ms_max: 1_000,
             heap_bytes_max: 128 * MIB,
@@ -260,6 +264,7 @@ impl NodeConfig {
         }
         let limits = &self.limits;
         for (key, value) in [
+            ("cpu_ms", limits.cpu_ms),
             ("cpu_ms_max", limits.cpu_ms_max),
             ("startup_cpu_ms_max", limits.startup_cpu_ms_max),
             ("heap_bytes_max", limits.heap_bytes_max),
@@ -385,13 +390,14 @@ mod tests {
     fn errors_name_the_file_the_line_and_the_key() {
         for (text, expected) in [
             ("\ndata_dri = 'x'", "node.toml:2: unknown key data_dri: did you mean data_dir?"),
-            ("[limits]\ncpu_ms = 5", "node.toml:2: unknown key cpu_ms: did you mean cpu_ms_max?"),
+            ("[limits]\ncpu_mx = 5", "node.toml:2: unknown key cpu_mx: did you mean cpu_ms?"),
             ("inspect = '127.0.0.1:9229'", "node.toml:1: unknown key inspect"),
             ("[outbound]\nqqq = 5", "node.toml:2: unknown key qqq: expected one of allow"),
             ("a = 1\nb =", "node.toml:2: b: "),
             ("http = 'here'", "node.toml:1: http: "),
             ("threads = 0", "node.toml:1: threads: "),
             ("domain = 'A b'", "node.toml:1: domain: "),
+            ("[limits]\ncpu_ms = 0", "limits.cpu_ms: must be more than 0"),
             ("[limits]\ncpu_ms_max = 0", "limits.cpu_ms_max: must be more than 0"),
             ("[log]\nformat = 'xml'", "node.toml:2: format: "),
         ] {

@@ -1,5 +1,7 @@
 //! The `atoll` binary: reads the command line and the environment once, and runs.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use atoll_edge_node::cli::{self, Cli, Environment};

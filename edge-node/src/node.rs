@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -24,8 +24,9 @@ use crate::dispatch::{
     DataThread, IsolateCheck, Shared, Sockets, Targets, ThreadError, run_crons, spawn_threads,
 };
 use crate::inspect::{self, Debuggees};
+use crate::node_file::NodeFile;
 use crate::observe::{Health, Listener, Metrics, ReportHub};
-use crate::registry::{AccountId, Registry, RegistryError, Token};
+use crate::registry::{AccountId, ROOT_TOKEN_FILE, Registry, RegistryError, Token};
 
 /// Compiled code kept for the whole node, in bytes.
 const CODE_CACHE_BYTES_MAX: usize = 64 << 20;
@@ -39,9 +40,6 @@ const KV_FILE: &str = "kv.sqlite";
 /// Where the self-signed certificate lives in the data directory.
 const TLS_DIR: &str = "tls";
 
-/// The first account's token in the data directory.
-const ROOT_TOKEN_FILE: &str = "root.token";
-
 /// A node could not be started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -53,7 +51,7 @@ pub enum NodeError {
     #[error("cannot open the key-value store {path}: {source}", path = path.display())]
     Kv {
         /// The file.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Why.
         source: atoll_kv::KvError,
     },
@@ -93,12 +91,13 @@ pub enum NodeError {
     #[error("{path} holds no valid token: restore it, or start with an empty data directory", path = path.display())]
     RootToken {
         /// The file.
-        path: std::path::PathBuf,
+        path: PathBuf,
     },
 }
 
 /// A running node.
 pub struct Node {
+    data_dir: PathBuf,
     http: SocketAddr,
     https: SocketAddr,
     admin: SocketAddr,
@@ -179,9 +178,11 @@ impl Node {
             tokio::spawn(follow(registry.clone(), targets)),
             tokio::spawn(crons(&registry, &threads)),
         ];
+        NodeFile { admin, http, https, pid: std::process::id() }.write(&config.data_dir)?;
         health.ready();
         let drain_max = Duration::from_millis(config.drain_ms_max);
         Ok(Self {
+            data_dir: config.data_dir,
             http,
             https,
             admin,
@@ -244,6 +245,9 @@ impl Node {
     /// Finishes accepted work, takes none, and closes everything. Bounded by `drain_ms_max`.
     pub async fn drain(self) {
         self.health.drain();
+        if let Err(error) = NodeFile::remove(&self.data_dir) {
+            tracing::warn!(%error, "the file that leads commands to this node could not be removed");
+        }
         if let Some(debuggees) = &self.debuggees {
             debuggees.close();
         }

@@ -109,13 +109,16 @@ pub fn spawn<F: Future<Output: 'static> + 'static>(
     deno_core::unsync::spawn(task)
 }
 
+/// Takes console lines as they are written, with the id of their invocation.
+pub(crate) type OnLogLine = Box<dyn Fn(Option<&str>, &LogLine)>;
+
 /// Every invocation in flight in one instance.
 pub(crate) struct Invocations {
     table: RefCell<FxHashMap<InvocationKey, Invocation>>,
     next: Cell<InvocationKey>,
     log_bytes_max: usize,
     subrequests_max: u32,
-    console: Box<dyn Fn(Option<&str>, &LogLine)>,
+    console: OnLogLine,
 }
 
 /// Milliseconds since the Unix epoch.
@@ -132,11 +135,7 @@ impl Invocation {
 }
 
 impl Invocations {
-    pub(crate) fn new(
-        log_bytes_max: usize,
-        subrequests_max: u32,
-        console: Box<dyn Fn(Option<&str>, &LogLine)>,
-    ) -> Self {
+    pub(crate) fn new(log_bytes_max: usize, subrequests_max: u32, console: OnLogLine) -> Self {
         Self {
             table: RefCell::default(),
             next: Cell::new(1),

@@ -46,7 +46,7 @@ use crate::registry::{Registry, RegistryError};
 use envelope::{ApiError, code};
 use tails::Tails;
 
-const PREFIX: &str = "/client/v4";
+pub(crate) const PREFIX: &str = "/client/v4";
 /// Scripts that are started at once to check them.
 const CHECKS_IN_FLIGHT_MAX: usize = 4;
 /// Bodies of uploads and KV writes that are in memory at once, in KiB.
@@ -166,9 +166,10 @@ pub fn router(config: ApiConfig) -> Router {
 }
 
 async fn no_such_endpoint(method: axum::http::Method, uri: axum::http::Uri) -> ApiError {
-    ApiError::new(
-        StatusCode::NOT_FOUND,
-        code::NO_SUCH_ENDPOINT,
-        format!("this node has no {method} {}", uri.path()),
-    )
+    let path = uri.path();
+    let message = match path.starts_with(PREFIX) {
+        true => format!("this node has no {method} {path}"),
+        false => format!("this node has no {method} {path}: its API lies under {PREFIX}"),
+    };
+    ApiError::new(StatusCode::NOT_FOUND, code::NO_SUCH_ENDPOINT, message)
 }

@@ -170,6 +170,9 @@ impl Run<'_> {
         if self.request.project.node_compatible() {
             arguments.push("--external:node:*".into());
             arguments.extend(NODE_MODULES.iter().map(|m| format!("--alias:{m}=node:{m}")));
+        } else {
+            // Built in without Node compatibility.
+            arguments.push("--external:node:async_hooks".into());
         }
         for found in self.additional {
             arguments.push(format!("--external:{}", found.path.display()));

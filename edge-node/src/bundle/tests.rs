@@ -23,6 +23,10 @@ impl Fixture {
     }
 
     async fn bundle(&self) -> Result<Bundle, BundleError> {
+        self.bundle_by(&source()).await
+    }
+
+    async fn bundle_by(&self, esbuild: &EsbuildSource) -> Result<Bundle, BundleError> {
         let project = Project::read(&self.dir.path().join("wrangler.toml"), None).unwrap();
         let entry = project.main.clone().unwrap();
         let request = BundleRequest {
@@ -32,7 +36,7 @@ impl Fixture {
             minify: false,
             color: false,
         };
-        bundle(request, &source(), &|_| ()).await
+        bundle(request, esbuild, &|_| ()).await
     }
 }
 
@@ -152,17 +156,7 @@ async fn plain_javascript_needs_no_bundler() {
     let text = "export default { fetch() { return new Response('<p>import</p>') } }";
     let fixture =
         Fixture::new(&[("wrangler.toml", "name = \"t\"\nmain = \"w.js\""), ("w.js", text)]);
-    let project = Project::read(&fixture.dir.path().join("wrangler.toml"), None).unwrap();
-    let entry = project.main.clone().unwrap();
-    let request = BundleRequest {
-        project: &project,
-        entry: &entry,
-        purpose: Purpose::Deploy,
-        minify: false,
-        color: false,
-    };
-    let nowhere = EsbuildSource::default();
-    let bundle = bundle(request, &nowhere, &|_| ()).await.unwrap();
+    let bundle = fixture.bundle_by(&EsbuildSource::default()).await.unwrap();
     assert_eq!((bundle.main_module.as_str(), bundle.format), ("w.js", ScriptFormat::Modules));
     assert_eq!(main_text(&bundle), text);
 }
@@ -180,6 +174,14 @@ async fn node_modules_are_external_only_when_promised() {
     let error = without.bundle().await.unwrap_err().to_string();
     assert!(error.contains("add \"nodejs_compat\" to compatibility_flags"), "{error}");
     assert!(error.contains("src/index.ts:2:15"), "{error}");
+}
+
+#[tokio::test]
+async fn async_hooks_are_built_in_without_any_promise() {
+    let code = "import { AsyncLocalStorage } from \"node:async_hooks\";\nexport default { fetch: () => new AsyncLocalStorage() }";
+    let fixture = Fixture::new(&[("wrangler.toml", &config("")), ("src/index.ts", code)]);
+    let main = main_text(&fixture.bundle().await.unwrap());
+    assert!(main.contains("from \"node:async_hooks\""), "{main}");
 }
 
 #[tokio::test]

@@ -13,6 +13,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::api::PREFIX;
+
 /// A deploy's start-up check is the longest that an answer takes.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(120);
 
@@ -40,7 +42,8 @@ pub enum ApiError {
         errors: Vec<ApiMessage>,
     },
     /// The answer makes no sense.
-    #[error("the answer of {url} is not understood ({reason}): is it the API of a node?")]
+    #[error("the answer of {url} is not understood ({reason}): is it the API of a node, \
+         whose address ends in {prefix}?", prefix = PREFIX)]
     Malformed {
         /// What was asked.
         url: String,
@@ -114,7 +117,8 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// A client of the API at a base address such as `http://127.0.0.1:8787/client/v4`.
+    /// A client of the API at a base address such as `http://127.0.0.1:8787/client/v4`; an address
+    /// without a path means that path.
     pub(crate) fn new(base: &str, token: &str) -> Self {
         let https = hyper_rustls::HttpsConnectorBuilder::new()
             .with_tls_config(tls_config())
@@ -122,7 +126,7 @@ impl Client {
             .enable_http1()
             .build();
         let http = HyperClient::builder(TokioExecutor::new()).build(https);
-        Self { http, base: base.trim_end_matches('/').to_owned(), token: token.to_owned() }
+        Self { http, base: with_path(base), token: token.to_owned() }
     }
 
     pub(crate) fn base(&self) -> &str {
@@ -218,6 +222,16 @@ impl Client {
     }
 }
 
+/// The base address, with the API's own path when it has none.
+fn with_path(base: &str) -> String {
+    let base = base.trim_end_matches('/');
+    let authority = base.split_once("://").map_or(base, |(_, rest)| rest);
+    match authority.contains('/') {
+        true => base.to_owned(),
+        false => format!("{base}{PREFIX}"),
+    }
+}
+
 /// TLS with the system's roots.
 pub(crate) fn tls_config() -> rustls::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
@@ -252,4 +266,21 @@ pub(crate) fn segment(text: &str) -> String {
         .remove(b'(')
         .remove(b')');
     percent_encoding::utf8_percent_encode(text, &KEPT).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_without_a_path_means_the_api() {
+        for (base, expected) in [
+            ("http://127.0.0.1:8787", "http://127.0.0.1:8787/client/v4"),
+            ("http://127.0.0.1:8787/", "http://127.0.0.1:8787/client/v4"),
+            ("https://node.example/client/v4/", "https://node.example/client/v4"),
+            ("https://proxy.example/atoll/client/v4", "https://proxy.example/atoll/client/v4"),
+        ] {
+            assert_eq!(Client::new(base, "t").base(), expected);
+        }
+    }
 }

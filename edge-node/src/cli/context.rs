@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -13,11 +15,14 @@ use super::args::ContextCommand;
 use super::client::Client;
 use super::environment::{ApiVariables, Environment};
 use super::error::CliError;
-use super::local_node::ADMIN_PORT;
 use super::session::Session;
+use crate::node_file::NodeFile;
+use crate::registry::ROOT_TOKEN_FILE;
 
-/// Where nodes on this machine leave their token, looked at in this order.
-const LOCAL_TOKENS: [&str; 2] = ["atoll-data/root.token", "atoll-demo/root.token"];
+/// The data directories of nodes on this machine, looked at in this order.
+const LOCAL_DATA: [&str; 2] = ["atoll-data", "atoll-demo"];
+/// How long a node on this machine may take to accept a connection.
+const LOCAL_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// How to reach a node and as whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,21 +65,39 @@ pub(crate) fn target(environment: &Environment) -> Result<Target, CliError> {
         let source = format!("context \"{name}\"");
         return Ok(Target { url: saved.url, token: saved.token, account: saved.account, source });
     }
-    let local =
-        LOCAL_TOKENS.iter().find_map(|path| Some((path, std::fs::read_to_string(path).ok()?)));
-    match local {
-        Some((path, token)) => Ok(Target {
-            url: format!("http://127.0.0.1:{ADMIN_PORT}/client/v4"),
-            token: token.trim().to_owned(),
-            account: None,
-            source: format!("the token in {path}"),
-        }),
-        None => Err(CliError::Failed(
-            "no node is known: set ATOLL_API_URL and ATOLL_API_TOKEN, save one with \
-             `atoll context add NAME --url URL`, or start one here with `atoll serve`"
-                .to_owned(),
-        )),
+    for data_dir in LOCAL_DATA {
+        if let Some(target) = local(Path::new(data_dir))? {
+            return Ok(target);
+        }
     }
+    Err(CliError::Failed(format!(
+        "no node is known, and none runs here on {}: set ATOLL_API_URL and ATOLL_API_TOKEN, save \
+         one with `atoll context add NAME --url URL`, or start one here with `atoll serve`",
+        LOCAL_DATA.map(|dir| format!("./{dir}")).join(" or "),
+    )))
+}
+
+/// The node that runs on a data directory of this machine, if one does.
+fn local(data_dir: &Path) -> Result<Option<Target>, CliError> {
+    let Some(node) = NodeFile::read(data_dir).map_err(CliError::at(data_dir))? else {
+        return Ok(None);
+    };
+    let mut admin = node.admin;
+    if admin.ip().is_unspecified() {
+        admin.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    // A node that was killed has left its file behind.
+    if TcpStream::connect_timeout(&admin, LOCAL_WAIT_MAX).is_err() {
+        return Ok(None);
+    }
+    let token_path = data_dir.join(ROOT_TOKEN_FILE);
+    let token = std::fs::read_to_string(&token_path).map_err(CliError::at(&token_path))?;
+    Ok(Some(Target {
+        url: format!("http://{admin}"),
+        token: token.trim().to_owned(),
+        account: None,
+        source: format!("the node that runs on {}", data_dir.display()),
+    }))
 }
 
 fn from_variables(
@@ -229,6 +252,22 @@ mod tests {
         let environment = Environment { atoll, ..Environment::default() };
         let error = target(&environment).unwrap_err().to_string();
         assert!(error.contains("ATOLL_API_TOKEN is not"), "{error}");
+    }
+
+    #[test]
+    fn a_data_directory_leads_to_its_own_node() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(local(dir.path()).unwrap(), None);
+        std::fs::write(dir.path().join(ROOT_TOKEN_FILE), "secret\n").unwrap();
+        assert_eq!(local(dir.path()).unwrap(), None, "a token alone is no running node");
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let admin = std::net::SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+        NodeFile { admin, http: address, https: address, pid: 1 }.write(dir.path()).unwrap();
+        let target = local(dir.path()).unwrap().unwrap();
+        assert_eq!((target.url, target.token), (format!("http://{address}"), "secret".to_owned()));
+        drop(listener);
+        assert_eq!(local(dir.path()).unwrap(), None, "the node was killed");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::samples::{SAMPLES, Sample};
 use super::session::Session;
 use super::stop;
 use crate::bundle::Purpose;
+use crate::registry::ROOT_TOKEN_FILE;
 
 pub(crate) async fn run(session: &Session, args: DemoArgs) -> Result<(), CliError> {
     let data_dir = std::path::absolute(&args.data).map_err(CliError::at(&args.data))?;
@@ -132,7 +133,7 @@ fn show(session: &Session, deployed: &[Deployed], data: &Path, admin: &str) {
     for (sample, urls) in ready {
         terminal.line(format!("  {}", sample.example.replace("URL", &first(urls))));
     }
-    let token = data.join("root.token");
+    let token = data.join(ROOT_TOKEN_FILE);
     terminal.line(format!("\nAPI {admin}, its token in {}", token.display()));
     terminal.line("Ctrl-C stops the node");
 }

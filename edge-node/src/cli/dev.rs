@@ -1,6 +1,7 @@
 //! `atoll dev`: a project on a node of its own, redeployed at every save.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
@@ -74,7 +75,10 @@ impl Dev<'_> {
         loop {
             tokio::select! {
                 () = &mut stop => return Ok(()),
-                () = watch.changed() => self.deploy(&mut watch, &mut announced).await,
+                () = watch.changed() => tokio::select! {
+                    () = &mut stop => return Ok(()),
+                    () = self.deploy(&mut watch, &mut announced) => {}
+                },
                 report = reports.next() => match report {
                     Some(Heard::Report(report)) => {
                         terminal.line(events::summary(terminal, &report, &self.project_dir));
@@ -107,8 +111,8 @@ impl Dev<'_> {
         let terminal = self.session.terminal;
         let started = std::time::Instant::now();
         let mut inputs = self.settings_files();
-        match self.try_deploy(&mut inputs).await {
-            Ok(published) => {
+        let read_at = match self.try_deploy(&mut inputs).await {
+            Ok((published, read_at)) => {
                 let ms = started.elapsed().as_millis();
                 terminal.line(format!("{} in {ms} ms", terminal.green("ready")));
                 if published.urls != *announced {
@@ -116,24 +120,32 @@ impl Dev<'_> {
                     lines.for_each(|url| terminal.line(format!("  {url}")));
                     *announced = published.urls;
                 }
+                read_at
             }
             Err(error) => {
                 terminal.error(error.to_string());
                 if !announced.is_empty() {
                     terminal.note("the last good version goes on serving; save again to retry");
                 }
+                SystemTime::now()
             }
-        }
-        if let Err(error) = watch.set(inputs) {
+        };
+        if let Err(error) = watch.set(inputs, read_at) {
             terminal.error(error.to_string());
         }
     }
 
-    async fn try_deploy(&self, inputs: &mut Vec<PathBuf>) -> Result<Published, CliError> {
+    /// Deploys, and says when the sources were read. `inputs` gets what it was made from.
+    async fn try_deploy(
+        &self,
+        inputs: &mut Vec<PathBuf>,
+    ) -> Result<(Published, SystemTime), CliError> {
         let project = self.source.read()?;
         // Named before bundling, so that a broken entry can be mended by saving it.
         inputs.push(project.config_path);
         inputs.extend(project.main);
+        let built_from = project.build.iter().flat_map(|build| &build.watch_dirs);
+        inputs.extend(built_from.flat_map(|dir| sources_below(dir)));
         let prepared = self.source.prepare(self.session).await;
         let mut prepared =
             prepared.inspect_err(|_| inputs.extend(sources_below(&self.project_dir)))?;
@@ -144,7 +156,9 @@ impl Dev<'_> {
         if self.inspected {
             prepared.bundle.inline_source_maps();
         }
-        publish::publish(&self.api, prepared, Options::default(), self.session.terminal).await
+        let (read_at, terminal) = (prepared.read_at, self.session.terminal);
+        let published = publish::publish(&self.api, prepared, Options::default(), terminal).await?;
+        Ok((published, read_at))
     }
 
     fn settings_files(&self) -> Vec<PathBuf> {
@@ -174,12 +188,13 @@ async fn newest(debugger: &mut Option<watch::Receiver<Option<String>>>) -> Strin
     }
 }
 
-/// The scripts of a project that does not bundle: which of them matter is not known.
-fn sources_below(dir: &std::path::Path) -> Vec<PathBuf> {
+/// The folders of a project and their files, when it is not known which of them matter.
+fn sources_below(dir: &Path) -> Vec<PathBuf> {
     const FILES_MAX: usize = 2_000;
     let mut files = Vec::new();
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {
+        files.push(folder.clone());
         for entry in std::fs::read_dir(&folder).into_iter().flatten().filter_map(|e| e.ok()) {
             let name = entry.file_name();
             let hidden = name.to_string_lossy().starts_with('.') || name == "node_modules";

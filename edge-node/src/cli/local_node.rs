@@ -96,7 +96,7 @@ impl LocalNode {
 
     /// A client of the node's own API.
     pub(crate) fn api(&self) -> Api {
-        let base = format!("http://{}/client/v4", self.0.admin_addr());
+        let base = format!("http://{}", self.0.admin_addr());
         let client = Client::new(&base, self.0.root_token());
         Api { client, account: self.0.account_id().to_string() }
     }

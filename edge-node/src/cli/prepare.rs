@@ -1,6 +1,7 @@
 //! From a folder to what can be uploaded: reads the project, runs its build, bundles it.
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use tokio::process::Command;
 
@@ -28,6 +29,8 @@ pub(crate) struct Prepared {
     pub(crate) name: String,
     pub(crate) compatibility_date: String,
     pub(crate) bundle: Bundle,
+    /// When the bundler began to read: the bundle may lack what is saved later.
+    pub(crate) read_at: SystemTime,
 }
 
 impl Source {
@@ -80,6 +83,7 @@ impl Source {
         let entry = project.main.clone().ok_or_else(|| {
             CliError::Failed(format!("there is no entry script: set \"main\" in {config}"))
         })?;
+        let read_at = SystemTime::now();
         let request = BundleRequest {
             project: &project,
             entry: &entry,
@@ -93,7 +97,7 @@ impl Source {
         if !bundle.warnings.is_empty() {
             session.terminal.warn(bundle.warnings.trim_end());
         }
-        Ok(Prepared { project, name, compatibility_date, bundle })
+        Ok(Prepared { project, name, compatibility_date, bundle, read_at })
     }
 }
 

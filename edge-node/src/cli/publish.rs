@@ -45,7 +45,7 @@ pub(crate) async fn publish(
     terminal: Terminal,
 ) -> Result<Published, CliError> {
     let bindings = grant(api, &mut prepared, terminal).await?;
-    let Prepared { project, name, compatibility_date, bundle } = &prepared;
+    let Prepared { project, name, compatibility_date, bundle, read_at: _ } = &prepared;
     let metadata = Metadata {
         bindings,
         compatibility_date: compatibility_date.clone(),

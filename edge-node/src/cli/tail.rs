@@ -1,5 +1,7 @@
 //! `atoll tail`: a worker's invocations as they happen, over the API's WebSocket.
 
+use std::time::Duration;
+
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderValue, Method, header};
 use serde::Deserialize;
@@ -20,6 +22,8 @@ use super::terminal::Terminal;
 
 /// The subprotocol that the node insists on.
 const PROTOCOL: &str = "trace-v1";
+/// How long the tail's socket may take to open.
+const CONNECT_WAIT_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Deserialize)]
 struct Tail {
@@ -39,7 +43,11 @@ pub(crate) async fn run(session: &Session, args: TailArgs) -> Result<(), CliErro
     let path = api.script(&worker, "/tails");
     let body = Body::Json(json!({ "filters": filters(&args)? }));
     let tail: Tail = api.client.call(Method::POST, &path, body).await?;
-    let stream = connect(&tail.url).await?;
+    let stream = tokio::time::timeout(CONNECT_WAIT_MAX, connect(&tail.url)).await;
+    let stream = stream.unwrap_or_else(|_| {
+        let url = &tail.url;
+        Err(CliError::Failed(format!("the tail at {url} does not open: is the address reachable?")))
+    })?;
     terminal.note(format!("watching {worker}; Ctrl-C ends it"));
     let outcome = follow(terminal, format, stream).await;
     end(&api, &worker, &tail.id).await;

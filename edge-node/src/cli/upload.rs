@@ -1,12 +1,11 @@
 //! The multipart form of a script upload: `metadata`, then one part a module.
 
-use bytes::Bytes;
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
 use super::client::Body;
 use crate::bundle::Bundle;
-use crate::registry::{Binding, ModuleKind, ScriptFormat};
+use crate::form::Form;
+use crate::registry::{Binding, ScriptFormat};
 
 /// What is uploaded with a bundle.
 #[derive(Clone, Debug, Default)]
@@ -52,81 +51,33 @@ impl Metadata {
 
 /// The form of an upload.
 pub(crate) fn form(metadata: &Metadata, bundle: &Bundle) -> Body {
-    let metadata = metadata.to_json(bundle).to_string();
-    let mut parts = vec![Part { name: "metadata", file_type: None, bytes: metadata.as_bytes() }];
-    parts.extend(bundle.modules.iter().map(|module| Part {
-        name: &module.name,
-        file_type: Some(content_type(module.kind)),
-        bytes: &module.bytes,
-    }));
-    multipart(&parts)
+    let mut form = Form::new();
+    form.field("metadata", metadata.to_json(bundle).to_string().as_bytes());
+    for module in &bundle.modules {
+        form.file(&module.name, module.kind.content_type(), &module.bytes);
+    }
+    body(form)
 }
 
 /// The form of a KV value with metadata.
 pub(crate) fn value_form(value: &[u8], metadata: &str) -> Body {
-    multipart(&[
-        Part { name: "value", file_type: None, bytes: value },
-        Part { name: "metadata", file_type: None, bytes: metadata.as_bytes() },
-    ])
+    let mut form = Form::new();
+    form.field("value", value);
+    form.field("metadata", metadata.as_bytes());
+    body(form)
 }
 
-/// One part of a form; a file's name is the part's.
-struct Part<'a> {
-    name: &'a str,
-    file_type: Option<&'static str>,
-    bytes: &'a [u8],
-}
-
-fn multipart(parts: &[Part<'_>]) -> Body {
-    let boundary = boundary(parts);
-    let mut form = Vec::new();
-    for part in parts {
-        let name = quoted(part.name);
-        let disposition =
-            format!("--{boundary}\r\ncontent-disposition: form-data; name=\"{name}\"");
-        form.extend_from_slice(disposition.as_bytes());
-        if let Some(file_type) = part.file_type {
-            let file = format!("; filename=\"{name}\"\r\ncontent-type: {file_type}");
-            form.extend_from_slice(file.as_bytes());
-        }
-        form.extend_from_slice(b"\r\n\r\n");
-        form.extend_from_slice(part.bytes);
-        form.extend_from_slice(b"\r\n");
-    }
-    form.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
-    let content_type = format!("multipart/form-data; boundary={boundary}");
-    Body::Raw { content_type, bytes: Bytes::from(form) }
-}
-
-/// The content type that says what a module is.
-fn content_type(kind: ModuleKind) -> &'static str {
-    match kind {
-        ModuleKind::EsModule => "application/javascript+module",
-        ModuleKind::CommonJs => "application/javascript",
-        ModuleKind::Text => "text/plain",
-        ModuleKind::Data => "application/octet-stream",
-        ModuleKind::Json => "application/json",
-        ModuleKind::Wasm => "application/wasm",
-        ModuleKind::SourceMap => "application/source-map",
-    }
-}
-
-/// A boundary that follows from the contents, so that equal uploads are equal bytes.
-fn boundary(parts: &[Part<'_>]) -> String {
-    let mut hash = Sha256::new();
-    parts.iter().for_each(|part| hash.update(part.bytes));
-    format!("atoll-{}", &hex::encode(hash.finalize())[..32])
-}
-
-/// A name inside a quoted header parameter, escaped as browsers do.
-fn quoted(name: &str) -> String {
-    name.replace('"', "%22").replace('\r', "%0D").replace('\n', "%0A")
+fn body(form: Form) -> Body {
+    let (content_type, bytes) = form.finish();
+    Body::Raw { content_type, bytes: bytes.into() }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
-    use crate::registry::Module;
+    use crate::registry::{Module, ModuleKind};
 
     #[test]
     fn a_form_holds_metadata_and_modules() {
@@ -172,8 +123,8 @@ mod tests {
         );
         assert_eq!(
             parts[3],
-            "\r\ncontent-disposition: form-data; name=\"./1-a%22.wasm\"; \
-             filename=\"./1-a%22.wasm\"\r\ncontent-type: application/wasm\r\n\r\n\0asm\r\n"
+            "\r\nContent-Disposition: form-data; name=\"./1-a%22.wasm\"; \
+             filename=\"./1-a%22.wasm\"\r\nContent-Type: application/wasm\r\n\r\n\0asm\r\n"
         );
     }
 }

@@ -19,27 +19,30 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// Headers that only the node may write. A client's own copies are removed.
 const OURS: &[&str] = &["cf-ipcountry", "cf-worker", "cf-visitor", "cdn-loop", "true-client-ip"];
 
+/// What the text depends on: the protocol, and the version and cipher of TLS.
+type Kind = (Version, Option<(&'static str, &'static str)>);
+
 /// The text of `request.cf`, made once for each kind of connection and kept on the thread.
 #[derive(Default)]
 pub(super) struct CfTexts {
-    last: std::cell::RefCell<Option<(Version, Option<(&'static str, &'static str)>, Arc<str>)>>,
+    last: std::cell::RefCell<Option<(Kind, Arc<str>)>>,
 }
 
 impl CfTexts {
     pub(super) fn of(&self, version: Version, connection: &Connection) -> Arc<str> {
-        let tls = connection.tls.as_ref().map(|tls| (tls.version, tls.cipher));
-        if let Some((last_version, last_tls, text)) = &*self.last.borrow()
-            && (*last_version, *last_tls) == (version, tls)
+        let kind = (version, connection.tls.as_ref().map(|tls| (tls.version, tls.cipher)));
+        if let Some((last, text)) = &*self.last.borrow()
+            && *last == kind
         {
             return text.clone();
         }
-        let text = cf(version, tls);
-        *self.last.borrow_mut() = Some((version, tls, text.clone()));
+        let text = cf(kind);
+        *self.last.borrow_mut() = Some((kind, text.clone()));
         text
     }
 }
 
-fn cf(version: Version, tls: Option<(&str, &str)>) -> Arc<str> {
+fn cf((version, tls): Kind) -> Arc<str> {
     let protocol = match version {
         Version::HTTP_2 => "HTTP/2",
         Version::HTTP_10 => "HTTP/1.0",

@@ -71,7 +71,7 @@ async fn check(
     let options = InstanceOptions {
         script: Arc::new(script(version)),
         bindings,
-        limits: limits(config, version),
+        limits: limits(config, &version.limits),
         host: Rc::new(NoHost),
         inspector: false,
     };

@@ -268,7 +268,7 @@ impl http_body::Body for PumpedBody {
     }
 
     fn size_hint(&self) -> http_body::SizeHint {
-        self.length.clone()
+        self.length
     }
 }
 

@@ -16,7 +16,7 @@ use rustc_hash::FxHashMap;
 
 use super::host::{Capabilities, InstanceHost, ThreadHost};
 use crate::config::LimitsConfig;
-use crate::registry::{self, Binding, Registry, Version, VersionId};
+use crate::registry::{self, Binding, Registry, Version, VersionId, VersionLimits};
 
 /// Instances that one thread holds. The least recently used idle one makes room for another.
 const INSTANCES_MAX: usize = 1_000;
@@ -203,7 +203,7 @@ impl Pool {
         let options = InstanceOptions {
             script: Arc::new(script(&version)),
             bindings,
-            limits: limits(&self.limits, &version),
+            limits: limits(&self.limits, &version.limits),
             host: Rc::new(host),
             inspector: self.host.debuggees.is_some(),
         };
@@ -335,10 +335,10 @@ pub(super) fn environment(version: &Version) -> (Vec<EnvBinding>, Capabilities) 
     (values, capabilities)
 }
 
-/// The node's limits, tightened by the version's own.
-pub(super) fn limits(config: &LimitsConfig, version: &Version) -> Limits {
-    let cpu_ms = version.limits.cpu_ms.unwrap_or(config.cpu_ms_max).min(config.cpu_ms_max);
-    let subrequests = version.limits.subrequests.unwrap_or(config.subrequests_max);
+/// A version's limits: what it asks for, within what the node grants.
+pub(super) fn limits(config: &LimitsConfig, asked: &VersionLimits) -> Limits {
+    let cpu_ms = asked.cpu_ms.unwrap_or(config.cpu_ms).min(config.cpu_ms_max);
+    let subrequests = asked.subrequests.unwrap_or(config.subrequests_max);
     let memory = usize::try_from(config.heap_bytes_max).unwrap_or(usize::MAX);
     Limits {
         startup_cpu: Duration::from_millis(config.startup_cpu_ms_max),
@@ -349,5 +349,26 @@ pub(super) fn limits(config: &LimitsConfig, version: &Version) -> Limits {
         buffer_bytes_max: memory,
         subrequests_max: subrequests.min(config.subrequests_max),
         ..Limits::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_gets_what_it_asks_for_within_what_the_node_grants() {
+        let config = LimitsConfig { cpu_ms: 500, cpu_ms_max: 30_000, ..LimitsConfig::default() };
+        let small = LimitsConfig { cpu_ms_max: 200, ..config.clone() };
+        for (config, asked, expected) in [
+            (&config, None, 500),
+            (&config, Some(50), 50),
+            (&config, Some(2_000), 2_000),
+            (&config, Some(60_000), 30_000),
+            (&small, None, 200),
+        ] {
+            let asked = VersionLimits { cpu_ms: asked, subrequests: None };
+            assert_eq!(limits(config, &asked).cpu, Duration::from_millis(expected), "{asked:?}");
+        }
     }
 }

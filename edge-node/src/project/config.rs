@@ -69,6 +69,8 @@ pub struct BuildCommand {
     pub command: String,
     /// Where, absolute.
     pub cwd: PathBuf,
+    /// The folders of its sources, absolute.
+    pub watch_dirs: Vec<PathBuf>,
 }
 
 /// How the sources become modules.
@@ -301,7 +303,13 @@ fn read(
         let entries = fields.object("build").unwrap_or_default();
         let mut build = fields.below(entries);
         let cwd = build.string("cwd").map_or_else(|| dir.clone(), |cwd| dir.join(cwd));
-        build.string("command").map(|command| BuildCommand { command, cwd })
+        let watched = match build.entry("watch_dir").map(|entry| &entry.node.value) {
+            Some(Value::Array(_)) => build.strings("watch_dir"),
+            _ => build.string("watch_dir").map(|dir| vec![dir]),
+        };
+        let watched = watched.unwrap_or_else(|| vec!["src".to_owned()]);
+        let watch_dirs = watched.iter().map(|watched| dir.join(watched)).collect();
+        build.string("command").map(|command| BuildCommand { command, cwd, watch_dirs })
     };
     let keep_vars = Fields::new(document, scopes.top, problems).boolean("keep_vars");
     let name = read_name(document, scopes, problems);

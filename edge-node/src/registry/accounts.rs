@@ -9,7 +9,7 @@ use super::{
 };
 
 const FIRST_ACCOUNT: &str = "demo";
-const ROOT_TOKEN_FILE: &str = "root.token";
+pub(crate) const ROOT_TOKEN_FILE: &str = "root.token";
 const ROOT_TOKEN_NAME: &str = "root";
 const NAME_BYTES_MAX: usize = 100;
 /// A DNS label (RFC 1035, section 2.3.4).

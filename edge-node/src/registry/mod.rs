@@ -28,6 +28,7 @@ use rusqlite::Transaction;
 use tokio::sync::watch;
 
 pub use accounts::Account;
+pub(crate) use accounts::ROOT_TOKEN_FILE;
 pub use error::{Missing, RegistryError, Taken};
 pub use model::*;
 pub use namespaces::{Namespace, NamespaceOrder, NamespacePage};

@@ -76,6 +76,21 @@ pub enum ModuleKind {
     SourceMap,
 }
 
+impl ModuleKind {
+    /// The content type that says this kind in an upload.
+    pub(crate) fn content_type(self) -> &'static str {
+        match self {
+            Self::EsModule => "application/javascript+module",
+            Self::CommonJs => "application/javascript",
+            Self::Text => "text/plain",
+            Self::Data => "application/octet-stream",
+            Self::Json => "application/json",
+            Self::Wasm => "application/wasm",
+            Self::SourceMap => "application/source-map",
+        }
+    }
+}
+
 /// One named part of a script.
 #[derive(Clone, Debug)]
 pub struct Module {

@@ -1,5 +1,6 @@
 //! Runs a worker's script on an isolate thread, with a host that records and answers from tables.
 #![allow(dead_code, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -53,10 +54,13 @@ where
     }
 }
 
+/// A value and its metadata.
+type Stored = (Bytes, Option<Arc<str>>);
+
 /// A host with a map for KV, a function for `fetch`, and a list of console lines.
 #[derive(Default)]
 pub(crate) struct TestHost {
-    pub(crate) kv: Rc<RefCell<HashMap<String, (Bytes, Option<Arc<str>>)>>>,
+    pub(crate) kv: Rc<RefCell<HashMap<String, Stored>>>,
     pub(crate) lines: RefCell<Vec<String>>,
     pub(crate) fetched: RefCell<Vec<String>>,
     #[allow(clippy::type_complexity)]
