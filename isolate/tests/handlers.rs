@@ -161,3 +161,35 @@ fn scheduled() {
         assert_eq!(*worker.host.lines.borrow(), ["* * * * * 5000"]);
     });
 }
+
+/// Requests that are in flight together keep their own bodies, headers, timers and async contexts.
+#[test]
+fn concurrent_requests_keep_apart() {
+    on_isolate_thread(|thread| async move {
+        let worker = load(
+            &thread,
+            "import { AsyncLocalStorage } from 'node:async_hooks'; const als = new AsyncLocalStorage(); \
+             export default { fetch: (request) => als.run(request.url, async () => { \
+               const wait = Number(new URL(request.url).searchParams.get('n')) % 7; \
+               await scheduler.wait(wait); const body = await request.text(); \
+               await new Promise((r) => setTimeout(r, 6 - wait)); console.log(body); \
+               return new Response([als.getStore(), request.headers.get('x-n'), body].join(' ')); }) }",
+        )
+        .await;
+        let calls = (0..40).map(|n| {
+            let worker = &worker;
+            async move {
+                let url = format!("http://a.test/?n={n}");
+                let request =
+                    Request::post(&url).header("x-n", n).body(body(format!("body {n}"))).unwrap();
+                let response = worker.request(request).await.unwrap();
+                assert_eq!(text(response).await, format!("{url} {n} body {n}"));
+            }
+        });
+        futures_util::future::join_all(calls).await;
+        for record in worker.ended.borrow().iter() {
+            assert_eq!(record.logs.len(), 1, "each invocation has its own log");
+        }
+        assert_eq!(worker.ended.borrow().len(), 40);
+    });
+}

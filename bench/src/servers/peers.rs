@@ -8,7 +8,7 @@ use super::{Kind, Server, Site, free_port, require};
 use crate::process::{Pinned, on_core};
 use crate::questions::Question;
 
-const INSTALL: &str = "npm ci --prefix bench/compare";
+const INSTALL: &str = "npm install --prefix bench/compare";
 
 pub(super) fn start(
     site: &Site,
