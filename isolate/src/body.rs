@@ -1,14 +1,13 @@
 //! Bodies that cross the boundary: what comes in as a resource for JS, what goes out as an HTTP body.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use deno_core::{
-    AsyncRefCell, AsyncResult, BufView, CancelHandle, CancelTryFuture, RcRef, Resource,
-};
+use deno_core::{AsyncResult, BufView, Resource};
 use deno_error::JsErrorBox;
 use http_body::{Frame, SizeHint};
 
@@ -18,52 +17,80 @@ use crate::invocation::BodyGuard;
 /// The most that one read takes out of a stream, in bytes.
 const READ_BYTES_MAX: usize = 64 << 10;
 
-struct Incoming {
-    body: Body,
-    rest: Bytes,
+/// Where a body that comes in stands.
+enum Source {
+    /// More may come.
+    Open(Body),
+    /// All of it came.
+    Over,
+    /// It broke off, or nobody is to read it any more.
+    Closed,
 }
 
-/// A body that comes in, readable from JS. Closing it drops the body and so tells the sender to stop.
+struct Incoming {
+    source: Source,
+    rest: Bytes,
+    reader: Option<Waker>,
+}
+
+/// A body that comes in, readable from JS. Closing it, or the end of its invocation, drops the body and so
+/// tells the sender to stop.
 pub(crate) struct BodyResource {
-    incoming: AsyncRefCell<Incoming>,
-    cancel: Rc<CancelHandle>,
+    incoming: RefCell<Incoming>,
     size: (u64, Option<u64>),
 }
 
 impl BodyResource {
-    pub(crate) fn new(body: Body, cancel: Rc<CancelHandle>) -> Self {
+    pub(crate) fn new(body: Body) -> Rc<Self> {
         let hint = http_body::Body::size_hint(&body);
-        Self {
-            incoming: AsyncRefCell::new(Incoming { body, rest: Bytes::new() }),
-            cancel,
-            size: (hint.lower(), hint.upper()),
+        let incoming = Incoming { source: Source::Open(body), rest: Bytes::new(), reader: None };
+        Rc::new(Self { incoming: RefCell::new(incoming), size: (hint.lower(), hint.upper()) })
+    }
+
+    /// Drops the body. A read under way fails.
+    pub(crate) fn shut(&self) {
+        // The body itself is polled while it is borrowed; whoever ends the invocation from there is heard
+        // by the read that is going on.
+        let Ok(mut incoming) = self.incoming.try_borrow_mut() else { return };
+        let source = std::mem::replace(&mut incoming.source, Source::Closed);
+        let reader = incoming.reader.take();
+        drop(incoming);
+        drop(source);
+        if let Some(reader) = reader {
+            reader.wake();
         }
     }
 
-    async fn next(self: Rc<Self>, limit: usize) -> Result<BufView, JsErrorBox> {
-        let cancel = self.cancel.clone();
-        let read = async move {
-            let mut incoming = RcRef::map(&self, |this| &this.incoming).borrow_mut().await;
-            while incoming.rest.is_empty() {
-                let frame = std::future::poll_fn(|cx| {
-                    http_body::Body::poll_frame(Pin::new(&mut incoming.body), cx)
-                });
-                match frame.await {
-                    None => return Ok(BufView::empty()),
-                    Some(Err(error)) => {
-                        return Err(JsErrorBox::type_error(format!("the body broke off: {error}")));
-                    }
-                    Some(Ok(frame)) => {
-                        if let Ok(data) = frame.into_data() {
-                            incoming.rest = data;
-                        }
+    fn poll_next(&self, cx: &mut Context<'_>, limit: usize) -> Poll<Result<BufView, JsErrorBox>> {
+        let incoming = &mut *self.incoming.borrow_mut();
+        while incoming.rest.is_empty() {
+            let body = match &mut incoming.source {
+                Source::Open(body) => body,
+                Source::Over => return Poll::Ready(Ok(BufView::empty())),
+                Source::Closed => {
+                    return Poll::Ready(Err(JsErrorBox::type_error("the body is closed")));
+                }
+            };
+            match http_body::Body::poll_frame(body.as_mut(), cx) {
+                Poll::Pending => {
+                    incoming.reader = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+                Poll::Ready(None) => incoming.source = Source::Over,
+                Poll::Ready(Some(Err(error))) => {
+                    incoming.source = Source::Closed;
+                    let error = JsErrorBox::type_error(format!("the body broke off: {error}"));
+                    return Poll::Ready(Err(error));
+                }
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Ok(data) = frame.into_data() {
+                        incoming.rest = data;
                     }
                 }
             }
-            let take = limit.min(incoming.rest.len());
-            Ok(BufView::from(incoming.rest.split_to(take)))
-        };
-        read.try_or_cancel(cancel).await
+        }
+        let take = limit.min(incoming.rest.len());
+        Poll::Ready(Ok(BufView::from(incoming.rest.split_to(take))))
     }
 }
 
@@ -73,7 +100,11 @@ impl Resource for BodyResource {
     }
 
     fn read(self: Rc<Self>, limit: usize) -> AsyncResult<BufView> {
-        Box::pin(self.next(limit))
+        Box::pin(std::future::poll_fn(move |cx| self.poll_next(cx, limit)))
+    }
+
+    fn close(self: Rc<Self>) {
+        self.shut();
     }
 
     fn size_hint(&self) -> (u64, Option<u64>) {

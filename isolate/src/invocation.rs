@@ -1,7 +1,7 @@
 //! The invocations that are in flight in one instance: what ops find by number, and how each one ends.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,7 +11,7 @@ use http::HeaderMap;
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
-use crate::body::ResponseBody;
+use crate::body::{BodyResource, ResponseBody};
 use crate::host::Body;
 use crate::outcome::{Exception, LogLevel, LogLine, Outcome};
 
@@ -99,6 +99,8 @@ pub(crate) struct Invocation {
     started_ms: u64,
     cpu: Duration,
     on_end: Option<OnEnd>,
+    /// Bodies that came in: of the request, and of responses to subrequests.
+    bodies: Vec<Weak<BodyResource>>,
 }
 
 /// Runs a task on the calling isolate thread, whose runtime must be a current-thread one. Unlike tokio's
@@ -127,6 +129,13 @@ pub(crate) fn now_ms() -> u64 {
 }
 
 impl Invocation {
+    /// Ties a body to the invocation: it is dropped with it at the latest.
+    pub(crate) fn hold(&mut self, body: Rc<BodyResource>) -> Rc<BodyResource> {
+        self.bodies.retain(|held| held.strong_count() > 0);
+        self.bodies.push(Rc::downgrade(&body));
+        body
+    }
+
     fn keep(&mut self, exception: Exception) {
         if self.exceptions.len() < EXCEPTIONS_MAX {
             self.exceptions.push(exception);
@@ -181,6 +190,7 @@ impl Invocations {
             started_ms: now_ms(),
             cpu: Duration::ZERO,
             on_end: Some(on_end),
+            bodies: Vec::new(),
         };
         table.insert(key, invocation);
         key
@@ -416,6 +426,7 @@ impl Invocations {
     pub(crate) fn end(&self, key: InvocationKey, outcome: Option<Outcome>) {
         let Some(mut invocation) = self.table.borrow_mut().remove(&key) else { return };
         invocation.cancel.cancel();
+        invocation.bodies.iter().filter_map(Weak::upgrade).for_each(|body| body.shut());
         if let Some(waker) = invocation.waker.take() {
             waker.wake();
         }

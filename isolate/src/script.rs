@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::code_cache::{ContentHash, content_hash};
 
 /// How a module's bytes are to be understood.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ModuleKind {
     /// An ECMAScript module.
     EsModule,
@@ -38,7 +39,8 @@ pub struct Module {
 }
 
 /// Which syntax the main module is written in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ScriptFormat {
     /// `export default { fetch() {} }`
     Modules,

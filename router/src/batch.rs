@@ -19,6 +19,13 @@ const HELD_BYTES_MAX: usize = 16 * 1024;
 /// How long the first response of a batch may wait for the others to be made.
 const HELD_TIME_MAX: Duration = Duration::from_millis(1);
 
+/// How long a client may go on sending after its connection has been answered and shut down.
+const LINGER_TIME_MAX: Duration = Duration::from_secs(2);
+/// How much it may send.
+const LINGER_BYTES_MAX: usize = 64 << 20;
+/// How much is read and forgotten at once.
+const LINGER_BUFFER_BYTES: usize = 4 * 1024;
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -81,6 +88,8 @@ struct Held {
     blocked: bool,
     failed: Option<io::Error>,
     waker: Option<Waker>,
+    /// Our side is shut down: nothing more is read for its own sake.
+    shut: bool,
 }
 
 impl Held {
@@ -132,12 +141,44 @@ impl BatchedStream {
             blocked: false,
             failed: None,
             waker: None,
+            shut: false,
         };
         Self { held: Arc::new(Mutex::new(held)), flusher }
     }
 
+    /// What to close the socket with when its connection has been served.
+    pub(crate) fn closing(&self) -> Closing {
+        Closing(Arc::clone(&self.held))
+    }
+
     pub(crate) fn local_addr(&self) -> io::Result<std::net::SocketAddr> {
         lock(&self.held).socket.local_addr()
+    }
+}
+
+/// A socket that a connection was served on, to be closed well.
+pub(crate) struct Closing(Arc<Mutex<Held>>);
+
+impl Closing {
+    /// Reads on, and forgets, what the client still sends after our side is shut down: closing a socket with
+    /// unread bytes resets it, and the client could lose the answer to a body that nobody wanted. Bounded in
+    /// time and bytes; over at once when the client has closed, or the socket went to someone else.
+    pub(crate) async fn linger(self) {
+        let mut forgotten = 0;
+        let read_on = std::future::poll_fn(|cx| {
+            let mut buffer = [0; LINGER_BUFFER_BYTES];
+            let mut held = lock(&self.0);
+            while held.shut && forgotten < LINGER_BYTES_MAX {
+                let mut into = ReadBuf::new(&mut buffer);
+                match ready!(Pin::new(&mut held.socket).poll_read(cx, &mut into)) {
+                    Ok(()) if !into.filled().is_empty() => forgotten += into.filled().len(),
+                    Ok(()) | Err(_) => break,
+                }
+            }
+            Poll::Ready(())
+        });
+        // Past the time the client gets the reset.
+        let _ = tokio::time::timeout(LINGER_TIME_MAX, read_on).await;
     }
 }
 
@@ -199,6 +240,7 @@ impl AsyncWrite for BatchedStream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut held = lock(&self.held);
         ready!(held.poll_drained(cx))?;
+        held.shut = true;
         Pin::new(&mut held.socket).poll_shutdown(cx)
     }
 }

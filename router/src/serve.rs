@@ -203,9 +203,11 @@ fn spawn_connection<S: Service>(
 ) {
     let (place, server) = (connections.add(), Rc::clone(server));
     let socket = BatchedStream::new(socket, server.flusher.clone());
+    let closing = socket.closing();
     tokio::task::spawn_local(async move {
-        if let Err(error) = serve_connection(socket, peer, &server, &place).await {
-            tracing::debug!(%peer, error, "a connection ended early");
+        match serve_connection(socket, peer, &server, &place).await {
+            Ok(()) => closing.linger().await,
+            Err(error) => tracing::debug!(%peer, error, "a connection ended early"),
         }
     });
 }

@@ -5,13 +5,13 @@ use axum::response::{IntoResponse, Response};
 
 use super::envelope::ApiError;
 use crate::form::Form;
-use crate::registry::Version;
+use crate::registry::{Version, content_type};
 
 /// The form's parts are named as they were uploaded; the header `cf-entrypoint` names the main one.
 pub(super) fn multipart(version: &Version) -> Result<Response, ApiError> {
     let mut form = Form::new();
     for module in &version.modules {
-        form.file(&module.name, module.kind.content_type(), &module.bytes);
+        form.file(&module.name, content_type(module.kind), &module.bytes);
     }
     let entrypoint =
         HeaderValue::from_bytes(version.main_module.as_bytes()).map_err(ApiError::internal)?;

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::client::Body;
 use crate::bundle::Bundle;
 use crate::form::Form;
-use crate::registry::{Binding, ScriptFormat};
+use crate::registry::{Binding, ScriptFormat, content_type};
 
 /// What is uploaded with a bundle.
 #[derive(Clone, Debug, Default)]
@@ -54,7 +54,7 @@ pub(crate) fn form(metadata: &Metadata, bundle: &Bundle) -> Body {
     let mut form = Form::new();
     form.field("metadata", metadata.to_json(bundle).to_string().as_bytes());
     for module in &bundle.modules {
-        form.file(&module.name, module.kind.content_type(), &module.bytes);
+        form.file(&module.name, content_type(module.kind), &module.bytes);
     }
     body(form)
 }

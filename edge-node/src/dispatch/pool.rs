@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atoll_isolate::{
-    Binding as EnvBinding, BindingValue, Instance, InstanceOptions, IsolateThread, Limits, Module,
-    ModuleKind, Outcome, Script, ScriptFormat, StartError,
+    Binding as EnvBinding, BindingValue, Instance, InstanceOptions, IsolateThread, Limits, Outcome,
+    Script, StartError,
 };
 use futures_util::future::{FutureExt, LocalBoxFuture, Shared};
 
@@ -275,24 +275,7 @@ impl Pool {
 
 /// A version's modules in the isolate's terms.
 pub(super) fn script(version: &Version) -> Script {
-    let modules = version.modules.iter().map(|module| Module {
-        name: module.name.clone(),
-        kind: match module.kind {
-            registry::ModuleKind::EsModule => ModuleKind::EsModule,
-            registry::ModuleKind::CommonJs => ModuleKind::CommonJs,
-            registry::ModuleKind::Text => ModuleKind::Text,
-            registry::ModuleKind::Data => ModuleKind::Data,
-            registry::ModuleKind::Json => ModuleKind::Json,
-            registry::ModuleKind::Wasm => ModuleKind::Wasm,
-            registry::ModuleKind::SourceMap => ModuleKind::SourceMap,
-        },
-        bytes: module.bytes.clone(),
-    });
-    let format = match version.format {
-        registry::ScriptFormat::Modules => ScriptFormat::Modules,
-        registry::ScriptFormat::ServiceWorker => ScriptFormat::ServiceWorker,
-    };
-    Script::new(format, version.main_module.clone(), modules.collect())
+    Script::new(version.format, version.main_module.clone(), version.modules.clone())
 }
 
 /// A version's bindings as values of `env`, and what stands behind those that reach outside.

@@ -121,9 +121,7 @@ impl Service for Front {
         refusal: Refusal,
         _connection: &Rc<Connection>,
     ) -> Response<ResponseBody> {
-        let id = new_id();
-        tracing::info!(id, ?refusal, "request refused");
-        page(Problem::Refused(refusal), request.headers(), &id)
+        refused(Problem::Refused(refusal), request, &new_id())
     }
 }
 
@@ -141,20 +139,19 @@ impl Dispatcher {
             None => request.headers().get(HOST).and_then(|host| host.to_str().ok()),
         };
         let Some(authority) = authority.filter(|host| !host.is_empty()) else {
-            return page(Problem::BadHost, request.headers(), id);
+            return refused(Problem::BadHost, &request, id);
         };
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         let Some(target) = self.targets.route(scheme, authority, path) else {
-            tracing::info!(id, host = authority, "no route");
-            return page(Problem::NoRoute, request.headers(), id);
+            return refused(Problem::NoRoute, &request, id);
         };
         if declared_length(&request)
             .is_some_and(|length| length > self.limits.request_body_bytes_max)
         {
-            return page(Problem::BodyTooLarge, request.headers(), id);
+            return refused(Problem::BodyTooLarge, &request, id);
         }
         let Some(version) = pick(&target, &request) else {
-            return page(Problem::NoRoute, request.headers(), id);
+            return refused(Problem::NoRoute, &request, id);
         };
         let mut url = String::with_capacity(8 + authority.len() + path.len());
         url.push_str(if secure { "https://" } else { "http://" });
@@ -252,6 +249,14 @@ impl Dispatcher {
             }
         }
     }
+}
+
+/// The page for a request that reaches no worker; the log has its id.
+fn refused(problem: Problem, request: &Request<Incoming>, id: &str) -> Response<ResponseBody> {
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    let host = request.uri().authority().map(|authority| authority.as_str()).or(host);
+    tracing::info!(id, host, ?problem, "request refused");
+    page(problem, request.headers(), id)
 }
 
 fn declared_length(request: &Request<Incoming>) -> Option<u64> {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+pub use atoll_isolate::{Module, ModuleKind, ScriptFormat};
 pub use atoll_kv::NamespaceId;
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 macro_rules! text_id {
@@ -56,60 +56,17 @@ pub struct WorkerRef {
     pub worker: WorkerName,
 }
 
-/// How a module's bytes are to be understood. The serialised names are those of the v4 API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ModuleKind {
-    /// An ECMAScript module.
-    EsModule,
-    /// A CommonJS module, or the body of a service-worker script.
-    CommonJs,
-    /// UTF-8 text, imported as a string.
-    Text,
-    /// Bytes, imported as an `ArrayBuffer`.
-    Data,
-    /// JSON, imported as its value.
-    Json,
-    /// WebAssembly, imported as a `WebAssembly.Module`.
-    Wasm,
-    /// A source map of another module (`index.js.map` belongs to `index.js`).
-    SourceMap,
-}
-
-impl ModuleKind {
-    /// The content type that says this kind in an upload.
-    pub(crate) fn content_type(self) -> &'static str {
-        match self {
-            Self::EsModule => "application/javascript+module",
-            Self::CommonJs => "application/javascript",
-            Self::Text => "text/plain",
-            Self::Data => "application/octet-stream",
-            Self::Json => "application/json",
-            Self::Wasm => "application/wasm",
-            Self::SourceMap => "application/source-map",
-        }
+/// The content type that says a module's kind in an upload.
+pub(crate) fn content_type(kind: ModuleKind) -> &'static str {
+    match kind {
+        ModuleKind::EsModule => "application/javascript+module",
+        ModuleKind::CommonJs => "application/javascript",
+        ModuleKind::Text => "text/plain",
+        ModuleKind::Data => "application/octet-stream",
+        ModuleKind::Json => "application/json",
+        ModuleKind::Wasm => "application/wasm",
+        ModuleKind::SourceMap => "application/source-map",
     }
-}
-
-/// One named part of a script.
-#[derive(Clone, Debug)]
-pub struct Module {
-    /// The name as uploaded (`index.js`, `./1234-add.wasm`, `sub/a.mjs`).
-    pub name: String,
-    /// How to understand the bytes.
-    pub kind: ModuleKind,
-    /// The contents.
-    pub bytes: Bytes,
-}
-
-/// Which of the two syntaxes the main module is written in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ScriptFormat {
-    /// `export default { fetch() {} }` (metadata has `main_module`).
-    Modules,
-    /// `addEventListener("fetch", …)` (metadata has `body_part`).
-    ServiceWorker,
 }
 
 /// A name in `env` and the capability that it grants. Serialised as in the v4 API's metadata.

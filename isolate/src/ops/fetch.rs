@@ -9,7 +9,7 @@ use deno_error::JsErrorBox;
 use http::header::{HeaderName, HeaderValue, LOCATION};
 use serde::Serialize;
 
-use super::{InstanceState, instance, thrown};
+use super::{InstanceState, ended, instance, thrown};
 use crate::body::{BodyResource, ResponseBody, StreamBody};
 use crate::host::{Body, Decode, FetchHop, Via};
 
@@ -94,7 +94,7 @@ pub(crate) async fn op_fetch_hop(
     let response = host.fetch(hop);
     let response = async move { response.await.map_err(thrown) }
         .try_or_cancel(by_signal)
-        .try_or_cancel(by_end.clone())
+        .try_or_cancel(by_end)
         .await?;
     let (parts, body) = response.into_parts();
     let headers = parts
@@ -106,7 +106,10 @@ pub(crate) async fn op_fetch_hop(
         .collect();
     let location =
         parts.headers.get(LOCATION).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
-    let rid = state.borrow_mut().resource_table.add(BodyResource::new(body, by_end));
+    let resource = invocations
+        .with(key, |invocation| invocation.hold(BodyResource::new(body)))
+        .ok_or_else(ended)?;
+    let rid = state.borrow_mut().resource_table.add_rc(resource);
     Ok(HopResult {
         status: parts.status.as_u16(),
         status_text: parts.status.canonical_reason().unwrap_or_default().to_owned(),

@@ -54,12 +54,12 @@ pub(crate) fn op_request_body(
     state: &mut OpState,
     #[smi] key: u32,
 ) -> Result<ResourceId, JsErrorBox> {
-    let (body, cancel) = invocations(state)
+    let resource = invocations(state)
         .with(key, |invocation| {
-            let body = invocation.request.as_mut().and_then(|request| request.body.take());
-            body.map(|body| (body, invocation.cancel.clone()))
+            let body = invocation.request.as_mut()?.body.take()?;
+            Some(invocation.hold(BodyResource::new(body)))
         })
         .flatten()
         .ok_or_else(ended)?;
-    Ok(state.resource_table.add(BodyResource::new(body, cancel)))
+    Ok(state.resource_table.add_rc(resource))
 }
