@@ -77,7 +77,20 @@ function respond(invocation, response) {
   const inner = toInnerResponse(response);
   if (inner.type === "error") throw new TypeError("The fetch handler returned Response.error().");
   const body = takeBody(inner.body);
-  op_respond(invocation.id, inner.status, wireHeaderList(inner), body);
+  const headers = wireHeaderList(inner);
+  const only = headers.length === 1 ? onlyContentType(headers[0]) : HEADERS_LISTED;
+  op_respond(invocation.id, inner.status, only === HEADERS_LISTED ? headers : null, body, only);
+}
+
+// What op_respond takes for "headers": a list, or the number of a content type that stands alone.
+const HEADERS_LISTED = 0;
+const ONLY_TEXT = 1;
+const ONLY_JSON = 2;
+
+function onlyContentType(header) {
+  if (header[0] !== "content-type" && header[0] !== "Content-Type") return HEADERS_LISTED;
+  if (header[1] === "text/plain;charset=UTF-8") return ONLY_TEXT;
+  return header[1] === "application/json" ? ONLY_JSON : HEADERS_LISTED;
 }
 
 function call(name, handlerArguments, ctx) {

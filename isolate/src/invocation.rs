@@ -43,8 +43,6 @@ pub struct InvocationRecord {
     pub logs: Vec<LogLine>,
     /// Uncaught exceptions in order.
     pub exceptions: Vec<Exception>,
-    /// When it started: milliseconds since the Unix epoch.
-    pub started_ms: u64,
     /// CPU time charged.
     pub cpu: Duration,
     /// Wall time until everything had ended.
@@ -96,7 +94,6 @@ pub(crate) struct Invocation {
     left_waiters: Vec<oneshot::Sender<bool>>,
     ended_waiters: Vec<oneshot::Sender<()>>,
     started: Instant,
-    started_ms: u64,
     cpu: Duration,
     on_end: Option<OnEnd>,
     /// Bodies that came in: of the request, and of responses to subrequests.
@@ -187,7 +184,6 @@ impl Invocations {
             left_waiters: Vec::new(),
             ended_waiters: Vec::new(),
             started: Instant::now(),
-            started_ms: now_ms(),
             cpu: Duration::ZERO,
             on_end: Some(on_end),
             bodies: Vec::new(),
@@ -436,7 +432,6 @@ impl Invocations {
             status: invocation.status,
             logs: invocation.logs,
             exceptions: invocation.exceptions,
-            started_ms: invocation.started_ms,
             cpu: invocation.cpu,
             wall: invocation.started.elapsed(),
         };

@@ -125,7 +125,7 @@ async fn call_service(
     let pool =
         thread.pool.borrow().upgrade().ok_or_else(|| failed("the node is stopping".to_owned()))?;
     let instance = pool.instance(version).await.map_err(|error| failed(error.to_string()))?;
-    let id: Arc<str> = super::service::new_id().into();
+    let id = super::service::new_id();
     let url: Arc<str> = hop.request.uri().to_string().into();
     let subject = Subject::fetch(
         &thread.hub,

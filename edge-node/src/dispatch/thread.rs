@@ -270,7 +270,7 @@ async fn take_jobs(dispatcher: Rc<Dispatcher>, mut inbox: mpsc::Receiver<Job>) {
 async fn scheduled(dispatcher: &Dispatcher, worker: WorkerRef, cron: String, scheduled_ms: u64) {
     let Some(target) = dispatcher.targets.worker(&worker) else { return };
     let Some(version) = target.version(rand::random_range(0.0..100.0)) else { return };
-    let id: Arc<str> = new_id().into();
+    let id = new_id();
     let hub = &dispatcher.host.hub;
     let subject = Subject::scheduled(worker, version.clone(), cron.clone(), scheduled_ms);
     let instance = match dispatcher.pool.instance(version).await {

@@ -14,6 +14,7 @@ export default {
     if (operation === "fibonacci" && numbers.length === 1) {
       return Response.json({ fibonacci: BigInt.asUintN(64, exports.fibonacci(...numbers)).toString() });
     }
-    return new Response("try /gcd/48/36 or /fibonacci/90\n", { status: 404 });
+    const status = pathname === "/" ? 200 : 404;
+    return new Response("try /gcd/48/36 or /fibonacci/90\n", { status });
   },
 };

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use deno_core::{OpState, op2, v8};
 use deno_error::JsErrorBox;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 
 use super::invocations;
 use crate::body::{ResponseBody, StreamBody};
@@ -12,6 +12,13 @@ use crate::invocation::{Answer, BodyGuard};
 
 /// The content type that the Fetch standard gives a string body.
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain;charset=UTF-8");
+
+/// The content type that `Response.json()` gives.
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// What JS passes instead of a list when `TEXT` or `JSON` is the only header.
+const ONLY_TEXT: u32 = 1;
+const ONLY_JSON: u32 = 2;
 
 /// A string's bytes, one for each character: header names and values are byte strings.
 fn byte_string(
@@ -55,14 +62,35 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
+fn listed<'a>(
+    scope: &mut v8::PinScope<'a, '_>,
+    headers: v8::Local<'a, v8::Value>,
+    into: &mut HeaderMap,
+) -> Result<(), JsErrorBox> {
+    let Ok(headers) = v8::Local::<v8::Array>::try_from(headers) else { return Ok(()) };
+    for index in 0..headers.length() {
+        let Some(entry) = headers.get_index(scope, index) else { continue };
+        let Some((name, value)) = header(scope, entry) else {
+            return Err(JsErrorBox::type_error(
+                "the response has a header that HTTP does not allow",
+            ));
+        };
+        if !is_hop_by_hop(&name) {
+            into.append(name, value);
+        }
+    }
+    Ok(())
+}
+
 #[op2(fast)]
 pub(crate) fn op_respond<'a>(
     scope: &mut v8::PinScope<'a, '_>,
     state: &mut OpState,
     #[smi] key: u32,
     #[smi] status: u16,
-    headers: v8::Local<'a, v8::Array>,
+    headers: v8::Local<'a, v8::Value>,
     body: v8::Local<'a, v8::Value>,
+    #[smi] only: u32,
 ) -> Result<(), JsErrorBox> {
     let invocations = invocations(state);
     let status = StatusCode::from_u16(status)
@@ -85,16 +113,10 @@ pub(crate) fn op_respond<'a>(
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    for index in 0..headers.length() {
-        let Some(entry) = headers.get_index(scope, index) else { continue };
-        let Some((name, value)) = header(scope, entry) else {
-            return Err(JsErrorBox::type_error(
-                "the response has a header that HTTP does not allow",
-            ));
-        };
-        if !is_hop_by_hop(&name) {
-            response.headers_mut().append(name, value);
-        }
+    match only {
+        ONLY_TEXT => drop(response.headers_mut().insert(CONTENT_TYPE, TEXT)),
+        ONLY_JSON => drop(response.headers_mut().insert(CONTENT_TYPE, JSON)),
+        _ => listed(scope, headers, response.headers_mut())?,
     }
     invocations.answer(key, Answer::Response(response));
     Ok(())
