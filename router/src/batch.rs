@@ -16,6 +16,8 @@ use tokio::net::TcpStream;
 
 /// What one connection may hold back. More is written through.
 const HELD_BYTES_MAX: usize = 16 * 1024;
+/// The buffer that an idle connection keeps.
+const IDLE_BYTES_MAX: usize = 2 * 1024;
 /// How long the first response of a batch may wait for the others to be made.
 const HELD_TIME_MAX: Duration = Duration::from_millis(1);
 
@@ -105,6 +107,9 @@ impl Held {
                 }
                 Err(error) => self.failed = Some(error),
             }
+        }
+        if self.bytes.is_empty() && self.bytes.capacity() > IDLE_BYTES_MAX {
+            self.bytes = BytesMut::new();
         }
         if (self.blocked || self.failed.is_some())
             && let Some(waker) = self.waker.take()

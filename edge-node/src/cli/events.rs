@@ -6,7 +6,7 @@ use std::path::Path;
 use atoll_isolate::{LogLevel, LogLine, Outcome};
 
 use super::stacks;
-use super::terminal::Terminal;
+use super::terminal::{Terminal, printable};
 use crate::report::{Event, InvocationReport};
 
 /// One console line.
@@ -33,7 +33,7 @@ pub(crate) fn summary(terminal: Terminal, report: &InvocationReport, project_dir
                 Some(status) => terminal.green(&status.to_string()),
                 None => terminal.red("-"),
             };
-            let path = path_of(url);
+            let path = printable(path_of(url));
             write!(text, "{} {path} {status} {}", terminal.bold(method), elapsed(terminal, ms))
         }
         Event::Scheduled { cron, .. } => {
@@ -48,7 +48,7 @@ pub(crate) fn summary(terminal: Terminal, report: &InvocationReport, project_dir
         // A stack begins with the summary that is about to be printed.
         let stack = exception.stack.as_deref().unwrap_or_default();
         let frames = stack.lines().filter(|l| l.trim_start().starts_with("at "));
-        let frames = frames.collect::<Vec<_>>().join("\n");
+        let frames = printable(&frames.collect::<Vec<_>>().join("\n"));
         let shown = stacks::with_excerpt(&frames, project_dir);
         let _ = write!(text, "\n  {} {}", terminal.red("uncaught"), indented(&summary));
         if !shown.is_empty() {
@@ -63,7 +63,7 @@ fn elapsed(terminal: Terminal, ms: f64) -> String {
 }
 
 fn indented(text: &str) -> String {
-    text.replace('\n', "\n  ")
+    printable(text).replace('\n', "\n  ")
 }
 
 /// The part of a URL after its host.

@@ -18,7 +18,7 @@ use super::client::{Body, segment, tls_config};
 use super::error::CliError;
 use super::session::Session;
 use super::stop;
-use super::terminal::Terminal;
+use super::terminal::{Terminal, printable};
 
 /// The subprotocol that the node insists on.
 const PROTOCOL: &str = "trace-v1";
@@ -161,7 +161,8 @@ async fn follow(
 
 fn pretty(terminal: Terminal, message: &Value) -> String {
     let event = &message["event"];
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let text =
+        |value: &Value| printable(&value.as_str().map_or_else(|| value.to_string(), str::to_owned));
     let subject = match (event["request"].is_object(), event["cron"].as_str()) {
         (true, _) => {
             let method = text(&event["request"]["method"]);
@@ -185,7 +186,7 @@ fn pretty(terminal: Terminal, message: &Value) -> String {
     for exception in message["exceptions"].as_array().into_iter().flatten() {
         let (name, reason) = (text(&exception["name"]), text(&exception["message"]));
         lines.push(format!("  {} {name}: {reason}", terminal.red("uncaught")));
-        let frames = exception["stack"].as_str().unwrap_or_default();
+        let frames = text(&exception["stack"]);
         let frames = frames.lines().filter(|l| l.trim_start().starts_with("at "));
         lines.extend(frames.map(|frame| terminal.dim(&format!("    {}", frame.trim()))));
     }

@@ -159,3 +159,20 @@ impl Drop for Spinner {
         }
     }
 }
+
+/// A tenant's text without what a terminal would obey: control characters other than the end of a line and
+/// the tabulator are shown as such.
+pub(crate) fn printable(text: &str) -> String {
+    let obeyed = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    text.chars().map(|c| if obeyed(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn escape_sequences_lose_their_power() {
+        assert_eq!(printable("a\x1b[31mb\r\n\tc\u{9b}2J"), "a\u{fffd}[31mb\u{fffd}\n\tc\u{fffd}2J");
+    }
+}
