@@ -80,8 +80,9 @@ pub trait Service: 'static {
 pub enum Refusal {
     /// Answer 414: the URL is longer than `url_bytes_max`.
     UrlTooLong,
-    /// Answer 431: there are more than [`HEADERS_MAX`] header lines.
-    TooManyHeaders,
+    /// Answer 431: there are more than [`HEADERS_MAX`] header lines, or more bytes of them than
+    /// `header_bytes_max`.
+    HeadersTooLarge,
 }
 
 /// A listener could not be served.
@@ -285,13 +286,14 @@ async fn serve_http1<S: Service, T>(
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let header_bytes_max = server.options.header_bytes_max.max(BUFFER_BYTES_MIN);
+    // Twice the limit is read, so that what is too large still gets an answer that explains.
+    let buffer_bytes_max = (2 * server.options.header_bytes_max).max(BUFFER_BYTES_MIN);
     let served = http1::Builder::new()
         // The sweep bounds the time of a head; hyper's timer would cost every request.
         .header_read_timeout(None)
         // It bounds what is buffered of a response as well. `pipeline_flush` stays off: with it
         // hyper buffers a body without end when the client does not read.
-        .max_buf_size(header_bytes_max)
+        .max_buf_size(buffer_bytes_max)
         .serve_connection(io, responder(connection, server, place))
         .with_upgrades();
     drive(served, place, |served| served.graceful_shutdown()).await
@@ -362,10 +364,10 @@ fn responder<S: Service>(
 > + use<S> {
     let service = Rc::clone(&server.service);
     let activity = Arc::clone(&place.activity);
-    let url_bytes_max = server.options.url_bytes_max;
+    let ServeOptions { url_bytes_max, header_bytes_max, .. } = server.options;
     hyper::service::service_fn(move |request: Request<Incoming>| {
         let in_flight = InFlight::begin(&activity);
-        let response = match refusal(&request, url_bytes_max) {
+        let response = match refusal(&request, url_bytes_max, header_bytes_max) {
             None => Either::Left(service.call(request, &connection)),
             Some(refusal) => {
                 Either::Right(std::future::ready(service.refuse(&request, refusal, &connection)))
@@ -375,13 +377,19 @@ fn responder<S: Service>(
     })
 }
 
-fn refusal(request: &Request<Incoming>, url_bytes_max: usize) -> Option<Refusal> {
+fn refusal(
+    request: &Request<Incoming>,
+    url_bytes_max: usize,
+    header_bytes_max: usize,
+) -> Option<Refusal> {
     let uri = request.uri();
     let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
     if target + uri.authority().map_or(0, |authority| authority.as_str().len()) > url_bytes_max {
         return Some(Refusal::UrlTooLong);
     }
-    (request.headers().len() > HEADERS_MAX).then_some(Refusal::TooManyHeaders)
+    let headers = request.headers();
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    (headers.len() > HEADERS_MAX || bytes > header_bytes_max).then_some(Refusal::HeadersTooLarge)
 }
 
 /// Runs hyper's HTTP/2 streams on this thread.

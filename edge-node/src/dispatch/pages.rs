@@ -62,11 +62,11 @@ fn words(problem: Problem) -> Text {
             "The URL is longer than this node accepts.",
             "Send what does not fit in the request's body.",
         ),
-        Problem::Refused(Refusal::TooManyHeaders) => text(
+        Problem::Refused(Refusal::HeadersTooLarge) => text(
             S::REQUEST_HEADER_FIELDS_TOO_LARGE,
             431,
             "Headers too large",
-            "The request has more headers than this node accepts.",
+            "The request has more headers, or larger ones, than this node accepts.",
             "Clear this site's cookies, or send fewer headers.",
         ),
         Problem::BodyTooLarge => text(

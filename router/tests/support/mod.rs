@@ -76,7 +76,7 @@ impl Service for Handle {
     ) -> Response<Body> {
         let status = match refusal {
             Refusal::UrlTooLong => StatusCode::URI_TOO_LONG,
-            Refusal::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Refusal::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         };
         let page = ErrorPage {
             status,
