@@ -3,12 +3,13 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use futures_util::future::{Either, LocalBoxFuture, Ready, ready};
 use http::{Request, Response};
 
 use crate::body::ResponseBody;
 use crate::boundary::Call;
 use crate::host::Body;
-use crate::instance::{Inner, Instance, limit_exception, plain_exception};
+use crate::instance::{Inner, Instance, State, limit_exception, plain_exception};
 use crate::invocation::{Answer, FinishHeaders, InvocationKey, OnEnd, PendingRequest};
 use crate::outcome::{Exception, Outcome};
 
@@ -37,14 +38,21 @@ pub struct FetchEvent {
     pub cf: Arc<str>,
 }
 
+/// A response that is there already, or will be. Most handlers answer within their first slice: their
+/// callers pay for no future.
+pub type Fetching = Either<Ready<Fetched>, LocalBoxFuture<'static, Fetched>>;
+
+/// What became of a request.
+pub type Fetched = Result<Response<ResponseBody>, Failure>;
+
 /// Ends the invocation as canceled if it is dropped before the answer is there: the client left.
-struct ClientGuard<'a> {
-    inner: &'a Rc<Inner>,
+struct ClientGuard {
+    inner: Rc<Inner>,
     key: InvocationKey,
     answered: bool,
 }
 
-impl Drop for ClientGuard<'_> {
+impl Drop for ClientGuard {
     fn drop(&mut self) {
         if !self.answered {
             self.inner.invocations.client_left(self.key);
@@ -54,18 +62,14 @@ impl Drop for ClientGuard<'_> {
 }
 
 impl Instance {
-    /// Calls the `fetch` handler. Dropping the future says that the client has left.
+    /// Calls the `fetch` handler. Dropping the future that is not ready yet says that the client has left.
     ///
     /// `on_end` is called once, when the response, its body and all `waitUntil` work are over; it may be
     /// called while the isolate executes and must not call into any instance.
     ///
     /// # Errors
     /// When the handler failed or a limit ended it.
-    pub async fn fetch(
-        &self,
-        event: FetchEvent,
-        on_end: OnEnd,
-    ) -> Result<Response<ResponseBody>, Failure> {
+    pub fn fetch(&self, event: FetchEvent, on_end: OnEnd) -> Fetching {
         let (parts, body) = event.request.into_parts();
         let has_body = body.is_some();
         let pending = PendingRequest {
@@ -75,24 +79,15 @@ impl Instance {
             cf: event.cf,
         };
         let key = self.inner.invocations.begin(event.id, Some(pending), on_end);
+        let guard = ClientGuard { inner: self.inner.clone(), key, answered: false };
         let call = Call::Fetch { method: parts.method.as_str(), url: &event.url, has_body };
-        match self.run(key, &call).await {
-            Ok(Some(response)) => {
-                if !matches!(response.body(), ResponseBody::Stream(_)) {
-                    self.inner.invocations.client_done(key);
-                }
-                self.inner.linger(key);
-                Ok(response)
-            }
-            Ok(None) => {
-                self.inner.invocations.client_done(key);
-                Err(failure(Outcome::Internal, "the handler gave no response"))
-            }
-            Err(failure) => {
-                self.inner.invocations.client_done(key);
-                self.inner.linger(key);
-                Err(failure)
-            }
+        self.inner.dispatch(key, &call);
+        match self.inner.invocations.take_answer(key) {
+            Some(answer) => Either::Left(ready(guard.fetched(Some(answer)))),
+            None => Either::Right(Box::pin(async move {
+                let answer = guard.wait().await;
+                guard.fetched(answer)
+            })),
         }
     }
 
@@ -108,49 +103,79 @@ impl Instance {
         on_end: OnEnd,
     ) -> Result<(), Failure> {
         let key = self.inner.invocations.begin(id, None, on_end);
-        let result = self.run(key, &Call::Scheduled { cron, scheduled_ms }).await;
-        self.inner.invocations.client_done(key);
-        self.inner.linger(key);
+        let mut guard = ClientGuard { inner: self.inner.clone(), key, answered: false };
+        self.inner.dispatch(key, &Call::Scheduled { cron, scheduled_ms });
+        let answer = guard.wait().await;
+        guard.answered = true;
+        let result = guard.outcome_of(answer);
+        guard.over();
         result.map(|_| ())
     }
+}
 
-    async fn run(
-        &self,
-        key: InvocationKey,
-        call: &Call<'_>,
-    ) -> Result<Option<Response<ResponseBody>>, Failure> {
-        let mut guard = ClientGuard { inner: &self.inner, key, answered: false };
-        self.inner.dispatch(key, call);
-        let answer = match self.inner.invocations.take_answer(key) {
-            Some(answer) => Some(answer),
-            None => {
-                let waiting =
-                    std::future::poll_fn(|cx| self.inner.invocations.poll_answer(key, cx));
-                match tokio::time::timeout(self.inner.limits.wall, waiting).await {
-                    Ok(answer) => answer,
-                    Err(_) => {
-                        let exception = limit_exception(Outcome::ExceededWall);
-                        self.inner
-                            .invocations
-                            .answer(key, Answer::Failed(Outcome::ExceededWall, exception));
-                        self.inner.invocations.take_answer(key)
-                    }
-                }
-            }
-        };
-        guard.answered = true;
-        let pass_through = self.inner.invocations.with(key, |i| i.pass_through).unwrap_or(false);
-        match answer {
-            Some(Answer::Response(response)) => Ok(Some(response)),
-            Some(Answer::Done) => Ok(None),
-            Some(Answer::Failed(outcome, exception)) => {
-                Err(Failure { outcome, exception, pass_through })
-            }
-            None => {
-                let outcome = self.condemned().unwrap_or(Outcome::Canceled);
-                Err(Failure { outcome, exception: limit_exception(outcome), pass_through })
+impl ClientGuard {
+    /// Waits for the handler's answer, as long as it may take.
+    async fn wait(&self) -> Option<Answer> {
+        let invocations = &self.inner.invocations;
+        let waiting = std::future::poll_fn(|cx| invocations.poll_answer(self.key, cx));
+        match tokio::time::timeout(self.inner.limits.wall, waiting).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let exception = limit_exception(Outcome::ExceededWall);
+                invocations.answer(self.key, Answer::Failed(Outcome::ExceededWall, exception));
+                invocations.take_answer(self.key)
             }
         }
+    }
+
+    /// Hands the response over, or says why there is none.
+    fn fetched(mut self, answer: Option<Answer>) -> Fetched {
+        self.answered = true;
+        match self.outcome_of(answer) {
+            Ok(Some(response)) if matches!(response.body(), ResponseBody::Stream(_)) => {
+                self.inner.linger(self.key);
+                Ok(response)
+            }
+            Ok(Some(response)) => {
+                self.over();
+                Ok(response)
+            }
+            Ok(None) => {
+                self.over();
+                Err(failure(Outcome::Internal, "the handler gave no response"))
+            }
+            Err(failure) => {
+                self.over();
+                Err(failure)
+            }
+        }
+    }
+
+    /// The client has all that it gets; `waitUntil` work may go on.
+    fn over(&self) {
+        self.inner.invocations.client_done(self.key);
+        self.inner.linger(self.key);
+    }
+
+    fn outcome_of(
+        &self,
+        answer: Option<Answer>,
+    ) -> Result<Option<Response<ResponseBody>>, Failure> {
+        let (outcome, exception) = match answer {
+            Some(Answer::Response(response)) => return Ok(Some(response)),
+            Some(Answer::Done) => return Ok(None),
+            Some(Answer::Failed(outcome, exception)) => (outcome, exception),
+            None => {
+                let outcome = match self.inner.state() {
+                    State::Live => Outcome::Canceled,
+                    State::Condemned(outcome) => outcome,
+                };
+                (outcome, limit_exception(outcome))
+            }
+        };
+        let pass_through =
+            self.inner.invocations.with(self.key, |i| i.pass_through).unwrap_or(false);
+        Err(Failure { outcome, exception, pass_through })
     }
 }
 

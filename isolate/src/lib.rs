@@ -25,7 +25,7 @@ mod start;
 mod watchdog;
 
 pub use body::{ResponseBody, StreamBody};
-pub use call::{Failure, FetchEvent};
+pub use call::{Failure, FetchEvent, Fetched, Fetching};
 pub use code_cache::CodeCache;
 pub use host::{Body, BoxError, Decode, FetchHop, Host, HostError, KvCall, KvEntry, KvReply, Via};
 pub use inspector::{Inspector, InspectorCommands, InspectorMessage, InspectorMessages};

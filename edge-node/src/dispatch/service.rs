@@ -7,9 +7,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use atoll_isolate::{Body, BoxError, FetchEvent, Instance, Outcome, ResponseBody};
+use atoll_isolate::{Body, BoxError, FetchEvent, Fetched, Instance, Outcome, ResponseBody};
 use atoll_router::{BODY_IDLE_TIMEOUT, Connection, Refusal, Scheme, Service, TimedBody};
 use bytes::Bytes;
+use futures_util::future::{Either, LocalBoxFuture, Ready, ready};
 use http::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
@@ -86,6 +87,15 @@ impl http_body::Body for SizedBody {
     }
 }
 
+/// A request that has a worker to go to.
+struct Admitted {
+    subject: Subject,
+    request: Request<Incoming>,
+    connection: Rc<Connection>,
+    id: Arc<str>,
+    url: Arc<str>,
+}
+
 /// What one thread needs to answer requests.
 pub(super) struct Dispatcher {
     pub(super) targets: Arc<Targets>,
@@ -107,15 +117,10 @@ impl Service for Front {
         request: Request<Incoming>,
         connection: &Rc<Connection>,
     ) -> impl Future<Output = Response<ResponseBody>> + use<> + 'static {
-        let dispatcher = self.0.clone();
-        let connection = connection.clone();
-        async move {
-            let id = new_id();
-            let mut response = dispatcher.answer(request, &connection, &id).await;
-            if let Ok(ray) = HeaderValue::from_str(&id) {
-                response.headers_mut().insert(RAY, ray);
-            }
-            response
+        let id = new_id();
+        match self.0.answer(request, connection, &id) {
+            Either::Left(response) => Either::Left(ready(stamped(response.into_inner(), &id))),
+            Either::Right(response) => Either::Right(async move { stamped(response.await, &id) }),
         }
     }
 
@@ -129,13 +134,29 @@ impl Service for Front {
     }
 }
 
+/// Every response says the id under which the log has its request.
+fn stamped(mut response: Response<ResponseBody>, id: &str) -> Response<ResponseBody> {
+    if let Ok(ray) = HeaderValue::from_str(id) {
+        response.headers_mut().insert(RAY, ray);
+    }
+    response
+}
+
+/// A response that is there already, or will be.
+type Answering =
+    Either<Ready<Response<ResponseBody>>, LocalBoxFuture<'static, Response<ResponseBody>>>;
+
+fn now(response: Response<ResponseBody>) -> Answering {
+    Either::Left(ready(response))
+}
+
 impl Dispatcher {
-    async fn answer(
-        &self,
+    fn answer(
+        self: &Rc<Self>,
         request: Request<Incoming>,
         connection: &Rc<Connection>,
         id: &Arc<str>,
-    ) -> Response<ResponseBody> {
+    ) -> Answering {
         let secure = connection.tls.is_some();
         let scheme = if secure { Scheme::Https } else { Scheme::Http };
         let authority = match request.uri().authority() {
@@ -143,81 +164,69 @@ impl Dispatcher {
             None => request.headers().get(HOST).and_then(|host| host.to_str().ok()),
         };
         let Some(authority) = authority.filter(|host| !host.is_empty()) else {
-            return refused(Problem::BadHost, &request, id);
+            return now(refused(Problem::BadHost, &request, id));
         };
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         let Some(target) = self.targets.route(scheme, authority, path) else {
-            return refused(Problem::NoRoute, &request, id);
+            return now(refused(Problem::NoRoute, &request, id));
         };
         if declared_length(&request)
             .is_some_and(|length| length > self.limits.request_body_bytes_max)
         {
-            return refused(Problem::BodyTooLarge, &request, id);
+            return now(refused(Problem::BodyTooLarge, &request, id));
         }
         let Some(version) = pick(&target, &request) else {
-            return refused(Problem::NoRoute, &request, id);
+            return now(refused(Problem::NoRoute, &request, id));
         };
         let mut url = String::with_capacity(8 + authority.len() + path.len());
         url.push_str(if secure { "https://" } else { "http://" });
         url.push_str(authority);
         url.push_str(path);
-        self.run(&target, version, request, connection, id, url.into()).await
-    }
-
-    async fn run(
-        &self,
-        target: &Target,
-        version: &VersionId,
-        request: Request<Incoming>,
-        connection: &Rc<Connection>,
-        id: &Arc<str>,
-        url: Arc<str>,
-    ) -> Response<ResponseBody> {
-        let hub = &self.host.hub;
-        let id = id.clone();
         let ip = connection.peer.ip().to_canonical();
+        let url: Arc<str> = url.into();
         let subject = Subject::fetch(
-            hub,
+            &self.host.hub,
             target.worker.clone(),
             version.clone(),
             &request,
             url.clone(),
             Some(ip),
         );
-        let instance = match self.pool.live(version) {
-            Some(instance) => instance,
-            None => match self.pool.instance(version).await {
-                Ok(instance) => instance,
-                Err(error) => {
-                    let (problem, outcome) = match &error {
-                        LoadError::Resting(outcome) => (Problem::Ended(*outcome), *outcome),
-                        _ => (Problem::NotStarted, Outcome::Exception),
-                    };
-                    let response = page(problem, request.headers(), &id);
-                    subject.refused(hub, id, outcome, error.to_string());
-                    return response;
-                }
-            },
+        let admitted =
+            Admitted { subject, request, connection: connection.clone(), id: id.clone(), url };
+        match self.pool.live(version) {
+            Some(instance) => self.invoke(&instance, admitted),
+            None => {
+                let (dispatcher, version) = (self.clone(), version.clone());
+                Either::Right(Box::pin(async move {
+                    match dispatcher.pool.instance(&version).await {
+                        Ok(instance) => dispatcher.invoke(&instance, admitted).await,
+                        Err(error) => dispatcher.not_started(&error, admitted),
+                    }
+                }))
+            }
+        }
+    }
+
+    fn not_started(&self, error: &LoadError, admitted: Admitted) -> Response<ResponseBody> {
+        let (problem, outcome) = match error {
+            LoadError::Resting(outcome) => (Problem::Ended(*outcome), *outcome),
+            _ => (Problem::NotStarted, Outcome::Exception),
         };
+        let response = page(problem, admitted.request.headers(), &admitted.id);
+        admitted.subject.refused(&self.host.hub, admitted.id, outcome, error.to_string());
+        response
+    }
+
+    fn invoke(&self, instance: &Instance, admitted: Admitted) -> Answering {
+        let Admitted { subject, request, connection, id, url } = admitted;
         if instance.in_flight() >= self.limits.concurrency_max as usize {
             let response = page(Problem::Overloaded, request.headers(), &id);
             let message = "the worker has limits.concurrency_max invocations under way".to_owned();
-            subject.refused(hub, id, Outcome::Overloaded, message);
-            return response;
+            subject.refused(&self.host.hub, id, Outcome::Overloaded, message);
+            return now(response);
         }
-        self.invoke(&instance, subject, request, connection, id, url).await
-    }
-
-    async fn invoke(
-        &self,
-        instance: &Instance,
-        subject: Subject,
-        request: Request<Incoming>,
-        connection: &Rc<Connection>,
-        id: Arc<str>,
-        url: Arc<str>,
-    ) -> Response<ResponseBody> {
-        let cf = self.cf.of(request.version(), connection);
+        let cf = self.cf.of(request.version(), &connection);
         let (mut parts, body) = request.into_parts();
         // The page of a failure is negotiated by what the client accepts.
         let accept = parts.headers.get(http::header::ACCEPT).cloned();
@@ -233,26 +242,30 @@ impl Dispatcher {
             let body = TimedBody::new(body, BODY_IDLE_TIMEOUT);
             Some(Box::pin(SizedBody { body, left: self.limits.request_body_bytes_max }))
         };
-        let (stamped, stamp_id) = (connection.clone(), id.clone());
+        let stamp_id = id.clone();
         let event = FetchEvent {
             id: id.clone(),
             url,
             request: Request::from_parts(parts, body),
-            finish_headers: Some(Box::new(move |headers| stamp(headers, &stamped, &stamp_id))),
+            finish_headers: Some(Box::new(move |headers| stamp(headers, &connection, &stamp_id))),
             cf,
         };
         let ended = on_end(self.host.hub.clone(), subject);
-        match instance.fetch(event, ended).await {
-            Ok(response) => response,
-            Err(failure) => {
-                let mut headers = http::HeaderMap::new();
-                if let Some(accept) = accept {
-                    headers.insert(http::header::ACCEPT, accept);
-                }
-                page(Problem::Ended(failure.outcome), &headers, &id)
+        match instance.fetch(event, ended) {
+            Either::Left(fetched) => now(shown(fetched.into_inner(), accept, &id)),
+            Either::Right(fetched) => {
+                Either::Right(Box::pin(async move { shown(fetched.await, accept, &id) }))
             }
         }
     }
+}
+
+/// The worker's response, or the page that says why there is none.
+fn shown(fetched: Fetched, accept: Option<HeaderValue>, id: &str) -> Response<ResponseBody> {
+    fetched.unwrap_or_else(|failure| {
+        let accept = accept.map(|accept| (http::header::ACCEPT, accept));
+        page(Problem::Ended(failure.outcome), &accept.into_iter().collect(), id)
+    })
 }
 
 /// The page for a request that reaches no worker; the log has its id.
