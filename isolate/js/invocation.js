@@ -5,6 +5,7 @@ const { core, primordials } = __bootstrap;
 const {
   op_invocation_ended,
   op_invocation_pass_through,
+  op_report_error,
   op_wait_until_begun,
   op_wait_until_over,
 } = core.ops;
@@ -30,14 +31,13 @@ class Invocation {
     this.id = id;
     this.ended = false;
     this.timers = null;
-    this.onFailure = null;
   }
 
   waitUntil(promise) {
     op_wait_until_begun(this.id);
     const over = () => op_wait_until_over(this.id);
     PromisePrototypeThen(PromiseResolve(promise), over, (error) => {
-      this.onFailure?.(this, error);
+      op_report_error(this.id, error);
       over();
     });
   }
@@ -81,13 +81,20 @@ function requireInvocation(what) {
   return invocation.id;
 }
 
-function setTimeout(callback, delay = 0, ...args) {
+// The invocation that a new timer belongs to; nothing once it has ended.
+function timerOwner(name, callback) {
   requireInvocation("Setting a timer");
   const invocation = currentInvocation();
-  if (invocation.ended) return 0;
+  if (invocation.ended) return null;
   if (typeof callback !== "function") {
-    throw new TypeError("setTimeout takes a function: code is not made from strings here");
+    throw new TypeError(`${name} takes a function: code is not made from strings here`);
   }
+  return invocation;
+}
+
+function setTimeout(callback, delay = 0, ...args) {
+  const invocation = timerOwner("setTimeout", callback);
+  if (invocation === null) return 0;
   const id = setWebTimeout(() => {
     invocation.releaseTimer(id);
     callback(...args);
@@ -97,12 +104,8 @@ function setTimeout(callback, delay = 0, ...args) {
 }
 
 function setInterval(callback, delay = 0, ...args) {
-  requireInvocation("Setting a timer");
-  const invocation = currentInvocation();
-  if (invocation.ended) return 0;
-  if (typeof callback !== "function") {
-    throw new TypeError("setInterval takes a function: code is not made from strings here");
-  }
+  const invocation = timerOwner("setInterval", callback);
+  if (invocation === null) return 0;
   const id = setWebInterval(() => callback(...args), delay);
   invocation.holdTimer(id);
   return id;

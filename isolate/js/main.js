@@ -64,10 +64,6 @@ function failed(invocation, error) {
   op_invocation_fail(invocation.id, error);
 }
 
-function waitUntilFailed(invocation, error) {
-  op_report_error(invocation.id, error);
-}
-
 function respond(invocation, response) {
   if (!ObjectPrototypeIsPrototypeOf(ResponsePrototype, response)) {
     throw new TypeError(
@@ -107,7 +103,6 @@ function call(name, handlerArguments, ctx) {
 
 function newInvocation(id) {
   const invocation = new Invocation(id);
-  invocation.onFailure = waitUntilFailed;
   setAsyncContext({ __proto__: null, invocation });
   return invocation;
 }

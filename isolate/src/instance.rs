@@ -103,7 +103,6 @@ pub(crate) struct Inner {
     pub(crate) inspector: Option<Inspector>,
     handle: IsolateHandle,
     watched: Rc<WatchedThread>,
-    buffers: Arc<BufferAccount>,
     heap_exceeded: Rc<StdCell<bool>>,
     state: StdCell<State>,
     driver: RefCell<Option<Waker>>,
@@ -131,7 +130,7 @@ impl Instance {
         let mut cell = Cell::new(CellOptions {
             loader: loader.clone(),
             heap_bytes_max: limits.heap_bytes_max,
-            buffers: buffers.clone(),
+            buffers,
             inspector,
         });
         let inspector = inspector.then(|| cell.with(|runtime| Inspector::of(runtime)));
@@ -161,7 +160,6 @@ impl Instance {
             inspector,
             handle,
             watched: thread.watched.clone(),
-            buffers,
             heap_exceeded,
             state: StdCell::new(State::Live),
             driver: RefCell::new(None),
@@ -193,11 +191,6 @@ impl Instance {
             State::Live => None,
             State::Condemned(outcome) => Some(outcome),
         }
-    }
-
-    /// Bytes held in `ArrayBuffer`s.
-    pub fn buffer_bytes(&self) -> usize {
-        self.inner.buffers.used()
     }
 }
 

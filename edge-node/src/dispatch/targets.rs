@@ -46,7 +46,6 @@ impl Target {
 struct Index {
     by_worker: HashMap<WorkerRef, Arc<Target>>,
     versions: HashSet<VersionId>,
-    revision: u64,
 }
 
 /// The route table and the index of workers. Reads take no lock.
@@ -102,7 +101,7 @@ impl Targets {
             .iter()
             .flat_map(|live| live.deployment.versions.iter().map(|(version, _)| version.clone()))
             .collect();
-        self.index.store(Arc::new(Index { by_worker, versions, revision: snapshot.revision }));
+        self.index.store(Arc::new(Index { by_worker, versions }));
     }
 
     /// The worker that a URL leads to.
@@ -121,10 +120,5 @@ impl Targets {
     /// Whether a version serves.
     pub fn serves(&self, version: &VersionId) -> bool {
         self.index.load().versions.contains(version)
-    }
-
-    /// The revision of the snapshot that this is made from.
-    pub fn revision(&self) -> u64 {
-        self.index.load().revision
     }
 }

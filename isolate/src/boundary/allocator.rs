@@ -21,11 +21,6 @@ impl BufferAccount {
         Arc::new(Self { used: AtomicUsize::new(0), max })
     }
 
-    /// Bytes held now.
-    pub(crate) fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
-    }
-
     fn grant(&self, bytes: usize) -> bool {
         let before = self.used.fetch_add(bytes, Ordering::Relaxed);
         if before.saturating_add(bytes) <= self.max {
