@@ -16,3 +16,4 @@ pub mod outbound;
 pub mod project;
 pub mod registry;
 pub mod report;
+pub mod state;

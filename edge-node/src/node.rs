@@ -153,7 +153,7 @@ impl Node {
         let shared = Arc::new(Shared {
             engine,
             config: config.clone(),
-            registry: registry.clone(),
+            state: Arc::new(registry.clone()),
             targets: targets.clone(),
             kv: Arc::new(kv.clone()),
             hub: hub.clone(),

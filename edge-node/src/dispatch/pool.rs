@@ -16,7 +16,8 @@ use rustc_hash::FxHashMap;
 
 use super::host::{Capabilities, InstanceHost, ThreadHost};
 use crate::config::LimitsConfig;
-use crate::registry::{self, Binding, Registry, Version, VersionId, VersionLimits};
+use crate::registry::{Binding, Version, VersionId, VersionLimits};
+use crate::state::{ServingState, StateError};
 
 /// Instances that one thread holds. The least recently used idle one makes room for another.
 const INSTANCES_MAX: usize = 1_000;
@@ -42,7 +43,7 @@ pub(super) enum LoadError {
     #[error("the version is not in the registry")]
     Missing,
     #[error("the version cannot be read: {0}")]
-    Registry(Arc<registry::RegistryError>),
+    State(#[from] StateError),
     #[error(transparent)]
     Start(StartError),
     #[error("the version went over its limits again and again and rests for a while: {}", .0.as_str())]
@@ -82,7 +83,7 @@ pub(super) struct Pool {
     offences: RefCell<FxHashMap<VersionId, Offences>>,
     clock: Cell<u64>,
     isolates: IsolateThread,
-    registry: Registry,
+    state: Arc<dyn ServingState>,
     limits: LimitsConfig,
     host: Rc<ThreadHost>,
 }
@@ -90,7 +91,7 @@ pub(super) struct Pool {
 impl Pool {
     pub(super) fn new(
         isolates: IsolateThread,
-        registry: Registry,
+        state: Arc<dyn ServingState>,
         limits: LimitsConfig,
         host: Rc<ThreadHost>,
     ) -> Rc<Self> {
@@ -99,7 +100,7 @@ impl Pool {
             offences: RefCell::default(),
             clock: Cell::new(0),
             isolates,
-            registry,
+            state,
             limits,
             host,
         };
@@ -192,12 +193,7 @@ impl Pool {
     }
 
     async fn load(self: &Rc<Self>, id: &VersionId) -> Result<Instance, LoadError> {
-        let (registry, wanted) = (self.registry.clone(), id.clone());
-        let version = tokio::task::spawn_blocking(move || registry.version(&wanted))
-            .await
-            .map_err(|_| LoadError::Missing)?
-            .map_err(|error| LoadError::Registry(Arc::new(error)))?
-            .ok_or(LoadError::Missing)?;
+        let version = self.state.version(id).await?.ok_or(LoadError::Missing)?;
         let (bindings, capabilities) = environment(&version);
         let host = InstanceHost::new(self.host.clone(), version.worker.clone(), capabilities);
         let options = InstanceOptions {

@@ -26,7 +26,8 @@ use crate::config::NodeConfig;
 use crate::inspect::{Debuggees, serving};
 use crate::observe::ReportHub;
 use crate::outbound::{Outbound, OutboundOptions};
-use crate::registry::{Registry, WorkerRef};
+use crate::registry::WorkerRef;
+use crate::state::ServingState;
 
 /// V8 takes close to 1 MiB of stack; the rest is for Rust around it.
 const STACK_BYTES: usize = 8 << 20;
@@ -60,8 +61,8 @@ pub struct Shared {
     pub engine: Arc<Engine>,
     /// The node's configuration.
     pub config: NodeConfig,
-    /// Versions.
-    pub registry: Registry,
+    /// What is deployed.
+    pub state: Arc<dyn ServingState>,
     /// Routes and workers.
     pub targets: Arc<Targets>,
     /// The KV store.
@@ -173,7 +174,7 @@ async fn run(
     let housekeeping = tokio::task::spawn_local(keep_house(shared.clone(), dispatcher.clone()));
     let events = tokio::task::spawn_local(take_jobs(dispatcher.clone(), inbox));
     let loading = shared.debuggees.is_some().then(|| {
-        tokio::task::spawn_local(load_deployed(shared.registry.clone(), dispatcher.clone()))
+        tokio::task::spawn_local(load_deployed(shared.state.clone(), dispatcher.clone()))
     });
     for listener in listeners {
         match listener.await {
@@ -219,7 +220,7 @@ fn dispatcher(shared: &Arc<Shared>) -> std::io::Result<Rc<Dispatcher>> {
         depths: RefCell::new(HashMap::new()),
     });
     let isolates = shared.engine.thread()?;
-    let pool = Pool::new(isolates, shared.registry.clone(), config.limits.clone(), host.clone());
+    let pool = Pool::new(isolates, shared.state.clone(), config.limits.clone(), host.clone());
     *host.pool.borrow_mut() = Rc::downgrade(&pool);
     let targets = shared.targets.clone();
     Ok(Rc::new(Dispatcher {
@@ -244,8 +245,8 @@ async fn keep_house(shared: Arc<Shared>, dispatcher: Rc<Dispatcher>) {
 }
 
 /// Loads what is deployed without waiting for a request, so that breakpoints can be set before the first.
-async fn load_deployed(registry: Registry, dispatcher: Rc<Dispatcher>) {
-    let mut snapshots = registry.subscribe();
+async fn load_deployed(state: Arc<dyn ServingState>, dispatcher: Rc<Dispatcher>) {
+    let mut snapshots = state.snapshots();
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
         for version in serving(&snapshot) {
