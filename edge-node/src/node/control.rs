@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use atoll_kv::{KvStore, SqliteOptions, SqliteStore};
+use atoll_kv::{Epochs, KvStore, SqliteOptions, SqliteStore};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -31,11 +31,15 @@ pub(crate) struct NodeStores {
 }
 
 impl NodeStores {
-    pub(crate) fn open(config: &NodeConfig) -> Result<Self, NodeError> {
+    /// Opens everything in the data directory. `epochs` tell other processes what changes in the KV store.
+    pub(crate) fn open(
+        config: &NodeConfig,
+        epochs: Option<Arc<Epochs>>,
+    ) -> Result<Self, NodeError> {
         let registry = Registry::open(&config.data_dir)?;
         registry.bootstrap()?;
         let (root_token, account) = root_token(&registry, &config.data_dir)?;
-        let kv = open_kv(config)?;
+        let kv = open_kv(config, epochs)?;
         let hub = ReportHub::new(Arc::new(Metrics::default()));
         Ok(Self { registry, kv, hub, root_token, account })
     }
@@ -123,11 +127,15 @@ impl Control {
     }
 }
 
-fn open_kv(config: &NodeConfig) -> Result<SqliteStore, NodeError> {
+fn open_kv(
+    config: &NodeConfig,
+    epochs: Option<Arc<Epochs>>,
+) -> Result<SqliteStore, NodeError> {
     let path = config.data_dir.join(KV_FILE);
     let options = SqliteOptions {
         cache_bytes_max: config.kv.cache_bytes_max,
         readers: config.kv.readers.get(),
+        epochs,
         ..SqliteOptions::default()
     };
     SqliteStore::open(&path, options).map_err(|source| NodeError::Kv { path, source })

@@ -48,7 +48,7 @@ impl Node {
     pub async fn start(config: NodeConfig) -> Result<Self, NodeError> {
         raise_file_limit();
         let engine = Arc::new(Engine::start(CODE_CACHE_BYTES_MAX)?);
-        let stores = NodeStores::open(&config)?;
+        let stores = NodeStores::open(&config, None)?;
         let tls = certificates::tls(&certificates::read(&config, &stores.registry)?)?;
         let Listeners { pairs, http, https } = Listeners::bind(&config, threads(&config)).await?;
         let admin = bind_admin(&config).await?;

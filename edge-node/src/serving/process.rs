@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use atoll_isolate::Engine;
 use bytes::Bytes;
-use tokio::net::UnixStream;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -84,7 +83,7 @@ async fn serve() -> Result<(), Fatal> {
     let system = SystemNetwork::read();
     // From here on nothing is read from the file system. There is no other thread yet.
     let sandbox = sandbox::enter();
-    let kv = process::kv::connect(fds.kv, fds.epochs, &config.kv).await?;
+    let kv = process::kv::connect(fds.kv, fds.epochs, &config.kv)?;
     let engine = Arc::new(Engine::start(CODE_CACHE_BYTES_MAX)?);
     let metrics = Arc::new(Metrics::default());
     let (hub, reports) = ReportHub::relayed(metrics.clone());

@@ -66,6 +66,11 @@ impl Child {
         self.crashes_sent.as_ref().unwrap_or(&self.crashes).as_fd()
     }
 
+    /// Whether it has not ended yet.
+    pub(super) fn is_running(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
+    }
+
     /// Has the child, whose link is closed, end; kills it when it does not.
     pub(super) async fn end(mut self) -> Ended {
         let status = match tokio::time::timeout(EXIT_MAX, self.process.wait()).await {
