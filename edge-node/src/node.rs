@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use atoll_isolate::Engine;
+use atoll_isolate::{Engine, EngineOptions};
 use atoll_kv::{KvStore, SqliteOptions, SqliteStore};
 use atoll_router::{
     BindError, CertStore, Certificates, DrainTrigger, TlsError, bind_reuse_port, drain_channel,
@@ -124,7 +124,10 @@ impl Node {
     /// When a file, a socket or a thread cannot be had.
     pub async fn start(config: NodeConfig) -> Result<Self, NodeError> {
         raise_file_limit();
-        let engine = Arc::new(Engine::start(CODE_CACHE_BYTES_MAX)?);
+        let engine = Arc::new(Engine::start(EngineOptions {
+            code_cache_bytes_max: CODE_CACHE_BYTES_MAX,
+            ..EngineOptions::default()
+        })?);
         let registry = Registry::open(&config.data_dir)?;
         registry.bootstrap()?;
         let (root_token, account) = root_token(&registry, &config.data_dir)?;

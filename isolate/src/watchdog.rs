@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use deno_core::v8::IsolateHandle;
 
-use crate::boundary::ThreadClock;
+use crate::boundary::{HeapGuard, ThreadClock};
 
 /// How often running code is looked at.
 const TICK: Duration = Duration::from_millis(1);
@@ -19,8 +19,13 @@ const IDLE_TICKS: u32 = 50;
 /// How long a sleep lasts at most.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
+/// Looks between two measurements of what an execution holds.
+const LOOKS_TO_PROBE: u32 = 10;
+
 struct Running {
     handle: IsolateHandle,
+    heap: Arc<HeapGuard>,
+    looks: u32,
     started: Instant,
     budget: Duration,
     /// The thread's CPU time when the execution started, once it has gone on for a tick. Reading the clock of
@@ -35,13 +40,18 @@ struct Slot {
 }
 
 impl Running {
-    /// Ends the execution if its budget is used up. Until the first look, all time counts as CPU time.
+    /// Ends the execution if its budget is used up, and has what it holds measured now and then: linear
+    /// memories grow without any collection. Until the first look, all time counts as CPU time.
     fn look(&mut self, cpu: Duration) {
         let started =
             *self.started_cpu.get_or_insert_with(|| cpu.saturating_sub(self.started.elapsed()));
         if !self.fired && cpu.saturating_sub(started) >= self.budget {
             self.fired = true;
             self.handle.terminate_execution();
+        }
+        self.looks += 1;
+        if self.looks.is_multiple_of(LOOKS_TO_PROBE) {
+            self.heap.probe();
         }
     }
 }
@@ -125,16 +135,19 @@ fn watch(shared: &Weak<Shared>) {
 }
 
 impl WatchedThread {
-    /// Runs `f`, which executes JS in the isolate behind `handle`, within a CPU budget.
+    /// Runs `f`, which executes JS in the isolate behind `handle` and `heap`, within a CPU budget.
     pub(crate) fn run<R>(
         &self,
         handle: &IsolateHandle,
+        heap: &Arc<HeapGuard>,
         budget: Duration,
         f: impl FnOnce() -> R,
     ) -> (R, Spent) {
         let started = Instant::now();
         *lock(&self.slot.running) = Some(Running {
             handle: handle.clone(),
+            heap: heap.clone(),
+            looks: 0,
             started,
             budget,
             started_cpu: None,

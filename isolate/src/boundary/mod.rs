@@ -6,8 +6,9 @@ mod allocator;
 mod calls;
 mod cell;
 mod clock;
+mod heap;
 
-pub(crate) use allocator::BufferAccount;
 pub(crate) use calls::{Call, CallError, Entries, install_entries};
 pub(crate) use cell::{Cell, CellOptions};
 pub(crate) use clock::ThreadClock;
+pub(crate) use heap::HeapGuard;
