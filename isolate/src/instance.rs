@@ -15,7 +15,7 @@ use crate::code_cache::CodeCache;
 use crate::exception::exception_of;
 use crate::host::Host;
 use crate::inspector::Inspector;
-use crate::invocation::{Answer, InvocationKey, Invocations, now_ms, spawn};
+use crate::invocation::{Answer, InvocationKey, InvocationLimits, Invocations, now_ms, spawn};
 use crate::limits::Limits;
 use crate::loader::ScriptLoader;
 use crate::memory::{self, InstanceMemory, Memory, MemoryAccount};
@@ -86,10 +86,11 @@ impl Engine {
     pub fn start(options: EngineOptions) -> std::io::Result<Self> {
         deno_core::v8_set_flags(V8_FLAGS.iter().map(|flag| (*flag).to_owned()).collect());
         JsRuntime::init_platform(None);
+        let memory = Memory::new(options.heap_bytes_max, options.memory_bytes_max);
         Ok(Self {
-            watchdog: Watchdog::start()?,
+            watchdog: Watchdog::start(memory.clone())?,
             code_cache: Arc::new(CodeCache::new(options.code_cache_bytes_max)),
-            memory: Memory::new(options.heap_bytes_max, options.memory_bytes_max),
+            memory,
         })
     }
 
@@ -159,8 +160,11 @@ impl Instance {
         let inspector = inspector.then(|| cell.with(|runtime| Inspector::of(runtime)));
         let console_host = host.clone();
         let invocations = Rc::new(Invocations::new(
-            limits.log_bytes_max,
-            limits.subrequests_max,
+            InvocationLimits {
+                log_bytes_max: limits.log_bytes_max,
+                subrequests_max: limits.subrequests_max,
+                connections_max: limits.connections_max,
+            },
             Box::new(move |id, line| console_host.console(id, line)),
         ));
         let handle = cell.handle();
@@ -261,7 +265,7 @@ impl Inner {
         }
         self.state.set(State::Condemned(outcome));
         for key in self.invocations.keys() {
-            self.invocations.answer(key, Answer::Failed(outcome, limit_exception(outcome)));
+            self.invocations.overrule(key, outcome, limit_exception(outcome));
         }
         self.wake_driver();
     }

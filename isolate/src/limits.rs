@@ -17,7 +17,9 @@ pub struct Limits {
     pub memory_bytes_max: usize,
     /// Subrequests of one invocation: fetches and KV operations.
     pub subrequests_max: u32,
-    /// Console output kept for one invocation, in bytes.
+    /// Connections to the internet that one invocation has open at once.
+    pub connections_max: usize,
+    /// Console output of one invocation, in bytes.
     pub log_bytes_max: usize,
 }
 
@@ -30,6 +32,7 @@ impl Default for Limits {
             wait_until: Duration::from_secs(30),
             memory_bytes_max: 128 << 20,
             subrequests_max: 1_000,
+            connections_max: 6,
             log_bytes_max: 256 << 10,
         }
     }

@@ -203,8 +203,8 @@ impl MemoryAccount {
         }
     }
 
-    /// The first refusal stands.
-    fn refuse(&self, refusal: Refusal) -> Refusal {
+    /// Notes that the isolate may not go on. The first refusal stands.
+    pub(crate) fn refuse(&self, refusal: Refusal) -> Refusal {
         let code = match refusal {
             Refusal::OwnLimit => REFUSED_OWN_LIMIT,
             Refusal::Budget => REFUSED_BUDGET,

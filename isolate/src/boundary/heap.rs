@@ -6,8 +6,7 @@
 //! lets the isolate be looked at: at its next interrupt or its next ordinary collection. By then what was
 //! allocated can be measured, and code that holds too much is ended.
 //!
-//! What still aborts the process, because the cage that all heaps share has no room for it, is several such
-//! largest objects at the same moment on different threads.
+//! What still aborts the process is told at [`LARGEST_OBJECT_BYTES`].
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use deno_core::{JsRuntime, v8};
 
-use crate::memory::MemoryAccount;
+use crate::memory::{MemoryAccount, Refusal};
 
 /// By how much the limit is raised until the isolate can be looked at: more than the largest string or array
 /// of V8 takes.
@@ -67,6 +66,17 @@ impl HeapGuard {
         self.handle.request_interrupt(interrupted, self.data());
     }
 
+    /// Has garbage collected at the isolate's next interrupt. From any thread.
+    pub(crate) fn collect(&self) {
+        self.handle.request_interrupt(collect_interrupted, self.data());
+    }
+
+    /// Ends what the isolate executes, for good. From any thread.
+    pub(crate) fn refuse(&self) {
+        self.account.refuse(Refusal::OwnLimit);
+        self.handle.terminate_execution();
+    }
+
     /// Measures the heap if it may have changed since the last time.
     pub(super) fn refresh(&self, isolate: &mut v8::Isolate) {
         if self.stale.load(Ordering::Relaxed) || self.raised.load(Ordering::Relaxed) {
@@ -81,17 +91,20 @@ impl HeapGuard {
         let heap = isolate.get_heap_statistics().total_heap_size();
         let external = isolate.adjust_amount_of_external_allocated_memory(0);
         let mut kept = self.account.charge(heap, usize::try_from(external).unwrap_or(0));
-        if self.raised.swap(false, Ordering::Relaxed) {
+        if self.raised.load(Ordering::Relaxed) {
             let mut granted = self.granted.load(Ordering::Relaxed);
             while kept.is_ok() && heap + FULL_BYTES > granted {
                 kept = self.account.next_heap_limit(granted).map(|next| granted = next);
             }
             self.granted.store(granted, Ordering::Relaxed);
-            isolate.remove_near_heap_limit_callback(near_heap_limit, granted);
-            isolate.add_near_heap_limit_callback(near_heap_limit, self.data());
         }
         if kept.is_err() {
+            // What is to end ends sooner with room left than with one collection after the other.
             self.handle.terminate_execution();
+        } else if self.raised.swap(false, Ordering::Relaxed) {
+            let granted = self.granted.load(Ordering::Relaxed);
+            isolate.remove_near_heap_limit_callback(near_heap_limit, granted);
+            isolate.add_near_heap_limit_callback(near_heap_limit, self.data());
         }
     }
 }
@@ -110,7 +123,7 @@ unsafe extern "C" fn near_heap_limit(data: *mut c_void, current: usize, _initial
     let guard = unsafe { guard(data) };
     if guard.raised.swap(true, Ordering::Relaxed) {
         // Even the largest object was not all, and nothing could look at the isolate since.
-        guard.handle.terminate_execution();
+        guard.refuse();
     } else {
         guard.probe();
     }
@@ -140,5 +153,14 @@ unsafe extern "C" fn interrupted(isolate: v8::UnsafeRawIsolatePtr, data: *mut c_
     let guard = unsafe { guard(data) };
     // SAFETY: V8 passes the isolate that it interrupts, which is alive and current.
     let mut isolate = unsafe { v8::Isolate::from_raw_isolate_ptr(isolate) };
+    guard.look(&mut isolate);
+}
+
+unsafe extern "C" fn collect_interrupted(isolate: v8::UnsafeRawIsolatePtr, data: *mut c_void) {
+    // SAFETY: the cell drops its guard after the isolate, and requests do not outlive the isolate.
+    let guard = unsafe { guard(data) };
+    // SAFETY: V8 passes the isolate that it interrupts, which is alive and current.
+    let mut isolate = unsafe { v8::Isolate::from_raw_isolate_ptr(isolate) };
+    isolate.memory_pressure_notification(v8::MemoryPressureLevel::Critical);
     guard.look(&mut isolate);
 }
