@@ -221,8 +221,8 @@ const BINDING = {
   service: (binding) => new Fetcher(binding.capability),
 };
 
-// Called by Rust before the script runs. `bindings` is JSON; `blobs` holds bytes by binding name.
-function bootstrap(bindings, blobs, inspected) {
+// Called by Rust once, when the isolate is made and nobody's script is known yet.
+function bootstrap(inspected) {
   // Reaches for Deno.core, so it goes first.
   if (inspected) core.wrapConsole(console, core.v8Console);
   delete globalThis.Deno;
@@ -233,6 +233,10 @@ function bootstrap(bindings, blobs, inspected) {
     if (StringPrototypeStartsWith(symbols[i].description ?? "", "Deno.")) delete globalThis[symbols[i]];
   }
   installGlobals();
+}
+
+// Called by Rust before the script runs. `bindings` is JSON; `blobs` holds bytes by binding name.
+function bind(bindings, blobs) {
   const list = JSONParse(bindings);
   for (let i = 0; i < list.length; i++) {
     const binding = list[i];
@@ -266,6 +270,6 @@ core.setUnhandledPromiseRejectionHandler((_promise, error) => {
   return true;
 });
 
-globalThis.__atoll = { bootstrap, exposeBindings, install, dispatchFetch, dispatchScheduled };
+globalThis.__atoll = { bootstrap, bind, exposeBindings, install, dispatchFetch, dispatchScheduled };
 return {};
 })();

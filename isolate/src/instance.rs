@@ -10,7 +10,7 @@ use std::time::Duration;
 use deno_core::v8::IsolateHandle;
 use deno_core::{JsRuntime, PollEventLoopOptions};
 
-use crate::boundary::{BufferAccount, Call, CallError, Cell, CellOptions, Entries};
+use crate::boundary::{Call, CallError, Cell, Entries};
 use crate::code_cache::CodeCache;
 use crate::exception::exception_of;
 use crate::host::Host;
@@ -21,6 +21,7 @@ use crate::loader::ScriptLoader;
 use crate::ops::InstanceState;
 use crate::outcome::{Exception, Outcome};
 use crate::script::{Binding, Script};
+use crate::spares::{Blank, Spares};
 use crate::start::{StartError, start};
 use crate::watchdog::{Watchdog, WatchedThread};
 
@@ -55,9 +56,11 @@ pub struct InstanceOptions {
 }
 
 /// The part of the engine that belongs to one thread. Instances are made from it and stay on its thread.
+#[derive(Clone)]
 pub struct IsolateThread {
     watched: Rc<WatchedThread>,
     code_cache: Arc<CodeCache>,
+    spares: Rc<Spares>,
 }
 
 impl Engine {
@@ -82,6 +85,7 @@ impl Engine {
         Ok(IsolateThread {
             watched: Rc::new(self.watchdog.enlist()?),
             code_cache: self.code_cache.clone(),
+            spares: Rc::default(),
         })
     }
 }
@@ -125,15 +129,12 @@ impl Instance {
         options: InstanceOptions,
     ) -> Result<Self, StartError> {
         let InstanceOptions { script, bindings, limits, host, inspector } = options;
-        let buffers = BufferAccount::new(limits.buffer_bytes_max);
-        let loader = Rc::new(ScriptLoader::new(script.clone(), thread.code_cache.clone()));
-        let mut cell = Cell::new(CellOptions {
-            loader: loader.clone(),
-            heap_bytes_max: limits.heap_bytes_max,
-            buffers,
-            inspector,
-        });
-        let inspector = inspector.then(|| cell.with(|runtime| Inspector::of(runtime)));
+        let blank = match inspector {
+            true => Blank::inspected(&limits)?,
+            false => thread.spares.take(&limits)?,
+        };
+        let Blank { mut cell, entries, loader, inspector, .. } = blank;
+        let loader = loader.bind(ScriptLoader::new(script.clone(), thread.code_cache.clone()));
         let console_host = host.clone();
         let invocations = Rc::new(Invocations::new(
             limits.log_bytes_max,
@@ -164,7 +165,7 @@ impl Instance {
             state: StdCell::new(State::Live),
             driver: RefCell::new(None),
         });
-        let (entries, handlers) = start(&inner, &script, &loader, &bindings).await?;
+        let handlers = start(&inner, &entries, &script, loader, &bindings).await?;
         *inner.entries.borrow_mut() = Some(entries);
         spawn(drive(Rc::downgrade(&inner)));
         Ok(Self { inner, handlers: handlers.into() })

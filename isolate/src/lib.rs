@@ -21,6 +21,7 @@ mod loader;
 mod ops;
 mod outcome;
 mod script;
+mod spares;
 mod start;
 mod watchdog;
 

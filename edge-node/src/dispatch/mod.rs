@@ -9,6 +9,7 @@ mod host;
 mod pages;
 mod pool;
 mod service;
+mod spares;
 mod targets;
 mod thread;
 

@@ -11,6 +11,7 @@ use crate::script::{Binding, BindingValue};
 pub(crate) struct Entries {
     fetch: v8::Global<v8::Function>,
     scheduled: v8::Global<v8::Function>,
+    bind: v8::Global<v8::Function>,
     install: v8::Global<v8::Function>,
     expose_bindings: v8::Global<v8::Function>,
 }
@@ -68,11 +69,22 @@ fn byte_array<'s>(
     v8::Uint8Array::new(scope, buffer, 0, bytes.len())
 }
 
-/// Takes the runtime's entries off the global object, hides the machinery, and fills in `env`. With an
-/// inspector, what the script writes to the console goes there too.
+/// What `env` holds goes to the instance as JSON, with the bytes beside it.
+fn call_with_bindings(
+    scope: &mut v8::PinScope<'_, '_>,
+    function: &v8::Global<v8::Function>,
+    bindings: &[Binding],
+) -> Result<(), CallError> {
+    let json = serde_json_of(bindings);
+    let json = v8::String::new(scope, &json).ok_or(CallError::Terminated)?;
+    let blobs = blobs(scope, bindings);
+    call(scope, function, &[json.into(), blobs.into()], |_, _| ())
+}
+
+/// Takes the runtime's entries off the global object, hides the machinery, and puts the globals in their
+/// place. With an inspector, what the script writes to the console goes there too.
 pub(crate) fn install_entries(
     runtime: &mut JsRuntime,
-    bindings: &[Binding],
     inspector: Option<&Inspector>,
 ) -> Result<Entries, CallError> {
     scope!(scope, runtime);
@@ -84,17 +96,15 @@ pub(crate) fn install_entries(
     let entries = Entries {
         fetch: function(scope, holder, "dispatchFetch"),
         scheduled: function(scope, holder, "dispatchScheduled"),
+        bind: function(scope, holder, "bind"),
         install: function(scope, holder, "install"),
         expose_bindings: function(scope, holder, "exposeBindings"),
     };
     let bootstrap = function(scope, holder, "bootstrap");
     let key = v8::String::new(scope, "__atoll").expect("a short name is a valid string");
     global.delete(scope, key.into());
-    let json = serde_json_of(bindings);
-    let json = v8::String::new(scope, &json).ok_or(CallError::Terminated)?;
-    let blobs = blobs(scope, bindings);
     let inspected = v8::Boolean::new(scope, inspector.is_some());
-    call(scope, &bootstrap, &[json.into(), blobs.into(), inspected.into()], |_, _| ())?;
+    call(scope, &bootstrap, &[inspected.into()], |_, _| ())?;
     Ok(entries)
 }
 
@@ -162,6 +172,16 @@ impl Entries {
         called?;
         scope.perform_microtask_checkpoint();
         if scope.is_execution_terminating() { Err(CallError::Terminated) } else { Ok(()) }
+    }
+
+    /// Fills in `env`.
+    pub(crate) fn bind(
+        &self,
+        runtime: &mut JsRuntime,
+        bindings: &[Binding],
+    ) -> Result<(), CallError> {
+        scope!(scope, runtime);
+        call_with_bindings(scope, &self.bind, bindings)
     }
 
     /// Makes the bindings globals, as service-worker scripts see them.

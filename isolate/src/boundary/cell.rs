@@ -65,6 +65,7 @@ impl Cell {
             create_params: Some(params),
             inspector: options.inspector,
             is_main: true,
+            skip_op_registration: true,
             ..Default::default()
         });
         // SAFETY: creation entered the isolate on this thread; leaving it restores the invariant.
