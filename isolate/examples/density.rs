@@ -120,11 +120,7 @@ async fn measure(thread: IsolateThread, instances: usize) {
     show("second call", again);
     println!("{:28} {:.3} MB", "private memory each", each(private, private_after));
     println!("{:28} {:.3} MB", "proportional memory each", each(pss, pss_after));
-    println!(
-        "{:28} {:.1}",
-        "mappings each",
-        (mappings_after - mappings) as f64 / instances as f64
-    );
+    println!("{:28} {:.1}", "mappings each", (mappings_after - mappings) as f64 / instances as f64);
 }
 
 fn main() {

@@ -60,7 +60,7 @@ pub struct InstanceOptions {
 pub struct IsolateThread {
     watched: Rc<WatchedThread>,
     code_cache: Arc<CodeCache>,
-    spares: Rc<Spares>,
+    pub(crate) spares: Rc<Spares>,
 }
 
 impl Engine {
@@ -130,7 +130,7 @@ impl Instance {
     ) -> Result<Self, StartError> {
         let InstanceOptions { script, bindings, limits, host, inspector } = options;
         let blank = match inspector {
-            true => Blank::inspected(&limits)?,
+            true => thread.spares.inspected(&limits)?,
             false => thread.spares.take(&limits)?,
         };
         let Blank { mut cell, entries, loader, inspector, .. } = blank;

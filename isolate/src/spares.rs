@@ -38,22 +38,18 @@ pub(crate) struct Blank {
 }
 
 impl Blank {
-    fn make(sizes: Sizes, inspected: bool) -> Result<Self, CallError> {
+    fn make(sizes: Sizes, slices: &Rc<StdCell<u64>>, inspected: bool) -> Result<Self, CallError> {
         let loader = Rc::new(LateLoader::default());
         let mut cell = Cell::new(CellOptions {
             loader: loader.clone(),
             heap_bytes_max: sizes.heap_bytes_max,
             buffers: BufferAccount::new(sizes.buffer_bytes_max),
             inspector: inspected,
+            slices: slices.clone(),
         });
         let inspector = inspected.then(|| cell.with(|runtime| Inspector::of(runtime)));
         let entries = cell.with(|runtime| install_entries(runtime, inspector.as_ref()))?;
         Ok(Self { cell, entries, loader, inspector, sizes })
-    }
-
-    /// An isolate with a debugger's door. There is no use in making one ahead.
-    pub(crate) fn inspected(limits: &Limits) -> Result<Self, CallError> {
-        Self::make(limits.into(), true)
     }
 }
 
@@ -120,10 +116,15 @@ impl Spares {
             self.shelf.borrow_mut().extract_if(.., |spare| spare.sizes != sizes).collect();
         drop(outdated);
         if self.len() < SPARES_MAX
-            && let Ok(blank) = Blank::make(sizes, false)
+            && let Ok(blank) = Blank::make(sizes, &self.slices, false)
         {
             self.shelf.borrow_mut().push(blank);
         }
+    }
+
+    /// An isolate with a debugger's door. There is no use in making one ahead.
+    pub(crate) fn inspected(&self, limits: &Limits) -> Result<Blank, CallError> {
+        Blank::make(limits.into(), &self.slices, true)
     }
 
     /// A blank isolate for a script with these limits: a spare one if there is any.
@@ -136,7 +137,7 @@ impl Spares {
                 self.taken.notify_one();
                 Ok(blank)
             }
-            None => Blank::make(sizes, false),
+            None => Blank::make(sizes, &self.slices, false),
         }
     }
 }

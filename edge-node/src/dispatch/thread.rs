@@ -174,9 +174,10 @@ async fn run(
         });
     let housekeeping = tokio::task::spawn_local(keep_house(shared.clone(), dispatcher.clone()));
     let events = tokio::task::spawn_local(take_jobs(dispatcher.clone(), inbox));
-    let loading = shared.debuggees.is_some().then(|| {
-        tokio::task::spawn_local(load_deployed(shared.state.clone(), dispatcher.clone()))
-    });
+    let loading = shared
+        .debuggees
+        .is_some()
+        .then(|| tokio::task::spawn_local(load_deployed(shared.state.clone(), dispatcher.clone())));
     for listener in listeners {
         match listener.await {
             Ok(Ok(drained)) => {

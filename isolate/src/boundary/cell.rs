@@ -1,6 +1,7 @@
 //! The cell: one `JsRuntime` that is entered only for the length of a closure, so that many isolates can
 //! take turns on one thread.
 
+use std::cell::Cell as StdCell;
 use std::mem::ManuallyDrop;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ pub(crate) struct CellOptions {
     pub(crate) heap_bytes_max: usize,
     pub(crate) buffers: Arc<BufferAccount>,
     pub(crate) inspector: bool,
+    /// Counts how often the isolates of the thread are entered.
+    pub(crate) slices: Rc<StdCell<u64>>,
 }
 
 /// One isolate. It lives and dies on the thread that made it.
@@ -27,6 +30,7 @@ pub(crate) struct CellOptions {
 /// isolate only in debug builds; a forgotten entry then crashes instead of reading another tenant's heap.
 pub(crate) struct Cell {
     runtime: ManuallyDrop<JsRuntime>,
+    slices: Rc<StdCell<u64>>,
 }
 
 /// Exits the isolate when the closure returns or unwinds.
@@ -70,11 +74,12 @@ impl Cell {
         });
         // SAFETY: creation entered the isolate on this thread; leaving it restores the invariant.
         unsafe { runtime.v8_isolate().exit() };
-        Self { runtime: ManuallyDrop::new(runtime) }
+        Self { runtime: ManuallyDrop::new(runtime), slices: options.slices }
     }
 
     /// Enters the isolate, runs `f`, and leaves it.
     pub(crate) fn with<R>(&mut self, f: impl FnOnce(&mut JsRuntime) -> R) -> R {
+        self.slices.set(self.slices.get() + 1);
         let _entered = Entered::new(&mut self.runtime);
         f(&mut self.runtime)
     }
