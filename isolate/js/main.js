@@ -1,7 +1,9 @@
 // The instance's heart: takes the script's exports, builds env, and turns one call from Rust into one call
 // of a handler and one answer.
 (function () {
-const { core, primordials } = __bootstrap;
+const { core } = __bootstrap;
+const { installClock } = core.loadExtScript("ext:atoll/clock.js");
+const { primordials } = __bootstrap;
 const {
   op_invocation_fail,
   op_invocation_handled,
@@ -222,7 +224,7 @@ const BINDING = {
 };
 
 // Called by Rust once, when the isolate is made and nobody's script is known yet.
-function bootstrap(inspected) {
+function bootstrap(inspected, time) {
   // Reaches for Deno.core, so it goes first.
   if (inspected) core.wrapConsole(console, core.v8Console);
   delete globalThis.Deno;
@@ -232,6 +234,7 @@ function bootstrap(inspected) {
   for (let i = 0; i < symbols.length; i++) {
     if (StringPrototypeStartsWith(symbols[i].description ?? "", "Deno.")) delete globalThis[symbols[i]];
   }
+  installClock(time);
   installGlobals();
 }
 

@@ -126,8 +126,8 @@ impl ScriptLoader {
     fn cached(&self, module: &Module) -> Option<SourceCodeCacheInfo> {
         let hash = self.script.content_hash(&module.name)?;
         let short = u64::from_le_bytes(hash[..8].try_into().expect("a SHA-256 has 32 bytes"));
-        let data = self.cache.get(&hash).map(|code| Cow::Owned(code.to_vec()));
-        Some(SourceCodeCacheInfo { hash: short, data })
+        let code = self.cache.get(&hash)?;
+        Some(SourceCodeCacheInfo { hash: short, data: Some(Cow::Owned(code.to_vec())) })
     }
 
     /// Wraps a CommonJS module. `require` sees the script's other modules by the names they were uploaded

@@ -5,6 +5,7 @@ use deno_core::error::JsError;
 use deno_core::{JsRuntime, scope, v8};
 
 use crate::inspector::Inspector;
+use crate::ops::time::SeenTime;
 use crate::script::{Binding, BindingValue};
 
 /// The functions that `js/main.js` gives out.
@@ -87,6 +88,7 @@ pub(crate) fn install_entries(
     runtime: &mut JsRuntime,
     inspector: Option<&Inspector>,
 ) -> Result<Entries, CallError> {
+    let time = runtime.op_state().borrow().borrow::<SeenTime>().clone();
     scope!(scope, runtime);
     let context = scope.get_current_context();
     context.set_allow_generation_from_strings(false);
@@ -104,7 +106,8 @@ pub(crate) fn install_entries(
     let key = v8::String::new(scope, "__atoll").expect("a short name is a valid string");
     global.delete(scope, key.into());
     let inspected = v8::Boolean::new(scope, inspector.is_some());
-    call(scope, &bootstrap, &[inspected.into()], |_, _| ())?;
+    let time = v8::ArrayBuffer::with_backing_store(scope, time.store());
+    call(scope, &bootstrap, &[inspected.into(), time.into()], |_, _| ())?;
     Ok(entries)
 }
 

@@ -10,6 +10,7 @@ use deno_core::{JsRuntime, ModuleLoader, RuntimeOptions, v8};
 
 use super::allocator::{BufferAccount, allocator};
 use crate::extension;
+use crate::ops::time::SeenTime;
 
 /// The startup snapshot that the build script made.
 static SNAPSHOT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/runtime.snapshot"));
@@ -30,6 +31,7 @@ pub(crate) struct CellOptions {
 /// isolate only in debug builds; a forgotten entry then crashes instead of reading another tenant's heap.
 pub(crate) struct Cell {
     runtime: ManuallyDrop<JsRuntime>,
+    time: SeenTime,
     slices: Rc<StdCell<u64>>,
 }
 
@@ -72,14 +74,17 @@ impl Cell {
             skip_op_registration: true,
             ..Default::default()
         });
+        let time = SeenTime::new();
+        runtime.op_state().borrow_mut().put(time.clone());
         // SAFETY: creation entered the isolate on this thread; leaving it restores the invariant.
         unsafe { runtime.v8_isolate().exit() };
-        Self { runtime: ManuallyDrop::new(runtime), slices: options.slices }
+        Self { runtime: ManuallyDrop::new(runtime), time, slices: options.slices }
     }
 
-    /// Enters the isolate, runs `f`, and leaves it.
+    /// Enters the isolate at the present time, runs `f`, and leaves it.
     pub(crate) fn with<R>(&mut self, f: impl FnOnce(&mut JsRuntime) -> R) -> R {
         self.slices.set(self.slices.get() + 1);
+        self.time.advance();
         let _entered = Entered::new(&mut self.runtime);
         f(&mut self.runtime)
     }
