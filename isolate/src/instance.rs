@@ -10,9 +10,7 @@ use std::time::Duration;
 use deno_core::v8::IsolateHandle;
 use deno_core::{JsRuntime, PollEventLoopOptions};
 
-use crate::boundary::{
-    Call, CallError, Cell, CellOptions, CrashLabel, CrashSlot, Entries, HeapGuard,
-};
+use crate::boundary::{Call, CallError, Cell, CrashLabel, CrashSlot, Entries, HeapGuard};
 use crate::code_cache::CodeCache;
 use crate::exception::exception_of;
 use crate::host::Host;
@@ -24,6 +22,7 @@ use crate::memory::{self, InstanceMemory, Memory, MemoryAccount};
 use crate::ops::InstanceState;
 use crate::outcome::{Exception, Outcome};
 use crate::script::{Binding, Script};
+use crate::spares::{Blank, Spares};
 use crate::start::{StartError, start};
 use crate::watchdog::{Watchdog, WatchedThread};
 
@@ -77,11 +76,12 @@ pub struct InstanceOptions {
 }
 
 /// The part of the engine that belongs to one thread. Instances are made from it and stay on its thread.
+#[derive(Clone)]
 pub struct IsolateThread {
     watched: Rc<WatchedThread>,
     crash_slot: Rc<CrashSlot>,
     code_cache: Arc<CodeCache>,
-    memory: Memory,
+    pub(crate) spares: Rc<Spares>,
 }
 
 impl Engine {
@@ -114,7 +114,7 @@ impl Engine {
             watched: Rc::new(self.watchdog.enlist()?),
             crash_slot: Rc::new(CrashSlot::claim()),
             code_cache: self.code_cache.clone(),
-            memory: self.memory.clone(),
+            spares: Rc::new(Spares::new(self.memory.clone())),
         })
     }
 }
@@ -161,12 +161,13 @@ impl Instance {
         options: InstanceOptions,
     ) -> Result<Self, StartError> {
         let InstanceOptions { script, bindings, limits, host, inspector, label } = options;
-        let account = MemoryAccount::open(&thread.memory);
+        let blank = match inspector {
+            true => thread.spares.inspected()?,
+            false => thread.spares.take()?,
+        };
+        let Blank { mut cell, account, entries, loader, inspector } = blank;
+        let loader = loader.bind(ScriptLoader::new(script.clone(), thread.code_cache.clone()));
         account.limit(limits.memory_bytes_max);
-        let loader = Rc::new(ScriptLoader::new(script.clone(), thread.code_cache.clone()));
-        let mut cell =
-            Cell::new(CellOptions { loader: loader.clone(), account: account.clone(), inspector });
-        let inspector = inspector.then(|| cell.with(|runtime| Inspector::of(runtime)));
         let console_host = host.clone();
         let invocations = Rc::new(Invocations::new(
             InvocationLimits {
@@ -195,7 +196,7 @@ impl Instance {
             state: StdCell::new(State::Live),
             driver: RefCell::new(None),
         });
-        let (entries, handlers) = start(&inner, &script, &loader, &bindings).await?;
+        let handlers = start(&inner, &entries, &script, loader, &bindings).await?;
         *inner.entries.borrow_mut() = Some(entries);
         inner.cell.borrow_mut().measure();
         spawn(drive(Rc::downgrade(&inner)));

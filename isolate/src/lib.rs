@@ -25,6 +25,7 @@ mod native;
 mod ops;
 mod outcome;
 mod script;
+mod spares;
 mod start;
 mod watchdog;
 

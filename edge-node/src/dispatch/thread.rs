@@ -23,6 +23,7 @@ use super::host::{ConsoleLine, ThreadHost};
 use super::pool::Pool;
 use super::quarantine::Quarantined;
 use super::service::{Dispatcher, Front, new_id};
+use super::spares;
 use super::targets::Targets;
 use crate::config::NodeConfig;
 use crate::inspect::{Debuggees, serving};
@@ -243,6 +244,7 @@ fn dispatcher(shared: &Arc<Shared>) -> std::io::Result<Rc<Dispatcher>> {
         depths: RefCell::new(HashMap::new()),
     });
     let isolates = shared.engine.thread()?;
+    tokio::task::spawn_local(spares::keep(isolates.clone(), config.isolates.spares_per_thread));
     let pool = Pool::new(isolates, shared.state.clone(), config.limits.clone(), host.clone());
     *host.pool.borrow_mut() = Rc::downgrade(&pool);
     let targets = shared.targets.clone();

@@ -1,6 +1,7 @@
 //! The cell: one `JsRuntime` that is entered only for the length of a closure, so that many isolates can
 //! take turns on one thread.
 
+use std::cell::Cell as StdCell;
 use std::mem::ManuallyDrop;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use super::allocator::allocator;
 use super::heap::HeapGuard;
 use crate::extension;
 use crate::memory::{HEAP_START_BYTES, MemoryAccount};
+use crate::ops::time::SeenTime;
 
 /// The startup snapshot that the build script made.
 static SNAPSHOT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/runtime.snapshot"));
@@ -23,6 +25,8 @@ pub(crate) struct CellOptions {
     pub(crate) loader: Rc<dyn ModuleLoader>,
     pub(crate) account: Arc<MemoryAccount>,
     pub(crate) inspector: bool,
+    /// Counts how often the isolates of the thread are entered.
+    pub(crate) slices: Rc<StdCell<u64>>,
 }
 
 /// One isolate. It lives and dies on the thread that made it.
@@ -33,6 +37,8 @@ pub(crate) struct Cell {
     runtime: ManuallyDrop<JsRuntime>,
     account: Arc<MemoryAccount>,
     guard: Arc<HeapGuard>,
+    time: SeenTime,
+    slices: Rc<StdCell<u64>>,
 }
 
 /// Exits the isolate when the closure returns or unwinds.
@@ -72,17 +78,22 @@ impl Cell {
             create_params: Some(params),
             inspector: options.inspector,
             is_main: true,
+            skip_op_registration: true,
             ..Default::default()
         });
+        let time = SeenTime::new();
+        runtime.op_state().borrow_mut().put(time.clone());
         let account = options.account;
         let guard = HeapGuard::install(&mut runtime, account.clone(), HEAP_START_BYTES);
         // SAFETY: creation entered the isolate on this thread; leaving it restores the invariant.
         unsafe { runtime.v8_isolate().exit() };
-        Self { runtime: ManuallyDrop::new(runtime), account, guard }
+        Self { runtime: ManuallyDrop::new(runtime), account, guard, time, slices: options.slices }
     }
 
-    /// Enters the isolate, runs `f`, charges what it holds now, and leaves it.
+    /// Enters the isolate at the present time, runs `f`, charges what it holds now, and leaves it.
     pub(crate) fn with<R>(&mut self, f: impl FnOnce(&mut JsRuntime) -> R) -> R {
+        self.slices.set(self.slices.get() + 1);
+        self.time.advance();
         let _entered = Entered::new(&mut self.runtime);
         let result = f(&mut self.runtime);
         self.guard.refresh(self.runtime.v8_isolate());

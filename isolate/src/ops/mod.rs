@@ -5,6 +5,7 @@ mod kv;
 mod life;
 mod request;
 mod respond;
+pub(crate) mod time;
 
 pub(crate) use fetch::op_fetch_hop;
 pub(crate) use kv::{op_kv_delete, op_kv_get, op_kv_list, op_kv_put};
@@ -14,6 +15,7 @@ pub(crate) use life::{
 };
 pub(crate) use request::{op_request_body, op_request_cf, op_request_headers};
 pub(crate) use respond::op_respond;
+pub(crate) use time::{op_now, op_time_origin};
 
 use std::rc::Rc;
 
