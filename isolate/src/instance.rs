@@ -22,7 +22,7 @@ use crate::ops::InstanceState;
 use crate::outcome::{Exception, Outcome};
 use crate::script::{Binding, Script};
 use crate::start::{StartError, start};
-use crate::watchdog::{Watchdog, WatchedThread};
+use crate::watchdog::{Pulse, Watchdog, WatchedThread};
 
 /// By how much the heap limit is raised while an isolate that reached it is being ended, in bytes.
 const HEAP_GRACE_BYTES: usize = 64 << 20;
@@ -86,6 +86,13 @@ impl Engine {
     }
 }
 
+impl IsolateThread {
+    /// What other threads may see of this one.
+    pub fn pulse(&self) -> Pulse {
+        self.watched.pulse()
+    }
+}
+
 /// Where an instance is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
@@ -105,6 +112,7 @@ pub(crate) struct Inner {
     watched: Rc<WatchedThread>,
     heap_exceeded: Rc<StdCell<bool>>,
     state: StdCell<State>,
+    longest_slice: StdCell<Duration>,
     driver: RefCell<Option<Waker>>,
 }
 
@@ -162,6 +170,7 @@ impl Instance {
             watched: thread.watched.clone(),
             heap_exceeded,
             state: StdCell::new(State::Live),
+            longest_slice: StdCell::default(),
             driver: RefCell::new(None),
         });
         let (entries, handlers) = start(&inner, &script, &loader, &bindings).await?;
@@ -185,6 +194,16 @@ impl Instance {
         self.inner.invocations.len()
     }
 
+    /// The CPU time of the longest slice since the last [`Instance::take_longest_slice`], start-up included.
+    pub fn longest_slice(&self) -> Duration {
+        self.inner.longest_slice.get()
+    }
+
+    /// The same, and begins to look anew.
+    pub fn take_longest_slice(&self) -> Duration {
+        self.inner.longest_slice.take()
+    }
+
     /// The outcome for which the instance was condemned; it takes no more calls then.
     pub fn condemned(&self) -> Option<Outcome> {
         match self.inner.state.get() {
@@ -204,6 +223,7 @@ impl Inner {
         let mut cell = self.cell.borrow_mut();
         let (result, spent) = self.watched.run(&self.handle, budget, || cell.with(f));
         drop(cell);
+        self.longest_slice.set(self.longest_slice.get().max(spent.cpu));
         if self.heap_exceeded.get() {
             self.condemn(Outcome::ExceededMemory);
         } else if spent.over_budget {

@@ -35,3 +35,4 @@ pub use limits::Limits;
 pub use outcome::{Exception, LogLevel, LogLine, Outcome};
 pub use script::{Binding, BindingValue, Module, ModuleKind, Script, ScriptFormat};
 pub use start::StartError;
+pub use watchdog::Pulse;

@@ -26,7 +26,7 @@ const DURATION_BUCKETS_S: [f64; 13] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 120.0];
 const CPU_BUCKETS_S: [f64; 11] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 30.0];
-const OUTCOMES: [Outcome; 8] = [
+const OUTCOMES: [Outcome; 9] = [
     Outcome::Ok,
     Outcome::Exception,
     Outcome::ExceededCpu,
@@ -34,6 +34,7 @@ const OUTCOMES: [Outcome; 8] = [
     Outcome::ExceededWall,
     Outcome::Canceled,
     Outcome::Overloaded,
+    Outcome::RateLimited,
     Outcome::Internal,
 ];
 
