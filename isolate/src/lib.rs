@@ -24,8 +24,8 @@ mod script;
 mod start;
 mod watchdog;
 
-pub use boundary::{CRASH_LABEL_BYTES_MAX, report_crashes};
 pub use body::{ResponseBody, StreamBody};
+pub use boundary::{CRASH_LABEL_BYTES_MAX, report_crashes};
 pub use call::{Failure, FetchEvent, Fetched, Fetching};
 pub use code_cache::CodeCache;
 pub use host::{Body, BoxError, Decode, FetchHop, Host, HostError, KvCall, KvEntry, KvReply, Via};

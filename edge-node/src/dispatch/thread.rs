@@ -193,9 +193,10 @@ async fn run(
         });
     let housekeeping = tokio::task::spawn_local(keep_house(shared.clone(), dispatcher.clone()));
     let events = tokio::task::spawn_local(take_jobs(dispatcher.clone(), inbox));
-    let loading = shared.debuggees.is_some().then(|| {
-        tokio::task::spawn_local(load_deployed(shared.state.clone(), dispatcher.clone()))
-    });
+    let loading = shared
+        .debuggees
+        .is_some()
+        .then(|| tokio::task::spawn_local(load_deployed(shared.state.clone(), dispatcher.clone())));
     // Whoever started the thread may not care.
     let _ = starting.send(());
     for listener in listeners {
@@ -227,10 +228,8 @@ async fn run(
 
 fn dispatcher(shared: &Arc<Shared>) -> std::io::Result<Rc<Dispatcher>> {
     let config = &shared.config;
-    let options = OutboundOptions {
-        allow: config.outbound.allow.clone(),
-        ..OutboundOptions::default()
-    };
+    let options =
+        OutboundOptions { allow: config.outbound.allow.clone(), ..OutboundOptions::default() };
     let outbound = Outbound::new(options, &shared.system);
     let host = Rc::new(ThreadHost {
         outbound,

@@ -176,7 +176,11 @@ impl Metrics {
     /// The counter of this name (`process_restarts`).
     pub fn counter(&self, name: &str, help: &str) -> Count {
         let mut counters = lock(&self.counters);
-        counters.entry(name.to_owned()).or_insert_with(|| (help.to_owned(), Count::default())).1.clone()
+        counters
+            .entry(name.to_owned())
+            .or_insert_with(|| (help.to_owned(), Count::default()))
+            .1
+            .clone()
     }
 
     /// Adds a gauge whose value is asked for at every scrape (`isolates_live`). The callback must
@@ -241,7 +245,10 @@ impl Metrics {
             failed.fetch_add(more_failed, Ordering::Relaxed);
         }
         for Named { name, help, value } in delta.counters.into_iter().take(NAMES_MAX) {
-            if is_name(&name) && (lock(&self.counters).len() < NAMES_MAX || value > 0) {
+            let known = lock(&self.counters);
+            let wanted = known.len() < NAMES_MAX || known.contains_key(&name);
+            drop(known);
+            if wanted && is_name(&name) {
                 self.counter(&name, &help).add(value);
             }
         }

@@ -20,7 +20,7 @@ const PROGRAM: &str = "/proc/self/exe";
 const CRASH_REPORT_BYTES_MAX: u64 = 64 << 10;
 
 /// How long a process may take to end once its link is closed.
-const EXIT_MAX: Duration = Duration::from_secs(5);
+const EXIT_MAX: Duration = Duration::from_secs(1);
 
 /// A running child.
 pub(super) struct Child {
@@ -93,7 +93,8 @@ impl Child {
         drop(self.crashes_sent);
         let mut report = Vec::new();
         // Cut off by an error only when something else holds the pipe: what was read counts.
-        let _ = std::fs::File::from(self.crashes).take(CRASH_REPORT_BYTES_MAX).read_to_end(&mut report);
+        let _ =
+            std::fs::File::from(self.crashes).take(CRASH_REPORT_BYTES_MAX).read_to_end(&mut report);
         let report = String::from_utf8_lossy(&report);
         let mut culprits: Vec<Culprit> = report.lines().filter_map(Culprit::parse).collect();
         culprits.dedup();
