@@ -246,7 +246,10 @@ impl Metrics {
             failed.fetch_add(more_failed, Ordering::Relaxed);
         }
         for Named { name, help, value } in delta.counters.into_iter().take(NAMES_MAX) {
-            if is_name(&name) && (lock(&self.counters).len() < NAMES_MAX || value > 0) {
+            let known = lock(&self.counters);
+            let wanted = known.len() < NAMES_MAX || known.contains_key(&name);
+            drop(known);
+            if wanted && is_name(&name) {
                 self.counter(&name, &help).add(value);
             }
         }
