@@ -16,4 +16,5 @@ pub mod outbound;
 pub mod project;
 pub mod registry;
 pub mod report;
+pub mod sandbox;
 pub mod state;
