@@ -112,6 +112,13 @@ impl Engine {
     }
 }
 
+impl IsolateThread {
+    /// What all isolates of the process hold together.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+}
+
 /// Where an instance is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
