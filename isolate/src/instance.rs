@@ -124,6 +124,11 @@ impl IsolateThread {
     pub fn pulse(&self) -> Pulse {
         self.watched.pulse()
     }
+
+    /// What all isolates of the process hold together.
+    pub fn memory(&self) -> &Memory {
+        self.spares.memory()
+    }
 }
 
 /// Where an instance is in its life.
