@@ -39,6 +39,7 @@ deno_core::extension!(
     lazy_loaded_js = [
         dir "js",
         "async_hooks_module.js",
+        "async_ops.js",
         "body.js",
         "clock.js",
         "events.js",
@@ -59,14 +60,8 @@ deno_core::extension!(
 /// Ops of Deno's crates that no worker can need, by how their names begin. Some reach past the host's gate or
 /// across isolates of a process; all of them cost each isolate time and memory. `op_now` and its kin come from
 /// this crate instead.
-const LEFT_OUT: &[&str] = &[
-    "op_broadcast_",
-    "op_fetch",
-    "op_geometry_",
-    "op_lock_manager_",
-    "op_now",
-    "op_time_origin",
-];
+const LEFT_OUT: &[&str] =
+    &["op_broadcast_", "op_fetch", "op_geometry_", "op_lock_manager_", "op_now", "op_time_origin"];
 
 /// Native classes of Deno's crates that workers have.
 const CLASSES: &[&str] = &["Console"];

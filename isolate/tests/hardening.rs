@@ -69,8 +69,14 @@ fn a_frozen_date_is_a_date() {
     check(&[
         ("Date.prototype.constructor === Date && new Date() instanceof Date", "true"),
         ("Object.prototype.toString.call(new Date())", "[object Date]"),
-        ("[Date.name, Date.length, Object.keys(Date).length, typeof Date.UTC].join()", "Date,7,0,function"),
-        ("new Date(2020, 0, 2).getDate() + new Date('2020-05-06T00:00:00Z').getTime()", "1588723200002"),
+        (
+            "[Date.name, Date.length, Object.keys(Date).length, typeof Date.UTC].join()",
+            "Date,7,0,function",
+        ),
+        (
+            "new Date(2020, 0, 2).getDate() + new Date('2020-05-06T00:00:00Z').getTime()",
+            "1588723200002",
+        ),
         ("new Date(undefined).getTime()", "NaN"),
         ("new Date(new Date(5)).getTime()", "5"),
         (

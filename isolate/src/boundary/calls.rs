@@ -4,9 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use deno_core::error::JsError;
-use deno_core::{
-    CustomModuleEvaluationKind, FastString, JsRuntime, ModuleSourceCode, scope, v8,
-};
+use deno_core::{CustomModuleEvaluationKind, FastString, JsRuntime, ModuleSourceCode, scope, v8};
 use deno_error::JsErrorBox;
 
 use crate::inspector::Inspector;
