@@ -66,6 +66,7 @@ impl From<&LoadError> for Unanswered {
     fn from(error: &LoadError) -> Self {
         let problem = match error {
             LoadError::Resting(outcome) => Problem::Ended(*outcome),
+            LoadError::NoRoom => Problem::Ended(Outcome::Overloaded),
             _ => Problem::NotStarted,
         };
         Self { problem, message: error.to_string() }
