@@ -15,6 +15,7 @@ mod clock;
 mod dev;
 mod echo;
 mod hex;
+mod metrics;
 mod node;
 mod origin;
 mod project;
@@ -27,8 +28,9 @@ pub use client::{Protocol, Reply, Request, RequestBody, StreamedBody, next_chunk
 pub use clock::{POLL, WAIT_MAX, eventually};
 pub use dev::DevSession;
 pub use echo::{Digest, Seed};
+pub use metrics::Metrics;
 pub use node::{Addresses, Node, NodeOptions};
-pub use origin::Origin;
+pub use origin::{Answer, Origin};
 pub use project::{CommandOutput, Project};
 pub use script::{ModuleType, Script, fixture, fixture_bytes};
 pub use shared::{NodeGuard, SharedNode};

@@ -11,6 +11,8 @@ use crate::binary::atoll_binary;
 use crate::captured::Captured;
 use crate::client::{Protocol, Request};
 use crate::clock::eventually;
+use crate::metrics::Metrics;
+use crate::Failure;
 use crate::script::Script;
 
 /// How a node is started.
@@ -143,6 +145,20 @@ impl Node {
     pub async fn drain(&mut self) -> ExitStatus {
         self.terminate();
         self.exit_status().await
+    }
+
+    /// What the node has counted so far.
+    ///
+    /// # Errors
+    /// Fails when the node does not answer.
+    pub async fn metrics(&self) -> Result<Metrics, Failure> {
+        let request = self.request_to_host("localhost", "/metrics").over(Protocol::Admin);
+        Ok(Metrics::new(request.send().await?.text()))
+    }
+
+    /// The ids of the node's process and of the processes that it started.
+    pub fn processes(&self) -> Vec<u32> {
+        process_tree(self.process.captured.id())
     }
 
     /// Resident memory of the node and the processes that it started, in bytes.
