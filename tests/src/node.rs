@@ -156,9 +156,11 @@ impl Node {
         Ok(Metrics::new(request.send().await?.text()))
     }
 
-    /// The ids of the node's process and of the processes that it started.
+    /// The ids of the node's process and of the processes that it started, as far as they live.
     pub fn processes(&self) -> Vec<u32> {
-        process_tree(self.process.captured.id())
+        let mut tree = process_tree(self.process.captured.id());
+        tree.retain(|id| lives(*id));
+        tree
     }
 
     /// Resident memory of the node and the processes that it started, in bytes.
@@ -240,6 +242,12 @@ fn process_tree(root: u32) -> Vec<u32> {
         next += 1;
     }
     tree
+}
+
+fn lives(id: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+    let state = status.lines().find_map(|line| line.strip_prefix("State:"));
+    state.is_some_and(|state| !state.trim_start().starts_with(['Z', 'X']))
 }
 
 fn resident_bytes(id: u32) -> u64 {

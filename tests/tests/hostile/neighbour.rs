@@ -27,6 +27,7 @@ pub(crate) struct Neighbour {
 }
 
 /// What the neighbour's callers met with.
+#[derive(Default)]
 pub(crate) struct Calls {
     latencies: Vec<Duration>,
     pub(crate) faults: Vec<String>,

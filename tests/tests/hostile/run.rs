@@ -4,17 +4,17 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use atoll_tests::{Failure, Node, NodeOptions, POLL, Reply, StreamedBody, next_chunk};
+use atoll_tests::{
+    ApiError, Failure, Metrics, Node, NodeOptions, POLL, Script, StreamedBody, next_chunk,
+};
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::Method;
 use tokio::sync::Mutex;
 
 use crate::case::{Case, End, Outcome, Visit};
 use crate::neighbour::{Calls, Neighbour};
 use crate::world::World;
 
-/// CPU time of one invocation, and of a start.
-const CPU_MS: u64 = 200;
 /// What the CPU charged may exceed its limit by.
 const CPU_OVER_MAX: Duration = Duration::from_millis(50);
 /// By how much a neighbour's p99 may exceed its baseline, where that is asserted.
@@ -23,18 +23,20 @@ const P99_OVER_MAX: Duration = Duration::from_millis(50);
 const COUNTED_MAX: Duration = Duration::from_secs(10);
 /// How long a neighbour is watched for its baseline, and beside each case where p99 is asserted.
 const WATCHED: Duration = Duration::from_secs(2);
+/// How long a case may take with all that is checked of it.
+const CASE_MAX: Duration = Duration::from_secs(20);
 /// A message of a thrown error that visitors must not see.
 const SECRET: &str = "on purpose";
 
-const NODE: &str = "[limits]\ncpu_ms = 200\ncpu_ms_max = 200\nstartup_cpu_ms_max = 200\n\
-    wall_ms_max = 2000\nwait_until_ms_max = 500\nheap_bytes_max = 67108864\n\
-    subrequests_max = 50\n\
+const NODE: &str = "startup_cpu_ms_max = 200\nwall_ms_max = 2000\nwait_until_ms_max = 1000\n\
+    heap_bytes_max = 67108864\nsubrequests_max = 50\n\
     [outbound]\nallow = ['127.0.0.1/32']\n";
 
 /// One family at a time, so that a neighbour suffers from one case alone.
 static TURN: Mutex<()> = Mutex::const_new(());
 
 /// What one case came to.
+#[derive(Default)]
 struct Row {
     name: String,
     seen: String,
@@ -45,35 +47,49 @@ struct Row {
 
 /// What a client met with.
 struct Met {
-    status: StatusCode,
+    /// 0 when the connection broke off without a head.
+    status: u16,
     code: u64,
     text: String,
 }
 
-/// Runs every case of a file on one node.
+/// Runs every case of a file on one node, whose limit of CPU time is given in milliseconds.
 ///
 /// # Panics
 /// Panics with the names of the cases that do not end as they must.
-pub(crate) async fn family(name: &str, file: &str) {
+pub(crate) async fn family(name: &str, cpu_ms: u64, file: &str) {
     let _turn = TURN.lock().await;
     let asserted = std::env::var_os("ATOLL_HOSTILE_P99").is_some();
     let chosen = std::env::var("ATOLL_HOSTILE_CASE").ok();
-    let options = NodeOptions { threads: 1, ..NodeOptions::with_config(NODE) };
-    let mut node = Node::start(options).await;
+    let config = format!("[limits]\ncpu_ms = {cpu_ms}\ncpu_ms_max = {cpu_ms}\n{NODE}");
+    let options = NodeOptions { threads: 1, ..NodeOptions::with_config(&config) };
+    let mut node = Node::start(options.clone()).await;
     let mut world = World::new(&node).await;
     let mut neighbour = Neighbour::start(&node).await;
     tokio::time::sleep(WATCHED).await;
     let baseline = neighbour.calls().await.p99();
-    let mut rows = Vec::new();
+    print_head(name, baseline);
+    let mut faults = Vec::new();
     for case in Case::all(file) {
         if chosen.as_ref().is_some_and(|part| !case.name.contains(part.as_str())) {
             continue;
         }
         let processes = node.processes();
-        let mut row = run(&node, &world, &case, &neighbour, asserted).await;
-        if node.processes() != processes {
-            row.fault = Some(format!("a process of the node died ({})", row.seen));
-            node.restart().await;
+        let running = run(&node, &world, &case, &neighbour, asserted);
+        let mut row = tokio::time::timeout(CASE_MAX, running).await.unwrap_or_else(|_| {
+            let fault = Some(format!("it is not over within {CASE_MAX:?}"));
+            Row { name: case.name.clone(), fault, ..Row::default() }
+        });
+        let died = node.processes() != processes;
+        if row.fault.is_none() && row.cpu > Duration::from_millis(cpu_ms) + CPU_OVER_MAX {
+            row.fault = Some(format!("it ends {} with {} ms of CPU", row.seen, row.cpu.as_millis()));
+        }
+        if died {
+            row.fault = Some(format!("a process of the node died: {}", last_words(&node.output())));
+        }
+        if died || row.fault.is_some() {
+            // Whatever is left of it must not be the next case's fault.
+            node = Node::start(options.clone()).await;
             world = World::new(&node).await;
             neighbour = Neighbour::start(&node).await;
         }
@@ -92,31 +108,25 @@ pub(crate) async fn family(name: &str, file: &str) {
             }
             (None, fault) => fault,
         };
-        rows.push(row);
+        print(&row, baseline);
+        faults.extend(row.fault.map(|fault| format!("{}: {fault}", row.name)));
     }
-    print(name, baseline, &rows);
-    let faults = rows.iter().filter_map(|row| Some(format!("{}: {}", row.name, row.fault.as_ref()?)));
-    let faults: Vec<String> = faults.collect();
     assert!(faults.is_empty(), "{name}:\n{}", faults.join("\n"));
 }
 
 /// Runs one case, and again for as long as the neighbour must be watched.
 async fn run(node: &Node, world: &World, case: &Case, neighbour: &Neighbour, watch: bool) -> Row {
     let begun = Instant::now();
-    let mut row = Row {
-        name: case.name.clone(),
-        seen: String::new(),
-        cpu: Duration::ZERO,
-        calls: neighbour.calls().await,
-        fault: None,
-    };
-    let worker = format!("w-{}", case.name);
+    let mut row =
+        Row { name: case.name.clone(), calls: neighbour.calls().await, ..Row::default() };
+    let worker = case.name.to_lowercase();
     let script = world.bind(case.script(), &worker);
     if let Some(says) = &case.refused {
         "refused".clone_into(&mut row.seen);
         row.fault = refused(node, &worker, &script, says).await.err();
+    } else if let Err(error) = deploy(node, &worker, &script).await {
+        row.fault = Some(format!("the upload is refused: {error}"));
     } else {
-        node.deploy(&worker, &script).await;
         let mut sent = 0;
         while sent == 0 || (watch && row.fault.is_none() && begun.elapsed() < WATCHED) {
             sent += 1;
@@ -130,10 +140,15 @@ async fn run(node: &Node, world: &World, case: &Case, neighbour: &Neighbour, wat
     row
 }
 
+async fn deploy(node: &Node, worker: &str, script: &Script) -> Result<(), ApiError> {
+    node.api().upload(worker, script).await?;
+    node.api().enable_subdomain(worker).await
+}
+
 async fn refused(
     node: &Node,
     worker: &str,
-    script: &atoll_tests::Script,
+    script: &Script,
     says: &str,
 ) -> Result<(), String> {
     match node.api().upload(worker, script).await {
@@ -151,7 +166,7 @@ async fn misbehave(
     sent: u64,
 ) -> Result<(String, Duration), Failure> {
     let before = node.metrics().await?;
-    let cpu_of = |metrics: &atoll_tests::Metrics| {
+    let cpu_of = |metrics: &Metrics| {
         let labels = [("worker", worker)];
         Duration::from_secs_f64(metrics.sum("atoll_invocation_cpu_seconds_sum", &labels))
     };
@@ -160,10 +175,12 @@ async fn misbehave(
     // The good paths of earlier rounds are counted as well.
     let (outcome, cpu) = counted(node, worker, &known, sent + sent - 1, &cpu_of).await?;
     let cpu = cpu.saturating_sub(cpu_of(&before));
-    let seen = format!("{outcome} {}", met.status.as_u16());
+    let seen = format!("{outcome} {}", met.status);
     let fits = |end: &End| {
+        // A body that fails before its first piece takes the head with it.
+        let broken = end.late && met.status == 0;
         let page = if end.late { (200, 0) } else { end.outcome.page() };
-        end.outcome.label() == outcome && page == (met.status.as_u16(), met.code)
+        end.outcome.label() == outcome && (broken || page == (met.status, met.code))
     };
     if !case.ends.iter().any(fits) {
         return Err(format!("ends {seen} {}: {:.300}", met.code, met.text).into());
@@ -174,9 +191,6 @@ async fn misbehave(
     }
     if met.text.contains(SECRET) {
         return Err(format!("visitors see the message: {:.300}", met.text).into());
-    }
-    if cpu > Duration::from_millis(CPU_MS) + CPU_OVER_MAX {
-        return Err(format!("ends {seen} with {} ms of CPU", cpu.as_millis()).into());
     }
     let resting = sent > 1;
     let reply = node.request(worker, "/ok").send().await?;
@@ -192,7 +206,7 @@ async fn counted(
     worker: &str,
     known: &BTreeMap<String, u64>,
     total: u64,
-    cpu_of: &impl Fn(&atoll_tests::Metrics) -> Duration,
+    cpu_of: &impl Fn(&Metrics) -> Duration,
 ) -> Result<(String, Duration), Failure> {
     let give_up = Instant::now() + COUNTED_MAX;
     loop {
@@ -223,20 +237,26 @@ async fn visit(node: &Node, worker: &str, visit: Visit) -> Result<Met, Failure> 
         }
         _ => (request, None),
     };
-    match (visit, body) {
-        (_, Some((_sender, body))) => met(request.open_with(body).await?, usize::MAX).await,
-        (Visit::Leave(pieces), None) => met(request.open().await?, pieces).await,
-        (Visit::Idle(duration), None) => {
-            let response = request.open().await?;
+    let opened = match body {
+        Some((_sender, body)) => request.open_with(body).await,
+        None => request.open().await,
+    };
+    let Ok(response) = opened else {
+        return Ok(Met { status: 0, code: 0, text: "the connection breaks off".to_owned() });
+    };
+    let pieces = match visit {
+        Visit::Leave(pieces) => pieces,
+        Visit::Idle(duration) => {
             tokio::time::sleep(duration).await;
-            met(response, 0).await
+            0
         }
-        (_, None) => met(request.open().await?, usize::MAX).await,
-    }
+        _ => usize::MAX,
+    };
+    Ok(met(response, pieces).await)
 }
 
 /// Takes so many pieces of a response. That it breaks off is a way to end, too.
-async fn met(response: http::Response<hyper::body::Incoming>, pieces: usize) -> Result<Met, Failure> {
+async fn met(response: http::Response<hyper::body::Incoming>, pieces: usize) -> Met {
     let (head, mut body) = response.into_parts();
     let mut text = Vec::new();
     for _ in 0..pieces {
@@ -246,19 +266,29 @@ async fn met(response: http::Response<hyper::body::Incoming>, pieces: usize) -> 
             Ok(None) | Err(_) => break,
         }
     }
-    let reply = Reply { status: head.status, version: head.version, headers: head.headers, body: text.into() };
-    let page: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+    let page: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
     let code = page["error"]["code"].as_u64().unwrap_or_default();
-    Ok(Met { status: reply.status, code, text: reply.text() })
+    Met { status: head.status.as_u16(), code, text: String::from_utf8_lossy(&text).into_owned() }
 }
 
-fn print(name: &str, baseline: Duration, rows: &[Row]) {
-    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
-    println!("\n{name}: the neighbour's p99 alone is {:.1} ms", ms(baseline));
-    println!("{:<40} {:<20} {:>8} {:>12}  fault", "case", "ends", "cpu ms", "p99 delta ms");
-    for row in rows {
-        let delta = ms(row.calls.p99()) - ms(baseline);
-        let fault = row.fault.as_deref().unwrap_or_default();
-        println!("{:<40} {:<20} {:>8.1} {delta:>+12.1}  {fault:.120}", row.name, row.seen, ms(row.cpu));
-    }
+/// What a process said when it died.
+fn last_words(output: &str) -> String {
+    let fatal = |line: &&str| line.contains("panicked at") || line.to_lowercase().contains("fatal");
+    let words: Vec<&str> = output.lines().skip_while(|line| !fatal(line)).take(2).collect();
+    words.join(" ")
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+fn print_head(family: &str, baseline: Duration) {
+    println!("\n{family}: the neighbour's p99 alone is {:.1} ms", ms(baseline));
+    println!("{:<44} {:<20} {:>8} {:>12}  fault", "case", "ends", "cpu ms", "p99 delta ms");
+}
+
+fn print(row: &Row, baseline: Duration) {
+    let delta = ms(row.calls.p99()) - ms(baseline);
+    let fault = row.fault.as_deref().unwrap_or_default().lines().next().unwrap_or_default();
+    println!("{:<44} {:<20} {:>8.1} {delta:>+12.1}  {fault:.160}", row.name, row.seen, ms(row.cpu));
 }

@@ -27,7 +27,7 @@ for (let i = 0;; i++) kept.push(('x' + i).repeat(2 ** 20).toUpperCase());
 //# string-padded: memory or exception
 for (;;) kept.push('x'.padStart(2 ** 26, 'ab').toUpperCase());
 
-//# strings-joined: memory or exception
+//# strings-joined: memory or cpu or exception
 for (;;) kept.push(new Array(1e7).join('ab'));
 
 //# strings-replaced: memory or exception
@@ -51,11 +51,11 @@ for (let i = 0;; i++) { const held = new Array(100).fill(i); kept.push(() => hel
 //# bigints: memory or cpu or exception
 for (let i = 1n;; i++) kept.push(1n << (i * 10_000n));
 
-//# map: memory or exception
+//# map: memory or exception or cpu
 const map = new Map();
 for (let i = 0;; i++) map.set(i, { i });
 
-//# set: memory or exception
+//# set: memory or exception or cpu
 const set = new Set();
 for (let i = 0;; i++) set.add('v' + i);
 
@@ -69,7 +69,7 @@ for (;;) kept.push(new Uint8Array(1 << 20).fill(1));
 //# buffer-that-is-huge: exception or memory
 kept.push(new ArrayBuffer(2 ** 33));
 
-//# buffers-that-grow: memory or exception
+//# buffers-that-grow: memory or exception or cpu
 const buffer = new ArrayBuffer(1, { maxByteLength: 2 ** 32 });
 for (let size = 1;; size *= 2) { buffer.resize(size); new Uint8Array(buffer).fill(1); }
 
@@ -83,7 +83,7 @@ new Float64Array({ *[Symbol.iterator]() { for (;;) yield 1; } });
 const memory = new WebAssembly.Memory({ initial: 1, maximum: 65_536 });
 for (;;) { memory.grow(64); new Uint8Array(memory.buffer).fill(1); }
 
-//# wasm-memories: memory or exception or ok
+//# wasm-memories: memory or exception or cpu or ok
 for (let i = 0; i < 10_000; i++) kept.push(new WebAssembly.Memory({ initial: 256 }));
 
 //# wasm-table: memory or exception
@@ -127,7 +127,7 @@ for (;;) { url.search += 'x'.repeat(1e5); kept.push(url.href); }
 const big = { text: 'x'.repeat(1e5), list: new Array(1e4).fill({}).map(() => ({})) };
 for (;;) kept.push(structuredClone(big));
 
-//# encoded-text: memory or exception
+//# encoded-text: memory or exception or cpu
 const text = 'ä'.repeat(1e6);
 for (;;) kept.push(new TextEncoder().encode(text));
 
@@ -163,7 +163,7 @@ for (;;) kept.push(new Request('http://x/', { method: 'POST', body: new Uint8Arr
 const response = new Response('x'.repeat(1e6));
 for (;;) { const clone = response.clone(); kept.push(await clone.text(), clone); }
 
-//# digests: memory or exception or cpu
+//# digests: memory or exception or cpu or wall
 const data = new Uint8Array(30 << 20);
 for (;;) kept.push(await crypto.subtle.digest('SHA-512', data));
 
@@ -206,7 +206,7 @@ kept.push(await (await fetch(env.ORIGIN + 'bomb')).arrayBuffer());
 //# bomb-fetched-as-text: memory or exception or cpu
 kept.push(await (await fetch(env.ORIGIN + 'bomb')).text());
 
-//# body-fetched-without-end: memory or exception or cpu
+//# body-fetched-without-end: memory or exception or cpu or wall
 kept.push(await (await fetch(env.ORIGIN + 'endless')).arrayBuffer());
 
 //# memory-kept-from-call-to-call: memory or exception or ok

@@ -15,6 +15,7 @@ for (const make of [() => new WebAssembly.Module(bytes), () => WebAssembly.compi
 }
 
 //# modules: ok
+const x = 1;
 for (const specifier of ['ext:core/mod.js', 'ext:core/ops', 'ext:atoll/main.js', 'ext:deno_web/02_event.js', 'node:fs', 'node:child_process', 'node:process', 'node:vm',
   'file:///etc/passwd', '/etc/passwd', '../../etc/passwd', 'data:text/javascript,export default 1', 'blob:null/x', 'http://127.0.0.1/x.js', 'https://example.com/x.js',
   'npm:left-pad', 'jsr:@std/fs', 'cloudflare:sockets', 'atoll-bytes:index.js']) {
