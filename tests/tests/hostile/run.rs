@@ -82,7 +82,8 @@ pub(crate) async fn family(name: &str, cpu_ms: u64, file: &str) {
         });
         let died = node.processes() != processes;
         if row.fault.is_none() && row.cpu > Duration::from_millis(cpu_ms) + CPU_OVER_MAX {
-            row.fault = Some(format!("it ends {} with {} ms of CPU", row.seen, row.cpu.as_millis()));
+            row.fault =
+                Some(format!("it ends {} with {} ms of CPU", row.seen, row.cpu.as_millis()));
         }
         if died {
             row.fault = Some(format!("a process of the node died: {}", last_words(&node.output())));
@@ -117,8 +118,7 @@ pub(crate) async fn family(name: &str, cpu_ms: u64, file: &str) {
 /// Runs one case, and again for as long as the neighbour must be watched.
 async fn run(node: &Node, world: &World, case: &Case, neighbour: &Neighbour, watch: bool) -> Row {
     let begun = Instant::now();
-    let mut row =
-        Row { name: case.name.clone(), calls: neighbour.calls().await, ..Row::default() };
+    let mut row = Row { name: case.name.clone(), calls: neighbour.calls().await, ..Row::default() };
     let worker = case.name.to_lowercase();
     let script = world.bind(case.script(), &worker);
     if let Some(says) = &case.refused {
@@ -145,12 +145,7 @@ async fn deploy(node: &Node, worker: &str, script: &Script) -> Result<(), ApiErr
     node.api().enable_subdomain(worker).await
 }
 
-async fn refused(
-    node: &Node,
-    worker: &str,
-    script: &Script,
-    says: &str,
-) -> Result<(), String> {
+async fn refused(node: &Node, worker: &str, script: &Script, says: &str) -> Result<(), String> {
     match node.api().upload(worker, script).await {
         Ok(_) => Err("the upload is accepted".to_owned()),
         Err(error) if error.code == Some(10021) && error.text.contains(says) => Ok(()),
@@ -195,7 +190,12 @@ async fn misbehave(
     let resting = sent > 1;
     let reply = node.request(worker, "/ok").send().await?;
     if !resting && (reply.status != 200 || reply.text() != "ok") {
-        return Err(format!("ends {seen}, then its good path: {} {:.300}", reply.status, reply.text()).into());
+        return Err(format!(
+            "ends {seen}, then its good path: {} {:.300}",
+            reply.status,
+            reply.text()
+        )
+        .into());
     }
     Ok((seen, cpu))
 }
@@ -213,9 +213,11 @@ async fn counted(
         let metrics = node.metrics().await?;
         let outcomes = metrics.outcomes(Some(worker));
         if outcomes.values().sum::<u64>() >= total {
-            let news = outcomes.iter().filter(|(outcome, count)| known.get(*outcome) != Some(count));
+            let news =
+                outcomes.iter().filter(|(outcome, count)| known.get(*outcome) != Some(count));
             // Calls that a case makes of itself end as well; the worst says how it ended.
-            let worst = news.map(|(outcome, _)| outcome.clone()).max_by_key(|outcome| outcome != "ok");
+            let worst =
+                news.map(|(outcome, _)| outcome.clone()).max_by_key(|outcome| outcome != "ok");
             return Ok((worst.unwrap_or_default(), cpu_of(&metrics)));
         }
         if Instant::now() > give_up {

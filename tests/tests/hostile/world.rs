@@ -56,8 +56,10 @@ impl World {
 }
 
 fn whole(header: &str, body: &[u8]) -> Answer {
-    let head =
-        format!("HTTP/1.1 200 OK\r\n{header}connection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 200 OK\r\n{header}connection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
     Answer::Whole([head.as_bytes(), body].concat().into())
 }
 
