@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde::de::Error;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// What `atoll serve --config FILE` reads.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NodeConfig {
     /// Where the node keeps its state. Made with mode 0700 when it is missing.
@@ -29,8 +29,10 @@ pub struct NodeConfig {
     pub inspect: Option<SocketAddr>,
     /// The domain of `<worker>.<subdomain>.<domain>`.
     pub domain: String,
-    /// Threads that run workers; the number of cores when absent.
+    /// Threads that run workers; the number of cores when absent. Serving processes share them.
     pub threads: Option<NonZeroUsize>,
+    /// Serving processes of `atoll serve`; by the number of cores when absent.
+    pub processes: Option<NonZeroUsize>,
     /// How long accepted work may take to finish after SIGTERM, in milliseconds.
     pub drain_ms_max: u64,
     /// Certificates.
@@ -56,6 +58,7 @@ impl Default for NodeConfig {
             inspect: None,
             domain: "localhost".to_owned(),
             threads: None,
+            processes: None,
             drain_ms_max: 30_000,
             tls: TlsConfig::default(),
             limits: LimitsConfig::default(),
@@ -67,7 +70,7 @@ impl Default for NodeConfig {
 }
 
 /// Certificates of the HTTPS listener.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TlsConfig {
     /// Certificates by SNI; one made by the node itself serves the names that none of them has.
@@ -75,7 +78,7 @@ pub struct TlsConfig {
 }
 
 /// A certificate and its key, as PEM files.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CertificateConfig {
     /// The certificate chain, leaf first.
@@ -85,7 +88,7 @@ pub struct CertificateConfig {
 }
 
 /// What one worker, invocation or request may use.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
     /// CPU time of one invocation of a version that asks for none, in milliseconds. A worker that
@@ -138,12 +141,16 @@ impl Default for LimitsConfig {
 }
 
 /// Where workers may connect to.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OutboundConfig {
     /// Networks that are not public and may be reached all the same.
-    #[serde(deserialize_with = "networks")]
+    #[serde(serialize_with = "network_texts", deserialize_with = "networks")]
     pub allow: Vec<IpNet>,
+}
+
+fn network_texts<S: Serializer>(networks: &[IpNet], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(networks.iter().map(IpNet::to_string))
 }
 
 fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
@@ -157,7 +164,7 @@ fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D:
 }
 
 /// The key-value store.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct KvConfig {
     /// Values kept in memory, in bytes.
@@ -173,7 +180,7 @@ impl Default for KvConfig {
 }
 
 /// The node's own log, on standard error.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
     /// How lines are written.
@@ -189,7 +196,7 @@ impl Default for LogConfig {
 }
 
 /// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.
@@ -365,6 +372,7 @@ mod tests {
             http = "0.0.0.0:80"
             domain = "example.com"
             threads = 3
+            processes = 2
             [tls]
             certificates = [{ cert = "a.pem", key = "a.key" }]
             [limits]
@@ -379,6 +387,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.threads.unwrap().get(), 3);
+        assert_eq!(config.processes.unwrap().get(), 2);
         assert_eq!(config.tls.certificates[0].key, PathBuf::from("a.key"));
         assert_eq!(config.limits.cpu_ms_max, 50);
         assert_eq!(config.limits.heap_bytes_max, 128 * MIB);

@@ -10,7 +10,9 @@ use std::time::Duration;
 use deno_core::v8::IsolateHandle;
 use deno_core::{JsRuntime, PollEventLoopOptions};
 
-use crate::boundary::{BufferAccount, Call, CallError, Cell, CellOptions, Entries};
+use crate::boundary::{
+    BufferAccount, Call, CallError, Cell, CellOptions, CrashLabel, CrashSlot, Entries,
+};
 use crate::code_cache::CodeCache;
 use crate::exception::exception_of;
 use crate::host::Host;
@@ -52,11 +54,15 @@ pub struct InstanceOptions {
     pub host: Rc<dyn Host>,
     /// Whether a debugger may attach.
     pub inspector: bool,
+    /// What a crash report calls the instance: ASCII without white space, and of it at most
+    /// [`crate::CRASH_LABEL_BYTES_MAX`] bytes.
+    pub label: String,
 }
 
 /// The part of the engine that belongs to one thread. Instances are made from it and stay on its thread.
 pub struct IsolateThread {
     watched: Rc<WatchedThread>,
+    crash_slot: Rc<CrashSlot>,
     code_cache: Arc<CodeCache>,
 }
 
@@ -81,6 +87,7 @@ impl Engine {
     pub fn thread(&self) -> std::io::Result<IsolateThread> {
         Ok(IsolateThread {
             watched: Rc::new(self.watchdog.enlist()?),
+            crash_slot: Rc::new(CrashSlot::claim()),
             code_cache: self.code_cache.clone(),
         })
     }
@@ -103,6 +110,8 @@ pub(crate) struct Inner {
     pub(crate) inspector: Option<Inspector>,
     handle: IsolateHandle,
     watched: Rc<WatchedThread>,
+    crash_slot: Rc<CrashSlot>,
+    label: CrashLabel,
     heap_exceeded: Rc<StdCell<bool>>,
     state: StdCell<State>,
     driver: RefCell<Option<Waker>>,
@@ -124,7 +133,7 @@ impl Instance {
         thread: &IsolateThread,
         options: InstanceOptions,
     ) -> Result<Self, StartError> {
-        let InstanceOptions { script, bindings, limits, host, inspector } = options;
+        let InstanceOptions { script, bindings, limits, host, inspector, label } = options;
         let buffers = BufferAccount::new(limits.buffer_bytes_max);
         let loader = Rc::new(ScriptLoader::new(script.clone(), thread.code_cache.clone()));
         let mut cell = Cell::new(CellOptions {
@@ -160,6 +169,8 @@ impl Instance {
             inspector,
             handle,
             watched: thread.watched.clone(),
+            crash_slot: thread.crash_slot.clone(),
+            label: CrashLabel::new(&label),
             heap_exceeded,
             state: StdCell::new(State::Live),
             driver: RefCell::new(None),
@@ -202,7 +213,9 @@ impl Inner {
         f: impl FnOnce(&mut JsRuntime) -> R,
     ) -> (R, Duration) {
         let mut cell = self.cell.borrow_mut();
+        let executing = self.crash_slot.executing(&self.label);
         let (result, spent) = self.watched.run(&self.handle, budget, || cell.with(f));
+        drop(executing);
         drop(cell);
         if self.heap_exceeded.get() {
             self.condemn(Outcome::ExceededMemory);

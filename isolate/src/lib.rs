@@ -24,6 +24,7 @@ mod script;
 mod start;
 mod watchdog;
 
+pub use boundary::{CRASH_LABEL_BYTES_MAX, report_crashes};
 pub use body::{ResponseBody, StreamBody};
 pub use call::{Failure, FetchEvent, Fetched, Fetching};
 pub use code_cache::CodeCache;

@@ -20,6 +20,7 @@ use tokio::sync::{broadcast, mpsc};
 
 use super::events::{Subject, on_end};
 use super::pool::Pool;
+use super::quarantine::Quarantined;
 use super::targets::Targets;
 use crate::inspect::Debuggees;
 use crate::observe::{KvOperation, ReportHub};
@@ -44,6 +45,8 @@ pub(super) struct ThreadHost {
     pub(super) console: broadcast::Sender<ConsoleLine>,
     /// Where instances are shown to debuggers.
     pub(super) debuggees: Option<Debuggees>,
+    /// Versions that get no instance.
+    pub(super) quarantined: Arc<Quarantined>,
     pub(super) pool: RefCell<Weak<Pool>>,
     /// How deep in a chain of service bindings the invocations are that came by one.
     pub(super) depths: RefCell<HashMap<Arc<str>, u8>>,

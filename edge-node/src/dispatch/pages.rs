@@ -13,6 +13,7 @@ pub(super) enum Problem {
     BodyTooLarge,
     Overloaded,
     NotStarted,
+    Quarantined,
     Ended(Outcome),
 }
 
@@ -88,6 +89,13 @@ fn words(problem: Problem) -> Text {
             1101,
             "Worker did not start",
             "The worker's script threw or went over a limit while it started.",
+            OWNER,
+        ),
+        Problem::Quarantined => text(
+            S::SERVICE_UNAVAILABLE,
+            1102,
+            "Worker rests",
+            "The worker ended the process that ran it, so this node lets it rest for a while.",
             OWNER,
         ),
         Problem::Ended(Outcome::ExceededCpu) => text(

@@ -15,6 +15,7 @@ use futures_util::future::{FutureExt, LocalBoxFuture, Shared};
 use rustc_hash::FxHashMap;
 
 use super::host::{Capabilities, InstanceHost, ThreadHost};
+use super::quarantine::Culprit;
 use crate::config::LimitsConfig;
 use crate::registry::{Binding, Version, VersionId, VersionLimits};
 use crate::state::{ServingState, StateError};
@@ -48,6 +49,8 @@ pub(super) enum LoadError {
     Start(StartError),
     #[error("the version went over its limits again and again and rests for a while: {}", .0.as_str())]
     Resting(Outcome),
+    #[error("the version brought a serving process down and rests for a while")]
+    Quarantined,
 }
 
 /// How often a version was condemned of late.
@@ -109,6 +112,9 @@ impl Pool {
 
     /// An instance that is live now, without waiting.
     pub(super) fn live(&self, version: &VersionId) -> Option<Instance> {
+        if self.host.quarantined.contains(version) {
+            return None;
+        }
         let now = self.clock.get() + 1;
         self.clock.set(now);
         match self.slots.borrow().get(version)? {
@@ -161,6 +167,9 @@ impl Pool {
     }
 
     fn check_rest(&self, version: &VersionId) -> Result<(), LoadError> {
+        if self.host.quarantined.contains(version) {
+            return Err(LoadError::Quarantined);
+        }
         match self.offences.borrow().get(version) {
             Some(known) if known.last.elapsed() < known.rest() => {
                 Err(LoadError::Resting(known.outcome))
@@ -202,6 +211,7 @@ impl Pool {
             limits: limits(&self.limits, &version.limits),
             host: Rc::new(host),
             inspector: self.host.debuggees.is_some(),
+            label: Culprit::label(&version),
         };
         let instance = Instance::load(&self.isolates, options).await.map_err(LoadError::Start)?;
         if let (Some(debuggees), Some(inspector)) = (&self.host.debuggees, instance.inspector()) {

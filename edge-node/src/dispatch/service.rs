@@ -211,6 +211,7 @@ impl Dispatcher {
     fn not_started(&self, error: &LoadError, admitted: Admitted) -> Response<ResponseBody> {
         let (problem, outcome) = match error {
             LoadError::Resting(outcome) => (Problem::Ended(*outcome), *outcome),
+            LoadError::Quarantined => (Problem::Quarantined, Outcome::Overloaded),
             _ => (Problem::NotStarted, Outcome::Exception),
         };
         let response = page(problem, admitted.request.headers(), &admitted.id);

@@ -13,19 +13,21 @@ use atoll_isolate::Engine;
 use atoll_kv::KvStore;
 use atoll_router::{DrainSignal, ServeOptions, serve};
 use rustls::ServerConfig;
-use tokio::sync::{broadcast, mpsc};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use super::cf::CfTexts;
 use super::events::{Subject, on_end};
 use super::host::{ConsoleLine, ThreadHost};
 use super::pool::Pool;
+use super::quarantine::Quarantined;
 use super::service::{Dispatcher, Front, new_id};
 use super::targets::Targets;
 use crate::config::NodeConfig;
 use crate::inspect::{Debuggees, serving};
 use crate::observe::ReportHub;
-use crate::outbound::{Outbound, OutboundOptions};
+use crate::outbound::{Outbound, OutboundOptions, SystemNetwork};
 use crate::registry::WorkerRef;
 use crate::state::ServingState;
 
@@ -42,7 +44,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
 const DRAIN_CHECK: Duration = Duration::from_millis(20);
 
 /// An event that is not a request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Job {
     /// A cron line came due.
     Scheduled {
@@ -73,13 +75,18 @@ pub struct Shared {
     pub console: broadcast::Sender<ConsoleLine>,
     /// Where instances are shown to debuggers. With it there must be one thread only: a breakpoint parks it.
     pub debuggees: Option<Debuggees>,
-    /// Live instances of the whole node.
+    /// Live instances of the whole process.
     pub instances: Arc<AtomicI64>,
+    /// Versions that must not run now.
+    pub quarantined: Arc<Quarantined>,
+    /// Name servers and certificate authorities.
+    pub system: SystemNetwork,
 }
 
 /// A running data-plane thread.
 pub struct DataThread {
     jobs: mpsc::Sender<Job>,
+    started: oneshot::Receiver<()>,
     join: std::thread::JoinHandle<()>,
 }
 
@@ -102,6 +109,16 @@ impl DataThread {
     /// Where events for the thread go. Its queue is bounded.
     pub fn inbox(&self) -> mpsc::Sender<Job> {
         self.jobs.clone()
+    }
+
+    /// Waits until the thread accepts connections. False when it cannot, for a reason that it has logged.
+    pub async fn started(&mut self) -> bool {
+        (&mut self.started).await.is_ok()
+    }
+
+    /// Whether the thread has ended: without a drain, it failed.
+    pub fn is_finished(&self) -> bool {
+        self.join.is_finished()
     }
 
     /// Waits for the thread to end.
@@ -135,11 +152,13 @@ fn spawn(
     drain: DrainSignal,
 ) -> Result<DataThread, ThreadError> {
     let (jobs, inbox) = mpsc::channel(JOBS_QUEUED_MAX);
+    let (starting, started) = oneshot::channel();
     let shared = shared.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let run = move || LocalSet::new().block_on(&runtime, run(shared, sockets, drain, inbox));
+    let run =
+        move || LocalSet::new().block_on(&runtime, run(shared, sockets, drain, inbox, starting));
     let thread = std::thread::Builder::new().name(format!("data-{index}")).stack_size(STACK_BYTES);
-    Ok(DataThread { jobs, join: thread.spawn(run)? })
+    Ok(DataThread { jobs, started, join: thread.spawn(run)? })
 }
 
 async fn run(
@@ -147,6 +166,7 @@ async fn run(
     sockets: Sockets,
     drain: DrainSignal,
     inbox: mpsc::Receiver<Job>,
+    starting: oneshot::Sender<()>,
 ) {
     let dispatcher = match dispatcher(&shared) {
         Ok(dispatcher) => dispatcher,
@@ -176,6 +196,8 @@ async fn run(
     let loading = shared.debuggees.is_some().then(|| {
         tokio::task::spawn_local(load_deployed(shared.state.clone(), dispatcher.clone()))
     });
+    // Whoever started the thread may not care.
+    let _ = starting.send(());
     for listener in listeners {
         match listener.await {
             Ok(Ok(drained)) => {
@@ -205,10 +227,11 @@ async fn run(
 
 fn dispatcher(shared: &Arc<Shared>) -> std::io::Result<Rc<Dispatcher>> {
     let config = &shared.config;
-    let outbound = Outbound::new(OutboundOptions {
+    let options = OutboundOptions {
         allow: config.outbound.allow.clone(),
         ..OutboundOptions::default()
-    });
+    };
+    let outbound = Outbound::new(options, &shared.system);
     let host = Rc::new(ThreadHost {
         outbound,
         kv: shared.kv.clone(),
@@ -216,6 +239,7 @@ fn dispatcher(shared: &Arc<Shared>) -> std::io::Result<Rc<Dispatcher>> {
         targets: shared.targets.clone(),
         console: shared.console.clone(),
         debuggees: shared.debuggees.clone(),
+        quarantined: shared.quarantined.clone(),
         pool: RefCell::new(Weak::new()),
         depths: RefCell::new(HashMap::new()),
     });

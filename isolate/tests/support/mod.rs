@@ -160,6 +160,7 @@ impl Setup {
     pub(crate) async fn load(self, thread: &IsolateThread) -> Result<Worker, StartError> {
         let host = Rc::new(self.host);
         let options = InstanceOptions {
+            label: "test".to_owned(),
             script: Arc::new(self.script),
             bindings: self.bindings,
             limits: self.limits,
