@@ -39,6 +39,8 @@ pub struct NodeConfig {
     pub tls: TlsConfig,
     /// What workers and their clients may use.
     pub limits: LimitsConfig,
+    /// How isolates are kept at hand.
+    pub isolates: IsolatesConfig,
     /// Where workers may connect to.
     pub outbound: OutboundConfig,
     /// The key-value store.
@@ -62,10 +64,25 @@ impl Default for NodeConfig {
             drain_ms_max: 30_000,
             tls: TlsConfig::default(),
             limits: LimitsConfig::default(),
+            isolates: IsolatesConfig::default(),
             outbound: OutboundConfig::default(),
             kv: KvConfig::default(),
             log: LogConfig::default(),
         }
+    }
+}
+
+/// How isolates are kept at hand.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IsolatesConfig {
+    /// Isolates that each thread makes ahead of need, so that a version's first request finds one.
+    pub spares_per_thread: usize,
+}
+
+impl Default for IsolatesConfig {
+    fn default() -> Self {
+        Self { spares_per_thread: 4 }
     }
 }
 

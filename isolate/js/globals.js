@@ -147,6 +147,9 @@ const visible = {
 };
 
 function installGlobals() {
+  // There is no other thread to share memory with, and what grows in it escapes every account.
+  delete SharedArrayBuffer.prototype.constructor;
+  delete globalThis.SharedArrayBuffer;
   for (const name in hidden) {
     ObjectDefineProperty(globalThis, name, {
       __proto__: null, value: hidden[name], writable: true, enumerable: false, configurable: true,

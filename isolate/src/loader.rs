@@ -2,6 +2,7 @@
 //! WebAssembly and CommonJS into ES modules.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::fmt::Write as _;
 use std::future::Future;
 use std::pin::Pin;
@@ -125,8 +126,8 @@ impl ScriptLoader {
     fn cached(&self, module: &Module) -> Option<SourceCodeCacheInfo> {
         let hash = self.script.content_hash(&module.name)?;
         let short = u64::from_le_bytes(hash[..8].try_into().expect("a SHA-256 has 32 bytes"));
-        let data = self.cache.get(&hash).map(|code| Cow::Owned(code.to_vec()));
-        Some(SourceCodeCacheInfo { hash: short, data })
+        let code = self.cache.get(&hash)?;
+        Some(SourceCodeCacheInfo { hash: short, data: Some(Cow::Owned(code.to_vec())) })
     }
 
     /// Wraps a CommonJS module. `require` sees the script's other modules by the names they were uploaded
@@ -200,13 +201,64 @@ fn missing(specifier: &str) -> JsErrorBox {
     JsErrorBox::type_error(format!("No such module \"{name}\"."))
 }
 
-impl ModuleLoader for ScriptLoader {
+/// A script's loader, once it is known which script: isolates are made before that.
+#[derive(Default)]
+pub(crate) struct LateLoader(OnceCell<ScriptLoader>);
+
+impl LateLoader {
+    /// Says what to load from. The first word counts.
+    pub(crate) fn bind(&self, loader: ScriptLoader) -> &ScriptLoader {
+        self.0.get_or_init(|| loader)
+    }
+
+    fn bound(&self) -> Result<&ScriptLoader, JsErrorBox> {
+        self.0.get().ok_or_else(|| JsErrorBox::generic("the isolate has no script yet"))
+    }
+}
+
+impl ModuleLoader for LateLoader {
     fn resolve(
         &self,
         specifier: &str,
         referrer: &str,
         _kind: ResolutionKind,
     ) -> ModuleResolveResponse {
+        self.bound()?.resolve(specifier, referrer)
+    }
+
+    fn load(
+        &self,
+        url: &ModuleSpecifier,
+        _referrer: Option<&ModuleLoadReferrer>,
+        options: ModuleLoadOptions,
+    ) -> ModuleLoadResponse {
+        ModuleLoadResponse::Sync(self.bound().and_then(|loader| loader.source(url, &options)))
+    }
+
+    fn code_cache_ready(
+        &self,
+        url: ModuleSpecifier,
+        _hash: u64,
+        code: &[u8],
+    ) -> Pin<Box<dyn Future<Output = ()>>> {
+        if let Some(loader) = self.0.get() {
+            loader.keep_code(&url, code);
+        }
+        Box::pin(std::future::ready(()))
+    }
+
+    /// Sources stay with the author: the map's word is taken for them.
+    fn source_map_source_exists(&self, _url: &str) -> Option<bool> {
+        Some(true)
+    }
+
+    fn get_source_map(&self, file_name: &str) -> Option<Cow<'_, [u8]>> {
+        self.0.get()?.source_map(file_name)
+    }
+}
+
+impl ScriptLoader {
+    fn resolve(&self, specifier: &str, referrer: &str) -> ModuleResolveResponse {
         if BUILT_IN.contains(&specifier) {
             return Url::parse(specifier).map_err(|_| missing(specifier));
         }
@@ -237,35 +289,14 @@ impl ModuleLoader for ScriptLoader {
         )))
     }
 
-    fn load(
-        &self,
-        url: &ModuleSpecifier,
-        _referrer: Option<&ModuleLoadReferrer>,
-        options: ModuleLoadOptions,
-    ) -> ModuleLoadResponse {
-        ModuleLoadResponse::Sync(self.source(url, &options))
-    }
-
-    fn code_cache_ready(
-        &self,
-        url: ModuleSpecifier,
-        _hash: u64,
-        code: &[u8],
-    ) -> Pin<Box<dyn Future<Output = ()>>> {
-        if let Some(hash) =
-            self.find(&url).and_then(|module| self.script.content_hash(&module.name))
+    fn keep_code(&self, url: &ModuleSpecifier, code: &[u8]) {
+        if let Some(hash) = self.find(url).and_then(|module| self.script.content_hash(&module.name))
         {
             self.cache.put(hash, code);
         }
-        Box::pin(std::future::ready(()))
     }
 
-    /// Sources stay with the author: the map's word is taken for them.
-    fn source_map_source_exists(&self, _url: &str) -> Option<bool> {
-        Some(true)
-    }
-
-    fn get_source_map(&self, file_name: &str) -> Option<Cow<'_, [u8]>> {
+    fn source_map(&self, file_name: &str) -> Option<Cow<'_, [u8]>> {
         let name = file_name.strip_prefix(ROOT)?;
         let map = self.script.module(&format!("{name}.map"))?;
         (map.kind == ModuleKind::SourceMap).then(|| Cow::Borrowed(&map.bytes[..]))

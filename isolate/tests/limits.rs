@@ -12,8 +12,7 @@ fn tight() -> Limits {
         cpu: Duration::from_millis(400),
         startup_cpu: Duration::from_millis(200),
         wall: Duration::from_millis(1_000),
-        heap_bytes_max: 24 << 20,
-        buffer_bytes_max: 16 << 20,
+        memory_bytes_max: 24 << 20,
         ..Limits::default()
     }
 }
@@ -77,7 +76,7 @@ fn each_excess_has_its_outcome() {
         (
             "buffers",
             "export default { fetch() { const a = []; for (;;) a.push(new Uint8Array(1 << 20)); } }",
-            Outcome::ExceededMemory,
+            Outcome::Exception,
         ),
         (
             "eval",
@@ -225,7 +224,7 @@ fn optimised_loops_are_ended() {
     on_isolate_thread(move |thread| async move {
         for source in sources {
             let limits =
-                Limits { cpu: Duration::from_millis(400), heap_bytes_max: 64 << 20, ..tight() };
+                Limits { cpu: Duration::from_millis(400), memory_bytes_max: 64 << 20, ..tight() };
             let setup = Setup { limits, ..Setup::new(script(&source)) };
             let worker = setup.load(&thread).await.unwrap();
             if source.contains("/bomb") {

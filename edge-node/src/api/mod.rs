@@ -31,11 +31,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_kv::KvStore;
+use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::Router;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub use check::{CheckError, CheckReport, ScriptCheck};

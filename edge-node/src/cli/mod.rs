@@ -38,8 +38,8 @@ pub use client::{ApiError, ApiMessage};
 pub use environment::{ApiVariables, Environment};
 pub use error::CliError;
 
-use args::{DeploymentsCommand, VersionsCommand};
 use crate::serving::{run_check_process, run_serving_process};
+use args::{DeploymentsCommand, VersionsCommand};
 use session::Session;
 use terminal::Terminal;
 

@@ -10,6 +10,7 @@ mod pages;
 mod pool;
 mod quarantine;
 mod service;
+mod spares;
 mod targets;
 mod thread;
 

@@ -334,8 +334,7 @@ pub(super) fn limits(config: &LimitsConfig, asked: &VersionLimits) -> Limits {
         cpu: Duration::from_millis(cpu_ms),
         wall: Duration::from_millis(config.wall_ms_max),
         wait_until: Duration::from_millis(config.wait_until_ms_max),
-        heap_bytes_max: memory,
-        buffer_bytes_max: memory,
+        memory_bytes_max: memory,
         subrequests_max: subrequests.min(config.subrequests_max),
         ..Limits::default()
     }

@@ -23,6 +23,7 @@ use super::host::{ConsoleLine, ThreadHost};
 use super::pool::Pool;
 use super::quarantine::Quarantined;
 use super::service::{Dispatcher, Front, new_id};
+use super::spares;
 use super::targets::Targets;
 use crate::config::NodeConfig;
 use crate::inspect::{Debuggees, serving};
@@ -193,9 +194,10 @@ async fn run(
         });
     let housekeeping = tokio::task::spawn_local(keep_house(shared.clone(), dispatcher.clone()));
     let events = tokio::task::spawn_local(take_jobs(dispatcher.clone(), inbox));
-    let loading = shared.debuggees.is_some().then(|| {
-        tokio::task::spawn_local(load_deployed(shared.state.clone(), dispatcher.clone()))
-    });
+    let loading = shared
+        .debuggees
+        .is_some()
+        .then(|| tokio::task::spawn_local(load_deployed(shared.state.clone(), dispatcher.clone())));
     // Whoever started the thread may not care.
     let _ = starting.send(());
     for listener in listeners {
@@ -227,10 +229,8 @@ async fn run(
 
 fn dispatcher(shared: &Arc<Shared>) -> std::io::Result<Rc<Dispatcher>> {
     let config = &shared.config;
-    let options = OutboundOptions {
-        allow: config.outbound.allow.clone(),
-        ..OutboundOptions::default()
-    };
+    let options =
+        OutboundOptions { allow: config.outbound.allow.clone(), ..OutboundOptions::default() };
     let outbound = Outbound::new(options, &shared.system);
     let host = Rc::new(ThreadHost {
         outbound,
@@ -244,6 +244,7 @@ fn dispatcher(shared: &Arc<Shared>) -> std::io::Result<Rc<Dispatcher>> {
         depths: RefCell::new(HashMap::new()),
     });
     let isolates = shared.engine.thread()?;
+    tokio::task::spawn_local(spares::keep(isolates.clone(), config.isolates.spares_per_thread));
     let pool = Pool::new(isolates, shared.state.clone(), config.limits.clone(), host.clone());
     *host.pool.borrow_mut() = Rc::downgrade(&pool);
     let targets = shared.targets.clone();

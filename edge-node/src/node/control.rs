@@ -127,10 +127,7 @@ impl Control {
     }
 }
 
-fn open_kv(
-    config: &NodeConfig,
-    epochs: Option<Arc<Epochs>>,
-) -> Result<SqliteStore, NodeError> {
+fn open_kv(config: &NodeConfig, epochs: Option<Arc<Epochs>>) -> Result<SqliteStore, NodeError> {
     let path = config.data_dir.join(KV_FILE);
     let options = SqliteOptions {
         cache_bytes_max: config.kv.cache_bytes_max,

@@ -11,7 +11,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_isolate::Engine;
+use atoll_isolate::{Engine, EngineOptions};
 use tokio::sync::{broadcast, watch};
 
 use crate::api;
@@ -47,7 +47,10 @@ impl Node {
     /// When a file, a socket or a thread cannot be had.
     pub async fn start(config: NodeConfig) -> Result<Self, NodeError> {
         raise_file_limit();
-        let engine = Arc::new(Engine::start(CODE_CACHE_BYTES_MAX)?);
+        let engine = Arc::new(Engine::start(EngineOptions {
+            code_cache_bytes_max: CODE_CACHE_BYTES_MAX,
+            ..EngineOptions::default()
+        })?);
         let stores = NodeStores::open(&config, None)?;
         let tls = certificates::tls(&certificates::read(&config, &stores.registry)?)?;
         let Listeners { pairs, http, https } = Listeners::bind(&config, threads(&config)).await?;

@@ -112,7 +112,10 @@ impl Health {
 pub fn health_routes(health: Health, metrics: Arc<Metrics>) -> Router {
     let alive = health.clone();
     Router::new()
-        .route("/healthz", get(move || async move { format!("ok\n{}", listed(&alive.processes())) }))
+        .route(
+            "/healthz",
+            get(move || async move { format!("ok\n{}", listed(&alive.processes())) }),
+        )
         .route("/readyz", get(move || async move { ready(&health) }))
         .route("/metrics", get(move || async move { render(&metrics) }))
 }

@@ -176,7 +176,11 @@ impl Metrics {
     /// The counter of this name (`process_restarts`).
     pub fn counter(&self, name: &str, help: &str) -> Count {
         let mut counters = lock(&self.counters);
-        counters.entry(name.to_owned()).or_insert_with(|| (help.to_owned(), Count::default())).1.clone()
+        counters
+            .entry(name.to_owned())
+            .or_insert_with(|| (help.to_owned(), Count::default()))
+            .1
+            .clone()
     }
 
     /// Adds a gauge whose value is asked for at every scrape (`isolates_live`). The callback must

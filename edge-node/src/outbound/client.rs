@@ -88,12 +88,8 @@ impl Outbound {
     /// Makes a client. It reads no file: what the system says was read before.
     pub fn new(options: OutboundOptions, system: &SystemNetwork) -> Self {
         let policy = Policy { allow: options.allow, private: options.allow_private };
-        let connector = Connector::new(
-            policy,
-            system.resolver(),
-            options.dns_timeout,
-            options.connect_timeout,
-        );
+        let connector =
+            Connector::new(policy, system.resolver(), options.dns_timeout, options.connect_timeout);
         let https = HttpsConnectorBuilder::new()
             .with_tls_config(tls_config(system.roots(), options.extra_roots))
             .https_or_http()

@@ -45,7 +45,8 @@ impl SystemNetwork {
     pub(super) fn resolver(&self) -> Option<TokioResolver> {
         let (config, options) = self.resolver.clone()?;
         let provider = TokioConnectionProvider::default();
-        let mut builder = TokioResolver::builder_with_config(config, provider).with_options(options);
+        let mut builder =
+            TokioResolver::builder_with_config(config, provider).with_options(options);
         // Building would read the hosts file again.
         builder.options_mut().use_hosts_file = ResolveHosts::Never;
         let mut resolver = builder.build();

@@ -65,10 +65,12 @@ impl Frame {
         let mut head = vec![0; LENGTHS_BYTES];
         rmp_serde::encode::write_named(&mut head, message)?;
         let lengths = [head.len() - LENGTHS_BYTES, payload.iter().map(Bytes::len).sum()];
-        for (part, (at, bytes)) in ["header", "payload"].into_iter().zip([0, 4].into_iter().zip(lengths)) {
+        for (part, (at, bytes)) in
+            ["header", "payload"].into_iter().zip([0, 4].into_iter().zip(lengths))
+        {
             let bytes_max = u32::MAX as usize;
-            let length = u32::try_from(bytes)
-                .map_err(|_| LinkError::TooLong { part, bytes, bytes_max })?;
+            let length =
+                u32::try_from(bytes).map_err(|_| LinkError::TooLong { part, bytes, bytes_max })?;
             head[at..at + 4].copy_from_slice(&length.to_le_bytes());
         }
         Ok(Self { head, payload })

@@ -52,7 +52,8 @@ pub(crate) fn open<Sent, Received>(
 /// # Errors
 /// When standard input is no Unix socket: the command was not started by a supervisor.
 pub(crate) fn own_link() -> std::io::Result<UnixStream> {
-    let socket = std::os::unix::net::UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    let socket =
+        std::os::unix::net::UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     socket.peer_addr()?;
     socket.set_nonblocking(true)?;
     UnixStream::from_std(socket)

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use atoll_isolate::Engine;
+use atoll_isolate::{Engine, EngineOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::CODE_CACHE_BYTES_MAX;
@@ -45,7 +45,10 @@ async fn check() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     init_log(&log)?;
     atoll_isolate::report_crashes(crashes)?;
     tracing::debug!(sandbox = sandbox::enter(), "checking scripts");
-    let engine = Arc::new(Engine::start(CODE_CACHE_BYTES_MAX)?);
+    let engine = Arc::new(Engine::start(EngineOptions {
+        code_cache_bytes_max: CODE_CACHE_BYTES_MAX,
+        ..EngineOptions::default()
+    })?);
     let check = IsolateCheck::start(engine, limits)?;
     loop {
         let (version, parts, payload) = match supervisor.next().await {

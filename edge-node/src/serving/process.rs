@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_isolate::Engine;
+use atoll_isolate::{Engine, EngineOptions};
 use bytes::Bytes;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -84,7 +84,10 @@ async fn serve() -> Result<(), Fatal> {
     // From here on nothing is read from the file system. There is no other thread yet.
     let sandbox = sandbox::enter();
     let kv = process::kv::connect(fds.kv, fds.epochs, &config.kv)?;
-    let engine = Arc::new(Engine::start(CODE_CACHE_BYTES_MAX)?);
+    let engine = Arc::new(Engine::start(EngineOptions {
+        code_cache_bytes_max: CODE_CACHE_BYTES_MAX,
+        ..EngineOptions::default()
+    })?);
     let metrics = Arc::new(Metrics::default());
     let (hub, reports) = ReportHub::relayed(metrics.clone());
     hub.follow(followed);

@@ -78,8 +78,7 @@ impl Drop for Forget<'_> {
 
 impl LinkState {
     pub(super) fn new(link: LinkSender<FromServing>, snapshot: Snapshot) -> Self {
-        let requests =
-            Requests { link, numbered: AtomicU64::default(), waiting: Mutex::default() };
+        let requests = Requests { link, numbered: AtomicU64::default(), waiting: Mutex::default() };
         let snapshots = watch::Sender::new(Arc::new(snapshot));
         Self { snapshots, requests: Arc::new(requests) }
     }

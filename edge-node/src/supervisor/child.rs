@@ -93,7 +93,8 @@ impl Child {
         drop(self.crashes_sent);
         let mut report = Vec::new();
         // Cut off by an error only when something else holds the pipe: what was read counts.
-        let _ = std::fs::File::from(self.crashes).take(CRASH_REPORT_BYTES_MAX).read_to_end(&mut report);
+        let _ =
+            std::fs::File::from(self.crashes).take(CRASH_REPORT_BYTES_MAX).read_to_end(&mut report);
         let report = String::from_utf8_lossy(&report);
         let mut culprits: Vec<Culprit> = report.lines().filter_map(Culprit::parse).collect();
         culprits.dedup();

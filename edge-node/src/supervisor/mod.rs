@@ -197,8 +197,7 @@ impl Supervisor {
             in_use: shared.in_use.least.subscribe(),
             fire: fire(inboxes),
         };
-        let control =
-            Control::start(&config, &stores, admin, shared.health.clone(), side).await?;
+        let control = Control::start(&config, &stores, admin, shared.health.clone(), side).await?;
         Ok(Self { http, https, shared, drain, processes: keepers, tasks, control })
     }
 

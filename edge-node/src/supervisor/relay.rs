@@ -112,10 +112,8 @@ impl<'a> Relay<'a> {
         child: &Child,
         socket: UnixStream,
         sockets: &[(TcpListener, TcpListener)],
-    ) -> Result<
-        (LinkSender<ToServing>, LinkReader<FromServing>, watch::Receiver<(u64, Bytes)>),
-        Over,
-    > {
+    ) -> Result<(LinkSender<ToServing>, LinkReader<FromServing>, watch::Receiver<(u64, Bytes)>), Over>
+    {
         let shared = self.shared;
         let kv = process::kv::serve(&shared.kv)?;
         let mut fds: Vec<BorrowedFd<'_>> =

@@ -5,12 +5,14 @@ use deno_core::error::JsError;
 use deno_core::{JsRuntime, scope, v8};
 
 use crate::inspector::Inspector;
+use crate::ops::time::SeenTime;
 use crate::script::{Binding, BindingValue};
 
 /// The functions that `js/main.js` gives out.
 pub(crate) struct Entries {
     fetch: v8::Global<v8::Function>,
     scheduled: v8::Global<v8::Function>,
+    bind: v8::Global<v8::Function>,
     install: v8::Global<v8::Function>,
     expose_bindings: v8::Global<v8::Function>,
 }
@@ -68,13 +70,25 @@ fn byte_array<'s>(
     v8::Uint8Array::new(scope, buffer, 0, bytes.len())
 }
 
-/// Takes the runtime's entries off the global object, hides the machinery, and fills in `env`. With an
-/// inspector, what the script writes to the console goes there too.
+/// What `env` holds goes to the instance as JSON, with the bytes beside it.
+fn call_with_bindings(
+    scope: &mut v8::PinScope<'_, '_>,
+    function: &v8::Global<v8::Function>,
+    bindings: &[Binding],
+) -> Result<(), CallError> {
+    let json = serde_json_of(bindings);
+    let json = v8::String::new(scope, &json).ok_or(CallError::Terminated)?;
+    let blobs = blobs(scope, bindings);
+    call(scope, function, &[json.into(), blobs.into()], |_, _| ())
+}
+
+/// Takes the runtime's entries off the global object, hides the machinery, and puts the globals in their
+/// place. With an inspector, what the script writes to the console goes there too.
 pub(crate) fn install_entries(
     runtime: &mut JsRuntime,
-    bindings: &[Binding],
     inspector: Option<&Inspector>,
 ) -> Result<Entries, CallError> {
+    let time = runtime.op_state().borrow().borrow::<SeenTime>().clone();
     scope!(scope, runtime);
     let context = scope.get_current_context();
     context.set_allow_generation_from_strings(false);
@@ -84,17 +98,16 @@ pub(crate) fn install_entries(
     let entries = Entries {
         fetch: function(scope, holder, "dispatchFetch"),
         scheduled: function(scope, holder, "dispatchScheduled"),
+        bind: function(scope, holder, "bind"),
         install: function(scope, holder, "install"),
         expose_bindings: function(scope, holder, "exposeBindings"),
     };
     let bootstrap = function(scope, holder, "bootstrap");
     let key = v8::String::new(scope, "__atoll").expect("a short name is a valid string");
     global.delete(scope, key.into());
-    let json = serde_json_of(bindings);
-    let json = v8::String::new(scope, &json).ok_or(CallError::Terminated)?;
-    let blobs = blobs(scope, bindings);
     let inspected = v8::Boolean::new(scope, inspector.is_some());
-    call(scope, &bootstrap, &[json.into(), blobs.into(), inspected.into()], |_, _| ())?;
+    let time = v8::ArrayBuffer::with_backing_store(scope, time.store());
+    call(scope, &bootstrap, &[inspected.into(), time.into()], |_, _| ())?;
     Ok(entries)
 }
 
@@ -162,6 +175,16 @@ impl Entries {
         called?;
         scope.perform_microtask_checkpoint();
         if scope.is_execution_terminating() { Err(CallError::Terminated) } else { Ok(()) }
+    }
+
+    /// Fills in `env`.
+    pub(crate) fn bind(
+        &self,
+        runtime: &mut JsRuntime,
+        bindings: &[Binding],
+    ) -> Result<(), CallError> {
+        scope!(scope, runtime);
+        call_with_bindings(scope, &self.bind, bindings)
     }
 
     /// Makes the bindings globals, as service-worker scripts see them.

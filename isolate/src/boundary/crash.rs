@@ -182,7 +182,8 @@ mod tests {
         let claimed = CrashSlot::claim();
         let slot = claimed.slot.unwrap();
         let shown = || {
-            let words = slot.words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes());
+            let words =
+                slot.words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes());
             let text: Vec<u8> = words.take(slot.length.load(Ordering::Relaxed)).collect();
             String::from_utf8(text).unwrap()
         };

@@ -9,9 +9,9 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, LazyLock, Mutex};
 
 use atoll_isolate::{
-    Binding, Body, Engine, FetchEvent, FetchHop, Host, HostError, Instance, InstanceOptions,
-    InvocationRecord, IsolateThread, KvCall, KvEntry, KvReply, Limits, LogLine, Module, ModuleKind,
-    ResponseBody, Script, ScriptFormat, StartError,
+    Binding, Body, Engine, EngineOptions, FetchEvent, FetchHop, Host, HostError, Instance,
+    InstanceOptions, InvocationRecord, IsolateThread, KvCall, KvEntry, KvReply, Limits, LogLine,
+    Module, ModuleKind, ResponseBody, Script, ScriptFormat, StartError,
 };
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
@@ -24,7 +24,8 @@ type Job = Box<dyn FnOnce(&'static Engine) + Send>;
 static RUNNER: LazyLock<Mutex<Sender<Job>>> = LazyLock::new(|| {
     let (jobs, inbox) = channel::<Job>();
     std::thread::spawn(move || {
-        let engine: &'static Engine = Box::leak(Box::new(Engine::start(16 << 20).unwrap()));
+        let engine: &'static Engine =
+            Box::leak(Box::new(Engine::start(EngineOptions::default()).unwrap()));
         for job in inbox {
             std::thread::Builder::new().stack_size(8 << 20).spawn(move || job(engine)).unwrap();
         }
