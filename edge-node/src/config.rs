@@ -73,7 +73,7 @@ impl Default for NodeConfig {
 }
 
 /// How isolates are kept at hand.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IsolatesConfig {
     /// Isolates that each thread makes ahead of need, so that a version's first request finds one.

@@ -21,13 +21,15 @@ use crate::script::Script;
 pub struct NodeOptions {
     /// Threads that run workers.
     pub threads: usize,
+    /// Serving processes that share them; as many as the node chooses when absent.
+    pub processes: Option<usize>,
     /// The configuration file's text, in TOML; the harness sets the addresses by flags.
     pub config: String,
 }
 
 impl Default for NodeOptions {
     fn default() -> Self {
-        Self { threads: 2, config: String::new() }
+        Self { threads: 2, processes: None, config: String::new() }
     }
 }
 
@@ -194,6 +196,9 @@ impl Child {
         command.arg("serve").arg("--config").arg(dir.join("node.toml"));
         command.arg("--data").arg(data_dir(dir));
         command.args(["--domain", "localhost", "--threads", &options.threads.to_string()]);
+        if let Some(processes) = options.processes {
+            command.args(["--processes", &processes.to_string()]);
+        }
         for listener in ["--http", "--https", "--admin"] {
             command.args([listener, "127.0.0.1:0"]);
         }

@@ -1,6 +1,7 @@
 //! What the operating system says about the processes of a node.
 
 use std::fs;
+use std::process::Command;
 
 /// A process, by its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +35,11 @@ impl Process {
         line.replace('\0', " ")
     }
 
+    /// Whether it serves requests, and nothing else: the node's other processes come and go.
+    pub fn serves(self) -> bool {
+        self.command().contains("serving-process")
+    }
+
     /// Its resident memory, in bytes; 0 when it has ended.
     pub fn resident_bytes(self) -> u64 {
         let kibibytes = self.status("VmRSS:");
@@ -44,6 +50,16 @@ impl Process {
     /// Its open file descriptors.
     pub fn descriptors(self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.0)).into_iter().flatten().count()
+    }
+
+    /// Sends it a signal (`KILL`, `TERM`).
+    ///
+    /// # Panics
+    /// Panics when it has ended already.
+    pub fn signal(self, name: &str) {
+        let kill = format!("kill -{name} {}", self.0);
+        let status = Command::new("sh").args(["-c", &kill]).status();
+        assert!(status.is_ok_and(|status| status.success()), "{kill} fails");
     }
 
     /// Zombies have ended, although they still have a place in the table.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use atoll_tests::{Node, NodeOptions, POLL, Request, Script, next_chunk};
+use atoll_tests::{Node, NodeOptions, POLL, Process, Request, Script, next_chunk};
 
 const WORKERS: usize = 200;
 /// Every fifth worker is hostile.
@@ -135,7 +135,7 @@ struct Sample {
     at: Duration,
     memory_bytes: f64,
     descriptors: f64,
-    processes: Vec<u32>,
+    serving: Vec<Process>,
 }
 
 async fn sampler(node: &Node, begun: Instant, length: Duration) -> Vec<Sample> {
@@ -148,7 +148,7 @@ async fn sampler(node: &Node, begun: Instant, length: Duration) -> Vec<Sample> {
             at: begun.elapsed(),
             memory_bytes: processes.iter().map(|process| process.resident_bytes() as f64).sum(),
             descriptors: processes.iter().map(|process| process.descriptors() as f64).sum(),
-            processes: processes.iter().map(|process| process.id()).collect(),
+            serving: processes.into_iter().filter(|process| process.serves()).collect(),
         });
     }
     samples
@@ -230,8 +230,8 @@ async fn memory_stays_flat_and_every_request_has_its_outcome() {
     plot("MiB resident", &samples, |sample| sample.memory_bytes / f64::from(1 << 20));
     plot("descriptors", &samples, |sample| sample.descriptors);
     let (first, last) = (samples.first().unwrap(), samples.last().unwrap());
-    let died = first.processes.iter().filter(|id| !last.processes.contains(id)).count();
-    assert_eq!(died, 0, "processes died");
+    let died = first.serving.iter().filter(|process| !last.serving.contains(process)).count();
+    assert_eq!(died, 0, "serving processes died");
     assert_eq!(ended, sent, "requests that went in and outcomes that came out differ");
     let settled = &samples[samples.len() / 3..];
     for (what, (grown, mean)) in [

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use atoll_tests::{
-    ApiError, Failure, Metrics, Node, NodeOptions, POLL, Script, StreamedBody, next_chunk,
+    ApiError, Failure, Metrics, Node, NodeOptions, POLL, Process, Script, StreamedBody, next_chunk,
 };
 use bytes::Bytes;
 use http::Method;
@@ -62,7 +62,8 @@ pub(crate) async fn family(name: &str, cpu_ms: u64, file: &str) {
     let asserted = std::env::var_os("ATOLL_HOSTILE_P99").is_some();
     let chosen = std::env::var("ATOLL_HOSTILE_CASE").ok();
     let config = format!("[limits]\ncpu_ms = {cpu_ms}\ncpu_ms_max = {cpu_ms}\n{NODE}");
-    let options = NodeOptions { threads: 1, ..NodeOptions::with_config(&config) };
+    let options =
+        NodeOptions { threads: 1, processes: Some(1), ..NodeOptions::with_config(&config) };
     let mut node = Node::start(options.clone()).await;
     let mut world = World::new(&node).await;
     let mut neighbour = Neighbour::start(&node).await;
@@ -74,13 +75,13 @@ pub(crate) async fn family(name: &str, cpu_ms: u64, file: &str) {
         if chosen.as_ref().is_some_and(|part| !case.name.contains(part.as_str())) {
             continue;
         }
-        let processes = node.processes();
+        let processes = serving(&node);
         let running = run(&node, &world, &case, &neighbour, asserted);
         let mut row = tokio::time::timeout(CASE_MAX, running).await.unwrap_or_else(|_| {
             let fault = Some(format!("it is not over within {CASE_MAX:?}"));
             Row { name: case.name.clone(), fault, ..Row::default() }
         });
-        let died = node.processes() != processes;
+        let died = serving(&node) != processes;
         if row.fault.is_none() && row.cpu > Duration::from_millis(cpu_ms) + CPU_OVER_MAX {
             row.fault =
                 Some(format!("it ends {} with {} ms of CPU", row.seen, row.cpu.as_millis()));
@@ -271,6 +272,11 @@ async fn met(response: http::Response<hyper::body::Incoming>, pieces: usize) -> 
     let page: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
     let code = page["error"]["code"].as_u64().unwrap_or_default();
     Met { status: head.status.as_u16(), code, text: String::from_utf8_lossy(&text).into_owned() }
+}
+
+/// The processes that must not die of a script.
+fn serving(node: &Node) -> Vec<Process> {
+    node.processes().into_iter().filter(|process| process.serves()).collect()
 }
 
 /// What a process said when it died.
