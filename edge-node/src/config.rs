@@ -29,9 +29,12 @@ pub struct NodeConfig {
     pub inspect: Option<SocketAddr>,
     /// The domain of `<worker>.<subdomain>.<domain>`.
     pub domain: String,
-    /// Threads that run workers; the number of cores when absent. Serving processes share them.
+    /// Threads that accept connections and run what is called often and never long; the number of cores when
+    /// absent.
     pub threads: Option<NonZeroUsize>,
-    /// Serving processes of `atoll serve`; by the number of cores when absent.
+    /// Threads that run every other worker; the number of cores, and at least two, when absent.
+    pub back_threads: Option<NonZeroUsize>,
+    /// Serving processes of `atoll serve`, which share the threads; by the number of cores when absent.
     pub processes: Option<NonZeroUsize>,
     /// How long accepted work may take to finish after SIGTERM, in milliseconds.
     pub drain_ms_max: u64,
@@ -61,6 +64,7 @@ impl Default for NodeConfig {
             domain: "localhost".to_owned(),
             threads: None,
             processes: None,
+            back_threads: None,
             drain_ms_max: 30_000,
             tls: TlsConfig::default(),
             limits: LimitsConfig::default(),
@@ -123,8 +127,16 @@ pub struct LimitsConfig {
     pub wait_until_ms_max: u64,
     /// Subrequests of one invocation.
     pub subrequests_max: u32,
-    /// Invocations of one version that are under way at once on one thread.
+    /// Invocations of one worker that are under way at once in one process.
     pub concurrency_max: u32,
+    /// Invocations of all workers of one account that are under way at once in one process.
+    pub account_concurrency_max: u32,
+    /// Calls of one version that wait, in one process, for it to be loaded or for a thread.
+    pub queue_max: u32,
+    /// Calls of one worker in a second on the whole node; 0 for no limit. Each process takes an equal part.
+    pub requests_per_s_max: u32,
+    /// Calls of all workers of one account in a second; 0 for no limit.
+    pub account_requests_per_s_max: u32,
     /// The body of a request to a worker, in bytes.
     pub request_body_bytes_max: u64,
     /// A request's headers together, in bytes.
@@ -148,6 +160,10 @@ impl Default for LimitsConfig {
             wait_until_ms_max: 30_000,
             subrequests_max: 1_000,
             concurrency_max: 1_000,
+            account_concurrency_max: 5_000,
+            queue_max: 1_000,
+            requests_per_s_max: 0,
+            account_requests_per_s_max: 0,
             request_body_bytes_max: 5 * GIB,
             request_header_bytes_max: 128 << 10,
             url_bytes_max: 16 << 10,
@@ -294,6 +310,8 @@ impl NodeConfig {
             ("heap_bytes_max", limits.heap_bytes_max),
             ("wall_ms_max", limits.wall_ms_max),
             ("concurrency_max", limits.concurrency_max.into()),
+            ("account_concurrency_max", limits.account_concurrency_max.into()),
+            ("queue_max", limits.queue_max.into()),
             ("script_bytes_max", limits.script_bytes_max),
         ] {
             if value == 0 {

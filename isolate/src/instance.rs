@@ -24,7 +24,7 @@ use crate::outcome::{Exception, Outcome};
 use crate::script::{Binding, Script};
 use crate::spares::{Blank, Spares};
 use crate::start::{StartError, start};
-use crate::watchdog::{Watchdog, WatchedThread};
+use crate::watchdog::{Pulse, Watchdog, WatchedThread};
 
 /// V8's flags, after the program name that it expects first.
 ///
@@ -119,6 +119,13 @@ impl Engine {
     }
 }
 
+impl IsolateThread {
+    /// What other threads may see of this one.
+    pub fn pulse(&self) -> Pulse {
+        self.watched.pulse()
+    }
+}
+
 /// Where an instance is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
@@ -141,6 +148,7 @@ pub(crate) struct Inner {
     crash_slot: Rc<CrashSlot>,
     label: CrashLabel,
     state: StdCell<State>,
+    longest_slice: StdCell<Duration>,
     driver: RefCell<Option<Waker>>,
 }
 
@@ -194,6 +202,7 @@ impl Instance {
             crash_slot: thread.crash_slot.clone(),
             label: CrashLabel::new(&label),
             state: StdCell::new(State::Live),
+            longest_slice: StdCell::default(),
             driver: RefCell::new(None),
         });
         let handlers = start(&inner, &entries, &script, loader, &bindings).await?;
@@ -240,6 +249,16 @@ impl Instance {
         }
     }
 
+    /// The CPU time of the longest slice since the last [`Instance::take_longest_slice`], start-up included.
+    pub fn longest_slice(&self) -> Duration {
+        self.inner.longest_slice.get()
+    }
+
+    /// The same, and begins to look anew.
+    pub fn take_longest_slice(&self) -> Duration {
+        self.inner.longest_slice.take()
+    }
+
     /// The outcome for which the instance was condemned; it takes no more calls then.
     pub fn condemned(&self) -> Option<Outcome> {
         match self.inner.state.get() {
@@ -261,6 +280,7 @@ impl Inner {
         let (result, spent) = self.watched.run(&self.handle, &self.heap, budget, || cell.with(f));
         drop(executing);
         drop(cell);
+        self.longest_slice.set(self.longest_slice.get().max(spent.cpu));
         if let Some(refusal) = self.account.refusal() {
             self.condemn(refusal.into());
         } else if spent.over_budget {

@@ -42,3 +42,4 @@ pub use memory::{InstanceMemory, Memory};
 pub use outcome::{Exception, LogLevel, LogLine, Outcome};
 pub use script::{Binding, BindingValue, Module, ModuleKind, Script, ScriptFormat};
 pub use start::StartError;
+pub use watchdog::Pulse;

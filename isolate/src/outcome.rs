@@ -20,6 +20,8 @@ pub enum Outcome {
     Canceled,
     /// The node refused the work for want of capacity.
     Overloaded,
+    /// The worker, or its account, was called too often.
+    RateLimited,
     /// The node itself failed.
     Internal,
 }
@@ -35,6 +37,7 @@ impl Outcome {
             Self::ExceededWall => "exceeded-wall",
             Self::Canceled => "canceled",
             Self::Overloaded => "overloaded",
+            Self::RateLimited => "rate-limited",
             Self::Internal => "internal",
         }
     }

@@ -116,6 +116,17 @@ pub(crate) struct WatchedThread {
     slot: Arc<Slot>,
 }
 
+/// What other threads may see of an isolate thread.
+#[derive(Clone)]
+pub struct Pulse(Arc<Slot>);
+
+impl Pulse {
+    /// For how long the slice that is under way has run; none when the thread executes no JS.
+    pub fn running_for(&self) -> Option<Duration> {
+        lock(&self.0.running).as_ref().map(|running| running.started.elapsed())
+    }
+}
+
 /// What came of a watched execution.
 pub(crate) struct Spent {
     /// CPU time used; of an execution shorter than a tick, all its time.
@@ -186,6 +197,11 @@ fn watch(shared: &Weak<Shared>) {
 }
 
 impl WatchedThread {
+    /// What other threads may see of this one.
+    pub(crate) fn pulse(&self) -> Pulse {
+        Pulse(self.slot.clone())
+    }
+
     /// Runs `f`, which executes JS in the isolate behind `handle` and `heap`, within a CPU budget.
     pub(crate) fn run<R>(
         &self,

@@ -33,7 +33,7 @@ const DURATION_BOUNDS_US: &[u64] = &[
 ];
 const CPU_BOUNDS_US: &[u64] =
     &[100, 250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 250_000, 1_000_000, 30_000_000];
-pub(super) const OUTCOMES: [Outcome; 8] = [
+pub(super) const OUTCOMES: [Outcome; 9] = [
     Outcome::Ok,
     Outcome::Exception,
     Outcome::ExceededCpu,
@@ -41,6 +41,7 @@ pub(super) const OUTCOMES: [Outcome; 8] = [
     Outcome::ExceededWall,
     Outcome::Canceled,
     Outcome::Overloaded,
+    Outcome::RateLimited,
     Outcome::Internal,
 ];
 
@@ -245,7 +246,10 @@ impl Metrics {
             failed.fetch_add(more_failed, Ordering::Relaxed);
         }
         for Named { name, help, value } in delta.counters.into_iter().take(NAMES_MAX) {
-            if is_name(&name) && (lock(&self.counters).len() < NAMES_MAX || value > 0) {
+            let known = lock(&self.counters);
+            let wanted = known.len() < NAMES_MAX || known.contains_key(&name);
+            drop(known);
+            if wanted && is_name(&name) {
                 self.counter(&name, &help).add(value);
             }
         }

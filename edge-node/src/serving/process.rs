@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use atoll_isolate::{Engine, EngineOptions};
 use bytes::Bytes;
+use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -79,6 +80,7 @@ async fn serve() -> Result<(), Fatal> {
     init_log(&config.log)?;
     atoll_isolate::report_crashes(fds.crashes)?;
     raise_file_limit();
+    forbid_core_dumps();
     let tls = certificates::tls(&certificates)?;
     let system = SystemNetwork::read();
     // From here on nothing is read from the file system. There is no other thread yet.
@@ -141,6 +143,15 @@ fn ignored_signals() -> std::io::Result<[Signal; 3]> {
         signal(SignalKind::interrupt())?,
         signal(SignalKind::hangup())?,
     ])
+}
+
+/// The memory of a process that crashed holds every tenant's secrets, and writing it to disk would keep the
+/// next one waiting.
+fn forbid_core_dumps() {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%error, "core dumps could not be forbidden");
+    }
 }
 
 /// Without a supervisor there is no state, no log of crashes and nobody to answer for: what is under way

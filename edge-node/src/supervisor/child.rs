@@ -20,7 +20,7 @@ const PROGRAM: &str = "/proc/self/exe";
 const CRASH_REPORT_BYTES_MAX: u64 = 64 << 10;
 
 /// How long a process may take to end once its link is closed.
-const EXIT_MAX: Duration = Duration::from_secs(5);
+const EXIT_MAX: Duration = Duration::from_secs(1);
 
 /// A running child.
 pub(super) struct Child {

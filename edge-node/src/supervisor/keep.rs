@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::child::{Child, Ended};
-use super::relay::{Over, Relay};
+use super::relay::{OpenSockets, Over, Relay};
 use super::restart::Restarts;
 use crate::dispatch::{Culprit, Job};
 use crate::observe::ProcessState;
@@ -29,11 +29,10 @@ pub(super) async fn keep(
 ) {
     let mut restarts = Restarts::default();
     let mut drain = shared.drain.clone();
-    // Once the drain begins, nobody may wait in the sockets for a process that never comes.
     let mut sockets = Some(sockets);
-    while let Some(open) = &sockets {
+    while sockets.is_some() {
         let begun = Instant::now();
-        let pause = match live(&shared, place, open, &mut jobs).await {
+        let pause = match live(&shared, place, &mut sockets, &mut jobs).await {
             Ok(()) => restarts.pause_after(begun.elapsed()),
             Err(error) => {
                 tracing::error!(process = place, %error, "a serving process cannot be started");
@@ -60,7 +59,7 @@ pub(super) async fn keep(
 async fn live(
     shared: &Arc<Shared>,
     place: usize,
-    sockets: &[(TcpListener, TcpListener)],
+    sockets: &mut OpenSockets,
     jobs: &mut mpsc::Receiver<Job>,
 ) -> std::io::Result<()> {
     let (child, socket) = Child::start("serving-process", &shared.variables)?;

@@ -40,6 +40,10 @@ const VERSION_READS_MAX: usize = 16;
 /// What a serving process may send: reports with their logs are the longest.
 const LIMITS: FrameLimits = FrameLimits { header_bytes_max: 16 << 20, payload_bytes_max: 0 };
 
+/// The sockets for HTTP and HTTPS of each thread, until the drain: from then on nobody may wait in them for
+/// a process that never comes.
+pub(super) type OpenSockets = Option<Vec<(TcpListener, TcpListener)>>;
+
 /// Why a conversation is over.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Over {
@@ -93,13 +97,13 @@ impl<'a> Relay<'a> {
         &self,
         child: &Child,
         socket: UnixStream,
-        sockets: &[(TcpListener, TcpListener)],
+        sockets: &mut OpenSockets,
         jobs: &mut mpsc::Receiver<Job>,
     ) -> Over {
-        match self.begin(child, socket, sockets).await {
+        match self.begin(child, socket, sockets.as_deref().unwrap_or_default()).await {
             Ok((sender, reader, snapshots)) => tokio::select! {
                 over = self.listen(reader, sender.clone()) => over,
-                over = self.tell(sender.clone(), snapshots, jobs) => over,
+                over = self.tell(sender.clone(), snapshots, sockets, jobs) => over,
                 over = self.watch(sender) => over,
             },
             Err(over) => over,
@@ -183,6 +187,7 @@ impl<'a> Relay<'a> {
         &self,
         sender: LinkSender<ToServing>,
         mut snapshots: watch::Receiver<(u64, Bytes)>,
+        sockets: &mut OpenSockets,
         jobs: &mut mpsc::Receiver<Job>,
     ) -> Over {
         let mut followed = self.shared.hub.followed();
@@ -209,6 +214,7 @@ impl<'a> Relay<'a> {
                 return error.into();
             }
         }
+        *sockets = None;
         let ms_max = self.shared.config.drain_ms_max;
         if let Err(error) = sender.send(&ToServing::Drain { ms_max }, Vec::new()).await {
             return error.into();
