@@ -18,13 +18,15 @@ use crate::script::Script;
 pub struct NodeOptions {
     /// Threads that run workers.
     pub threads: usize,
+    /// Serving processes; the binary's default when absent.
+    pub processes: Option<usize>,
     /// The configuration file's text, in TOML; the harness sets the addresses by flags.
     pub config: String,
 }
 
 impl Default for NodeOptions {
     fn default() -> Self {
-        Self { threads: 2, config: String::new() }
+        Self { threads: 2, processes: None, config: String::new() }
     }
 }
 
@@ -145,7 +147,8 @@ impl Node {
         self.exit_status().await
     }
 
-    /// Resident memory of the node and the processes that it started, in bytes.
+    /// Resident memory of the node and the processes that it started, in bytes. What they share, such
+    /// as the program itself, counts once.
     pub fn memory_rss_bytes(&self) -> u64 {
         process_tree(self.process.captured.id()).into_iter().map(resident_bytes).sum()
     }
@@ -177,6 +180,9 @@ impl Process {
         command.arg("serve").arg("--config").arg(dir.join("node.toml"));
         command.arg("--data").arg(data_dir(dir));
         command.args(["--domain", "localhost", "--threads", &options.threads.to_string()]);
+        if let Some(processes) = options.processes {
+            command.args(["--processes", &processes.to_string()]);
+        }
         for listener in ["--http", "--https", "--admin"] {
             command.args([listener, "127.0.0.1:0"]);
         }
@@ -227,8 +233,8 @@ fn process_tree(root: u32) -> Vec<u32> {
 }
 
 fn resident_bytes(id: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let status = std::fs::read_to_string(format!("/proc/{id}/smaps_rollup")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Pss:"));
     let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     kibibytes.unwrap_or(0) * 1024
 }
