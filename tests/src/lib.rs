@@ -23,11 +23,11 @@ mod shared;
 
 pub use api::{Api, ApiError};
 pub use binary::atoll_binary;
-pub use client::{Protocol, Reply, Request, RequestBody, StreamedBody, next_chunk};
+pub use client::{KeepAlive, Protocol, Reply, Request, RequestBody, StreamedBody, next_chunk};
 pub use clock::{POLL, WAIT_MAX, eventually};
 pub use dev::DevSession;
 pub use echo::{Digest, Seed};
-pub use node::{Addresses, Node, NodeOptions};
+pub use node::{Addresses, Node, NodeOptions, Process};
 pub use origin::Origin;
 pub use project::{CommandOutput, Project};
 pub use script::{ModuleType, Script, fixture, fixture_bytes};

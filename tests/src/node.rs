@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::api::Api;
 use crate::binary::atoll_binary;
-use crate::captured::Captured;
+use crate::captured::{Captured, send_signal};
 use crate::client::{Protocol, Request};
 use crate::clock::eventually;
 use crate::script::Script;
@@ -48,10 +48,19 @@ pub struct Addresses {
     pub admin: SocketAddr,
 }
 
+/// A serving process, as the node's health page has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its id while it lives.
+    pub pid: Option<u32>,
+    /// `starting`, `ready` or `down`.
+    pub state: String,
+}
+
 /// A running node. Dropping it kills the process; a failing test shows what the node wrote.
 pub struct Node {
     options: NodeOptions,
-    process: Process,
+    process: Running,
     api: Api,
     // Removed after the process has ended: fields are dropped in order.
     dir: TempDir,
@@ -66,7 +75,7 @@ impl Node {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
         std::fs::write(dir.path().join("node.toml"), &options.config)
             .expect("the configuration can be written");
-        let process = Process::start(&options, dir.path()).await;
+        let process = Running::start(&options, dir.path()).await;
         let api = process.api(dir.path()).await;
         Self { options, process, api, dir }
     }
@@ -127,7 +136,7 @@ impl Node {
     /// Starts the node again on its data directory, with new ports.
     pub async fn restart(&mut self) {
         self.process.captured.kill();
-        self.process = Process::start(&self.options, self.dir.path()).await;
+        self.process = Running::start(&self.options, self.dir.path()).await;
         self.api = self.process.api(self.dir.path()).await;
     }
 
@@ -153,6 +162,31 @@ impl Node {
         process_tree(self.process.captured.id()).into_iter().map(resident_bytes).sum()
     }
 
+    /// The serving processes, when the node says something of them.
+    pub async fn processes(&self) -> Option<Vec<Process>> {
+        let request = self.request_to_host("localhost", "/healthz").over(Protocol::Admin);
+        let text = request.send().await.ok()?.text();
+        let lines = text.lines().filter(|line| line.starts_with("process "));
+        let process = |line: &str| {
+            let field = |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name));
+            Some(Process { pid: field("pid=")?.parse().ok(), state: field("state=")?.to_owned() })
+        };
+        lines.map(process).collect()
+    }
+
+    /// Sends a signal (`KILL`, `SEGV`) to one of the node's processes.
+    pub fn kill_process(&self, process: u32, signal: &str) {
+        let own = process_tree(self.process.captured.id());
+        assert!(own.contains(&process), "{process} is no process of the node");
+        send_signal(process, signal);
+    }
+
+    /// Open descriptors of the node's first process.
+    pub fn descriptors(&self) -> usize {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.process.captured.id()));
+        open.map_or(0, Iterator::count)
+    }
+
     /// What the node has written so far.
     pub fn output(&self) -> String {
         self.process.captured.output()
@@ -169,12 +203,12 @@ fn data_dir(dir: &Path) -> PathBuf {
 }
 
 /// The node's process and where it listens.
-struct Process {
+struct Running {
     captured: Captured,
     addresses: Addresses,
 }
 
-impl Process {
+impl Running {
     async fn start(options: &NodeOptions, dir: &Path) -> Self {
         let mut command = Command::new(atoll_binary());
         command.arg("serve").arg("--config").arg(dir.join("node.toml"));
