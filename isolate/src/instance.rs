@@ -137,7 +137,8 @@ impl Instance {
             false => thread.spares.take(&limits)?,
         };
         let Blank { mut cell, entries, loader, inspector, .. } = blank;
-        let loader = loader.bind(ScriptLoader::new(script.clone(), thread.code_cache.clone()));
+        let late = loader;
+        let loader = late.bind(ScriptLoader::new(script.clone(), thread.code_cache.clone()));
         let console_host = host.clone();
         let invocations = Rc::new(Invocations::new(
             limits.log_bytes_max,
@@ -170,6 +171,9 @@ impl Instance {
         });
         let handlers = start(&inner, &entries, &script, loader, &bindings).await?;
         *inner.entries.borrow_mut() = Some(entries);
+        if loader.has_new_code() {
+            thread.spares.note_new_code(Rc::downgrade(&inner), late.clone());
+        }
         spawn(drive(Rc::downgrade(&inner)));
         Ok(Self { inner, handlers: handlers.into() })
     }
@@ -214,6 +218,11 @@ impl Inner {
             self.condemn(Outcome::ExceededCpu);
         }
         (result, spent.cpu)
+    }
+
+    /// Enters the isolate for the runtime's own ends; nothing of the script may run.
+    pub(crate) fn inside<R>(&self, f: impl FnOnce(&mut JsRuntime) -> R) -> R {
+        self.cell.borrow_mut().with(f)
     }
 
     pub(crate) fn state(&self) -> State {

@@ -8,6 +8,6 @@ mod cell;
 mod clock;
 
 pub(crate) use allocator::BufferAccount;
-pub(crate) use calls::{Call, CallError, Entries, install_entries};
+pub(crate) use calls::{Call, CallError, Entries, install_entries, module_code};
 pub(crate) use cell::{Cell, CellOptions};
 pub(crate) use clock::ThreadClock;
