@@ -30,7 +30,12 @@ use crate::watchdog::{Watchdog, WatchedThread};
 /// Linear memories are seen only once they are there: 2048 pages of 64 KiB are 128 MiB, the most for one.
 /// Loops that Maglev replaces while they run (OSR) look for interrupts so seldom that neither the watchdog nor
 /// the heap limit could end them; functions still get Maglev's code when they are called.
-const V8_FLAGS: &[&str] = &["atoll", "--wasm-max-mem-pages=2048", "--no-maglev-osr"];
+const V8_FLAGS: &[&str] = &[
+    "atoll",
+    "--wasm-max-mem-pages=2048",
+    "--no-maglev-osr",
+    "--no-memory-pool-share-memory-on-teardown",
+];
 
 /// V8 and what all isolate threads of a process share. Made once, before any other thread.
 pub struct Engine {
@@ -153,12 +158,16 @@ impl Instance {
     /// Makes an isolate, runs the script's top level in it, and finds its handlers.
     ///
     /// # Errors
-    /// When the script does not compile, throws, or goes over a limit while it starts.
+    /// When the script does not compile, throws, or goes over a limit while it starts; with
+    /// [`Outcome::Overloaded`] when the process has no memory left for it.
     pub async fn load(
         thread: &IsolateThread,
         options: InstanceOptions,
     ) -> Result<Self, StartError> {
         let InstanceOptions { script, bindings, limits, host, inspector } = options;
+        if !thread.memory.takes_another() {
+            return Err(StartError::Limit(Outcome::Overloaded));
+        }
         let account = MemoryAccount::open(&thread.memory);
         account.limit(limits.memory_bytes_max);
         let loader = Rc::new(ScriptLoader::new(script.clone(), thread.code_cache.clone()));
@@ -194,6 +203,9 @@ impl Instance {
         let (entries, handlers) = start(&inner, &script, &loader, &bindings).await?;
         *inner.entries.borrow_mut() = Some(entries);
         inner.cell.borrow_mut().measure();
+        if let Some(refusal) = inner.account.refusal() {
+            return Err(StartError::Limit(refusal.into()));
+        }
         spawn(drive(Rc::downgrade(&inner)));
         Ok(Self { inner, handlers: handlers.into() })
     }

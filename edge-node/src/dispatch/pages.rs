@@ -80,7 +80,7 @@ fn words(problem: Problem) -> Text {
             S::SERVICE_UNAVAILABLE,
             1200,
             "Too busy",
-            "This worker has more requests under way than it may.",
+            "This worker has more requests under way than it may, or the node has no memory left for it.",
             LATER,
         ),
         Problem::NotStarted => text(

@@ -150,6 +150,10 @@ impl Pool {
         let Some(outcome) = condemned else { return };
         let condemned = self.slots.borrow_mut().remove(version);
         drop(condemned);
+        // The node had no memory left: that is no fault of the version.
+        if outcome == Outcome::Overloaded {
+            return;
+        }
         let mut offences = self.offences.borrow_mut();
         let now = Instant::now();
         let known =

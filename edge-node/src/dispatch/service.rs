@@ -7,7 +7,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use atoll_isolate::{Body, BoxError, FetchEvent, Fetched, Instance, Outcome, ResponseBody};
+use atoll_isolate::{
+    Body, BoxError, FetchEvent, Fetched, Instance, Outcome, ResponseBody, StartError,
+};
 use atoll_router::{BODY_IDLE_TIMEOUT, Connection, Refusal, Scheme, Service, TimedBody};
 use bytes::Bytes;
 use futures_util::future::{Either, LocalBoxFuture, Ready, ready};
@@ -211,6 +213,9 @@ impl Dispatcher {
     fn not_started(&self, error: &LoadError, admitted: Admitted) -> Response<ResponseBody> {
         let (problem, outcome) = match error {
             LoadError::Resting(outcome) => (Problem::Ended(*outcome), *outcome),
+            LoadError::Start(StartError::Limit(Outcome::Overloaded)) => {
+                (Problem::Overloaded, Outcome::Overloaded)
+            }
             _ => (Problem::NotStarted, Outcome::Exception),
         };
         let response = page(problem, admitted.request.headers(), &admitted.id);
