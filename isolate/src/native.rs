@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use crate::boundary::thread_id;
+
 /// A page of memory, in bytes.
 const PAGE_BYTES: u64 = 4096;
 
@@ -16,9 +18,8 @@ pub(crate) struct ThreadPages {
 
 impl ThreadPages {
     /// Of the calling thread.
-    pub(crate) fn current() -> std::io::Result<Self> {
-        let task = std::fs::read_link("/proc/thread-self")?;
-        Ok(Self { stat: PathBuf::from("/proc").join(task).join("stat") })
+    pub(crate) fn current() -> Self {
+        Self { stat: format!("/proc/self/task/{}/stat", thread_id()).into() }
     }
 
     /// Bytes of the pages that the thread was the first to touch so far; zero when it has ended.
@@ -43,7 +44,7 @@ mod tests {
 
     #[test]
     fn touched_pages_are_seen() {
-        let pages = ThreadPages::current().unwrap();
+        let pages = ThreadPages::current();
         let before = pages.touched_bytes();
         let block = vec![1_u8; 64 << 20];
         // Huge pages count as one.
