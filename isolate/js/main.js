@@ -1,7 +1,10 @@
 // The instance's heart: takes the script's exports, builds env, and turns one call from Rust into one call
 // of a handler and one answer.
 (function () {
-const { core, primordials } = __bootstrap;
+const { core } = __bootstrap;
+core.loadExtScript("ext:atoll/async_ops.js");
+const { installClock } = core.loadExtScript("ext:atoll/clock.js");
+const { primordials } = __bootstrap;
 const {
   op_invocation_fail,
   op_invocation_handled,
@@ -221,8 +224,8 @@ const BINDING = {
   service: (binding) => new Fetcher(binding.capability),
 };
 
-// Called by Rust before the script runs. `bindings` is JSON; `blobs` holds bytes by binding name.
-function bootstrap(bindings, blobs, inspected) {
+// Called by Rust once, when the isolate is made and nobody's script is known yet.
+function bootstrap(inspected, time) {
   // Reaches for Deno.core, so it goes first.
   if (inspected) core.wrapConsole(console, core.v8Console);
   delete globalThis.Deno;
@@ -232,7 +235,12 @@ function bootstrap(bindings, blobs, inspected) {
   for (let i = 0; i < symbols.length; i++) {
     if (StringPrototypeStartsWith(symbols[i].description ?? "", "Deno.")) delete globalThis[symbols[i]];
   }
+  installClock(time);
   installGlobals();
+}
+
+// Called by Rust before the script runs. `bindings` is JSON; `blobs` holds bytes by binding name.
+function bind(bindings, blobs) {
   const list = JSONParse(bindings);
   for (let i = 0; i < list.length; i++) {
     const binding = list[i];
@@ -266,6 +274,6 @@ core.setUnhandledPromiseRejectionHandler((_promise, error) => {
   return true;
 });
 
-globalThis.__atoll = { bootstrap, exposeBindings, install, dispatchFetch, dispatchScheduled };
+globalThis.__atoll = { bootstrap, bind, exposeBindings, install, dispatchFetch, dispatchScheduled };
 return {};
 })();

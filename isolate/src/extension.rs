@@ -1,6 +1,10 @@
 //! The extensions that make up the runtime. The build script compiles this file too: the snapshot and the
 //! running process must agree on every op and its place.
 
+use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::thread::LocalKey;
+
 use deno_core::{Extension, OpDecl};
 
 use crate::ops;
@@ -22,18 +26,22 @@ deno_core::extension!(
         ops::op_kv_list,
         ops::op_kv_put,
         ops::op_log,
+        ops::op_now,
         ops::op_report_error,
         ops::op_request_body,
         ops::op_request_cf,
         ops::op_request_headers,
         ops::op_respond,
+        ops::op_time_origin,
         ops::op_wait_until_begun,
         ops::op_wait_until_over,
     ],
     lazy_loaded_js = [
         dir "js",
         "async_hooks_module.js",
+        "async_ops.js",
         "body.js",
+        "clock.js",
         "events.js",
         "extras.js",
         "fetch.js",
@@ -49,41 +57,48 @@ deno_core::extension!(
     ],
 );
 
-/// Ops of Deno's crates that reach past the host's gate, or across isolates of a process.
-const CLOSED: &[&str] = &[
-    "op_fetch",
-    "op_fetch_send",
-    "op_fetch_custom_client",
-    "op_lock_manager_request",
-    "op_lock_manager_await_lock",
-    "op_lock_manager_await_steal",
-    "op_lock_manager_is_stolen",
-    "op_lock_manager_cancel",
-    "op_lock_manager_release",
-    "op_lock_manager_query",
-    "op_broadcast_subscribe",
-    "op_broadcast_send",
-];
+/// Ops of Deno's crates that no worker can need, by how their names begin. Some reach past the host's gate or
+/// across isolates of a process; all of them cost each isolate time and memory. `op_now` and its kin come from
+/// this crate instead.
+const LEFT_OUT: &[&str] =
+    &["op_broadcast_", "op_fetch", "op_geometry_", "op_lock_manager_", "op_now", "op_time_origin"];
 
-fn close_gates(mut extension: Extension) -> Extension {
-    extension.middleware_fn =
-        Some(Box::new(|op: OpDecl| if CLOSED.contains(&op.name) { op.disable() } else { op }));
+/// Native classes of Deno's crates that workers have.
+const CLASSES: &[&str] = &["Console"];
+
+type Ops = OnceCell<&'static [OpDecl]>;
+
+thread_local! {
+    // Chosen once for each thread: V8 borrows them for good then, and no isolate keeps a copy of its own.
+    static WEB_OPS: Ops = const { OnceCell::new() };
+    static FETCH_OPS: Ops = const { OnceCell::new() };
+}
+
+fn trimmed(mut extension: Extension, ops: &'static LocalKey<Ops>) -> Extension {
+    let left_out = |op: &OpDecl| LEFT_OUT.iter().any(|start| op.name.starts_with(start));
+    let choose = || -> &'static [OpDecl] {
+        let ops = extension.ops.iter().filter(|op| !left_out(op)).copied();
+        Vec::leak(ops.collect())
+    };
+    extension.ops = Cow::Borrowed(ops.with(|ops| *ops.get_or_init(choose)));
+    extension.objects.to_mut().retain(|class| CLASSES.contains(&class.name.0));
     extension
 }
 
 /// Every extension, in the order that the snapshot was made with.
 pub(crate) fn extensions() -> Vec<Extension> {
+    let web = deno_web::deno_web::init(
+        std::sync::Arc::new(deno_web::BlobStore::default()),
+        None,
+        false,
+        deno_web::InMemoryBroadcastChannel::default(),
+    );
     vec![
         deno_webidl::deno_webidl::init(),
-        close_gates(deno_web::deno_web::init(
-            std::sync::Arc::new(deno_web::BlobStore::default()),
-            None,
-            false,
-            deno_web::InMemoryBroadcastChannel::default(),
-        )),
+        trimmed(web, &WEB_OPS),
         deno_crypto::deno_crypto::init(None),
         deno_net::init(),
-        close_gates(deno_fetch::deno_fetch::init(deno_fetch::Options::default())),
+        trimmed(deno_fetch::deno_fetch::init(deno_fetch::Options::default()), &FETCH_OPS),
         atoll::init(),
     ]
 }

@@ -2,6 +2,7 @@
 //! WebAssembly and CommonJS into ES modules.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::fmt::Write as _;
 use std::future::Future;
 use std::pin::Pin;
@@ -23,6 +24,9 @@ const ROOT: &str = "file:///";
 
 /// Raw bytes of a module, importable only by the module made for it.
 const BYTES_SCHEME: &str = "atoll-bytes";
+
+/// The type of import that gives a compiled WebAssembly module.
+pub(crate) const WASM_TYPE: &str = "wasm-module";
 
 /// Modules that the runtime itself provides.
 const BUILT_IN: &[&str] = &["cloudflare:workers", "node:async_hooks"];
@@ -85,12 +89,11 @@ impl ScriptLoader {
                 .module(&percent_decode(url.path()))
                 .ok_or_else(|| missing(url.as_str()))?;
             let bytes = ModuleCodeBytes::Boxed(module.bytes.to_vec().into_boxed_slice());
-            return Ok(ModuleSource::new(
-                ModuleType::Bytes,
-                ModuleSourceCode::Bytes(bytes),
-                url,
-                None,
-            ));
+            let kind = match module.kind {
+                ModuleKind::Wasm => ModuleType::Other(WASM_TYPE.into()),
+                _ => ModuleType::Bytes,
+            };
+            return Ok(ModuleSource::new(kind, ModuleSourceCode::Bytes(bytes), url, None));
         }
         let module = self.find(url).ok_or_else(|| missing(url.as_str()))?;
         let text = || {
@@ -112,8 +115,8 @@ impl ScriptLoader {
             ModuleKind::CommonJs => self.common_js(module, text()?),
             ModuleKind::Text => format!("export default {};", json_string(text()?)),
             ModuleKind::Json => format!("export default JSON.parse({});", json_string(text()?)),
-            ModuleKind::Data => from_bytes(&module.name, "bytes.buffer"),
-            ModuleKind::Wasm => from_bytes(&module.name, "new WebAssembly.Module(bytes)"),
+            ModuleKind::Data => from_bytes(&module.name, "bytes", "bytes.buffer"),
+            ModuleKind::Wasm => from_bytes(&module.name, WASM_TYPE, "bytes"),
             ModuleKind::SourceMap => return Err(missing(url.as_str())),
         };
         let cached = if module.kind == ModuleKind::EsModule { self.cached(module) } else { None };
@@ -125,8 +128,8 @@ impl ScriptLoader {
     fn cached(&self, module: &Module) -> Option<SourceCodeCacheInfo> {
         let hash = self.script.content_hash(&module.name)?;
         let short = u64::from_le_bytes(hash[..8].try_into().expect("a SHA-256 has 32 bytes"));
-        let data = self.cache.get(&hash).map(|code| Cow::Owned(code.to_vec()));
-        Some(SourceCodeCacheInfo { hash: short, data })
+        let code = self.cache.get(&hash)?;
+        Some(SourceCodeCacheInfo { hash: short, data: Some(Cow::Owned(code.to_vec())) })
     }
 
     /// Wraps a CommonJS module. `require` sees the script's other modules by the names they were uploaded
@@ -158,9 +161,9 @@ impl ScriptLoader {
 }
 
 /// The module that gives out another module's bytes in some shape.
-fn from_bytes(name: &str, shape: &str) -> String {
+fn from_bytes(name: &str, kind: &str, shape: &str) -> String {
     let bytes = json_string(&format!("{BYTES_SCHEME}:{}", plain(name)));
-    format!("import bytes from {bytes} with {{ type: \"bytes\" }}; export default {shape};")
+    format!("import bytes from {bytes} with {{ type: \"{kind}\" }}; export default {shape};")
 }
 
 fn json_string(text: &str) -> String {
@@ -200,13 +203,64 @@ fn missing(specifier: &str) -> JsErrorBox {
     JsErrorBox::type_error(format!("No such module \"{name}\"."))
 }
 
-impl ModuleLoader for ScriptLoader {
+/// A script's loader, once it is known which script: isolates are made before that.
+#[derive(Default)]
+pub(crate) struct LateLoader(OnceCell<ScriptLoader>);
+
+impl LateLoader {
+    /// Says what to load from. The first word counts.
+    pub(crate) fn bind(&self, loader: ScriptLoader) -> &ScriptLoader {
+        self.0.get_or_init(|| loader)
+    }
+
+    fn bound(&self) -> Result<&ScriptLoader, JsErrorBox> {
+        self.0.get().ok_or_else(|| JsErrorBox::generic("the isolate has no script yet"))
+    }
+}
+
+impl ModuleLoader for LateLoader {
     fn resolve(
         &self,
         specifier: &str,
         referrer: &str,
         _kind: ResolutionKind,
     ) -> ModuleResolveResponse {
+        self.bound()?.resolve(specifier, referrer)
+    }
+
+    fn load(
+        &self,
+        url: &ModuleSpecifier,
+        _referrer: Option<&ModuleLoadReferrer>,
+        options: ModuleLoadOptions,
+    ) -> ModuleLoadResponse {
+        ModuleLoadResponse::Sync(self.bound().and_then(|loader| loader.source(url, &options)))
+    }
+
+    fn code_cache_ready(
+        &self,
+        url: ModuleSpecifier,
+        _hash: u64,
+        code: &[u8],
+    ) -> Pin<Box<dyn Future<Output = ()>>> {
+        if let Some(loader) = self.0.get() {
+            loader.keep_code(&url, code);
+        }
+        Box::pin(std::future::ready(()))
+    }
+
+    /// Sources stay with the author: the map's word is taken for them.
+    fn source_map_source_exists(&self, _url: &str) -> Option<bool> {
+        Some(true)
+    }
+
+    fn get_source_map(&self, file_name: &str) -> Option<Cow<'_, [u8]>> {
+        self.0.get()?.source_map(file_name)
+    }
+}
+
+impl ScriptLoader {
+    fn resolve(&self, specifier: &str, referrer: &str) -> ModuleResolveResponse {
         if BUILT_IN.contains(&specifier) {
             return Url::parse(specifier).map_err(|_| missing(specifier));
         }
@@ -237,35 +291,14 @@ impl ModuleLoader for ScriptLoader {
         )))
     }
 
-    fn load(
-        &self,
-        url: &ModuleSpecifier,
-        _referrer: Option<&ModuleLoadReferrer>,
-        options: ModuleLoadOptions,
-    ) -> ModuleLoadResponse {
-        ModuleLoadResponse::Sync(self.source(url, &options))
-    }
-
-    fn code_cache_ready(
-        &self,
-        url: ModuleSpecifier,
-        _hash: u64,
-        code: &[u8],
-    ) -> Pin<Box<dyn Future<Output = ()>>> {
-        if let Some(hash) =
-            self.find(&url).and_then(|module| self.script.content_hash(&module.name))
+    fn keep_code(&self, url: &ModuleSpecifier, code: &[u8]) {
+        if let Some(hash) = self.find(url).and_then(|module| self.script.content_hash(&module.name))
         {
             self.cache.put(hash, code);
         }
-        Box::pin(std::future::ready(()))
     }
 
-    /// Sources stay with the author: the map's word is taken for them.
-    fn source_map_source_exists(&self, _url: &str) -> Option<bool> {
-        Some(true)
-    }
-
-    fn get_source_map(&self, file_name: &str) -> Option<Cow<'_, [u8]>> {
+    fn source_map(&self, file_name: &str) -> Option<Cow<'_, [u8]>> {
         let name = file_name.strip_prefix(ROOT)?;
         let map = self.script.module(&format!("{name}.map"))?;
         (map.kind == ModuleKind::SourceMap).then(|| Cow::Borrowed(&map.bytes[..]))

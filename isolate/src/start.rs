@@ -9,7 +9,7 @@ use std::time::Duration;
 use deno_core::error::{CoreError, CoreErrorKind};
 use deno_core::{JsRuntime, PollEventLoopOptions, v8};
 
-use crate::boundary::{CallError, Entries, install_entries};
+use crate::boundary::{CallError, Entries};
 use crate::exception::exception_of;
 use crate::instance::{Inner, State};
 use crate::loader::ScriptLoader;
@@ -95,27 +95,27 @@ fn is_common_js(script: &Script) -> bool {
     })
 }
 
-/// Runs the script's top level. Gives the entries and the names of the handlers.
+/// Runs the script's top level. Gives the names of the handlers.
 pub(crate) async fn start(
     inner: &Rc<Inner>,
+    entries: &Entries,
     script: &Script,
     loader: &ScriptLoader,
     bindings: &[Binding],
-) -> Result<(Entries, Vec<String>), StartError> {
+) -> Result<Vec<String>, StartError> {
     let budget = inner.limits.startup_cpu;
     let service_worker = script.format == ScriptFormat::ServiceWorker && !is_common_js(script);
     let (begun, mut spent) = inner.slice(budget, |runtime| {
-        let entries = install_entries(runtime, bindings, inner.inspector.as_ref())?;
+        entries.bind(runtime, bindings)?;
         if service_worker {
             entries.expose_bindings(runtime)?;
             run_script(runtime, script)?;
-            return Ok((entries, None));
+            return Ok(None);
         }
-        let module = load_modules(runtime, loader)?;
-        Ok::<_, StartError>((entries, Some(module)))
+        Ok::<_, StartError>(Some(load_modules(runtime, loader)?))
     });
     within_limits(inner)?;
-    let (entries, module) = begun?;
+    let module = begun?;
     let mut namespace = None;
     if let Some((id, mut evaluation)) = module {
         let evaluated = std::future::poll_fn(|cx| {
@@ -133,7 +133,7 @@ pub(crate) async fn start(
         entries.install(runtime, namespace.as_ref())
     });
     within_limits(inner)?;
-    Ok((entries, handlers?))
+    Ok(handlers?)
 }
 
 fn within_limits(inner: &Inner) -> Result<(), StartError> {

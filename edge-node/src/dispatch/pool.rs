@@ -15,6 +15,8 @@ use futures_util::future::{FutureExt, LocalBoxFuture, Shared};
 use rustc_hash::FxHashMap;
 
 use super::host::{Capabilities, InstanceHost, ThreadHost};
+use super::quarantine::Culprit;
+use super::replicas::Placement;
 use crate::config::LimitsConfig;
 use crate::registry::{Binding, Version, VersionId, VersionLimits};
 use crate::state::{ServingState, StateError};
@@ -24,18 +26,6 @@ const INSTANCES_MAX: usize = 1_000;
 
 /// How long a version that did not start is not tried again.
 const START_BACKOFF: Duration = Duration::from_secs(1);
-
-/// Condemnations in a row after which a version rests before it gets a new instance.
-const OFFENCES_FREE: u32 = 3;
-
-/// The first rest; each further offence doubles it.
-const REST_MIN: Duration = Duration::from_millis(250);
-
-/// The longest rest.
-const REST_MAX: Duration = Duration::from_secs(10);
-
-/// Good behaviour after which offences are forgotten.
-const OFFENCES_FORGOTTEN: Duration = Duration::from_secs(30);
 
 /// Why there is no instance of a version.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -48,22 +38,8 @@ pub(super) enum LoadError {
     Start(StartError),
     #[error("the version went over its limits again and again and rests for a while: {}", .0.as_str())]
     Resting(Outcome),
-}
-
-/// How often a version was condemned of late.
-struct Offences {
-    count: u32,
-    last: Instant,
-    outcome: Outcome,
-}
-
-impl Offences {
-    fn rest(&self) -> Duration {
-        match self.count.checked_sub(OFFENCES_FREE) {
-            None => Duration::ZERO,
-            Some(over) => REST_MIN.saturating_mul(1 << over.min(16)).min(REST_MAX),
-        }
-    }
+    #[error("the version brought a serving process down and rests for a while")]
+    Quarantined,
 }
 
 type Loading = Shared<LocalBoxFuture<'static, Result<Instance, LoadError>>>;
@@ -80,8 +56,12 @@ enum Slot {
 /// The instances of one thread.
 pub(super) struct Pool {
     slots: RefCell<FxHashMap<VersionId, Slot>>,
-    offences: RefCell<FxHashMap<VersionId, Offences>>,
+    /// Instances that take no new calls and still have some under way.
+    leaving: RefCell<Vec<Instance>>,
     clock: Cell<u64>,
+    placement: Arc<Placement>,
+    /// The thread's place among the back threads, if it is one.
+    back: Option<usize>,
     isolates: IsolateThread,
     state: Arc<dyn ServingState>,
     limits: LimitsConfig,
@@ -91,14 +71,18 @@ pub(super) struct Pool {
 impl Pool {
     pub(super) fn new(
         isolates: IsolateThread,
+        placement: Arc<Placement>,
+        back: Option<usize>,
         state: Arc<dyn ServingState>,
         limits: LimitsConfig,
         host: Rc<ThreadHost>,
     ) -> Rc<Self> {
         let pool = Self {
             slots: RefCell::default(),
-            offences: RefCell::default(),
+            leaving: RefCell::default(),
             clock: Cell::new(0),
+            placement,
+            back,
             isolates,
             state,
             limits,
@@ -109,6 +93,9 @@ impl Pool {
 
     /// An instance that is live now, without waiting.
     pub(super) fn live(&self, version: &VersionId) -> Option<Instance> {
+        if self.host.quarantined.contains(version) {
+            return None;
+        }
         let now = self.clock.get() + 1;
         self.clock.set(now);
         match self.slots.borrow().get(version)? {
@@ -129,7 +116,12 @@ impl Pool {
             return Ok(instance);
         }
         self.note_offence(version);
-        self.check_rest(version)?;
+        if self.host.quarantined.contains(version) {
+            return Err(LoadError::Quarantined);
+        }
+        if let Some(outcome) = self.placement.offences.resting(version, Instant::now()) {
+            return Err(LoadError::Resting(outcome));
+        }
         let loading = match self.slots.borrow().get(version) {
             Some(Slot::Loading(loading)) => Some(loading.clone()),
             Some(Slot::Failed { error, until }) if Instant::now() < *until => {
@@ -150,27 +142,24 @@ impl Pool {
         let Some(outcome) = condemned else { return };
         let condemned = self.slots.borrow_mut().remove(version);
         drop(condemned);
-        let mut offences = self.offences.borrow_mut();
-        let now = Instant::now();
-        let known =
-            offences.entry(version.clone()).or_insert(Offences { count: 0, last: now, outcome });
-        if now.duration_since(known.last) > OFFENCES_FORGOTTEN {
-            known.count = 0;
-        }
-        *known = Offences { count: known.count.saturating_add(1), last: now, outcome };
+        self.placement.offences.note(version, outcome, Instant::now());
     }
 
-    fn check_rest(&self, version: &VersionId) -> Result<(), LoadError> {
-        match self.offences.borrow().get(version) {
-            Some(known) if known.last.elapsed() < known.rest() => {
-                Err(LoadError::Resting(known.outcome))
-            }
-            _ => Ok(()),
+    /// Takes an instance out of use. It is dropped once nothing is under way in it.
+    pub(super) fn retire(&self, version: &VersionId) {
+        let retired = self.slots.borrow_mut().remove(version);
+        if let Some(Slot::Live { instance, .. }) = retired
+            && instance.in_flight() > 0
+        {
+            self.leaving.borrow_mut().push(instance);
         }
     }
 
     fn begin(self: &Rc<Self>, version: &VersionId) -> Loading {
         self.make_room();
+        if let Some(back) = self.back {
+            self.placement.replicas(version).joined(back);
+        }
         let (pool, id) = (self.clone(), version.clone());
         // The load goes on if the request that began it is dropped: others may wait for it.
         let task = atoll_isolate::spawn(async move {
@@ -202,8 +191,10 @@ impl Pool {
             limits: limits(&self.limits, &version.limits),
             host: Rc::new(host),
             inspector: self.host.debuggees.is_some(),
+            label: Culprit::label(&version),
         };
         let instance = Instance::load(&self.isolates, options).await.map_err(LoadError::Start)?;
+        self.placement.replicas(id).started(instance.take_longest_slice());
         if let (Some(debuggees), Some(inspector)) = (&self.host.debuggees, instance.inspector()) {
             debuggees.add(
                 version.worker.worker.clone(),
@@ -216,10 +207,10 @@ impl Pool {
     }
 
     fn make_room(&self) {
-        let mut slots = self.slots.borrow_mut();
-        if slots.len() < INSTANCES_MAX {
+        if self.slots.borrow().len() < INSTANCES_MAX {
             return;
         }
+        let slots = self.slots.borrow();
         let idle = slots.iter().filter_map(|(version, slot)| match slot {
             Slot::Live { instance, used } if instance.in_flight() == 0 => {
                 Some((used.get(), version.clone()))
@@ -227,45 +218,60 @@ impl Pool {
             Slot::Failed { .. } => Some((0, version.clone())),
             _ => None,
         });
-        if let Some((_, version)) = idle.min_by_key(|(used, _)| *used) {
-            slots.remove(&version);
+        let oldest = idle.min_by_key(|(used, _)| *used);
+        drop(slots);
+        if let Some((_, version)) = oldest {
+            self.evict(&version);
+        }
+    }
+
+    fn evict(&self, version: &VersionId) {
+        let evicted = self.slots.borrow_mut().remove(version);
+        drop(evicted);
+        if let Some(back) = self.back {
+            self.placement.replicas(version).left(back);
         }
     }
 
     /// Drops idle instances that `serves` does not want any more, and condemned ones.
     pub(super) fn sweep(&self, serves: impl Fn(&VersionId) -> bool) {
-        self.offences.borrow_mut().retain(|_, known| known.last.elapsed() < OFFENCES_FORGOTTEN);
-        let condemned: Vec<VersionId> = self
-            .slots
-            .borrow()
-            .iter()
-            .filter(|(_, slot)| matches!(slot, Slot::Live { instance, .. } if instance.condemned().is_some()))
-            .map(|(version, _)| version.clone())
-            .collect();
+        let idle = |instance: &Instance| instance.in_flight() == 0;
+        let gone =
+            self.leaving.borrow_mut().extract_if(.., |instance| idle(instance)).collect::<Vec<_>>();
+        drop(gone);
+        let (mut condemned, mut unwanted) = (Vec::new(), Vec::new());
+        for (version, slot) in &*self.slots.borrow() {
+            match slot {
+                Slot::Loading(_) => {}
+                Slot::Live { instance, .. } if instance.condemned().is_some() => {
+                    condemned.push(version.clone());
+                }
+                Slot::Live { instance, .. } if idle(instance) && !serves(version) => {
+                    unwanted.push(version.clone());
+                }
+                Slot::Failed { until, .. } if *until <= Instant::now() => {
+                    unwanted.push(version.clone());
+                }
+                Slot::Live { .. } | Slot::Failed { .. } => {}
+            }
+        }
         condemned.iter().for_each(|version| self.note_offence(version));
-        self.slots.borrow_mut().retain(|version, slot| match slot {
-            Slot::Loading(_) => true,
-            Slot::Live { instance, .. } => instance.in_flight() > 0 || serves(version),
-            Slot::Failed { until, .. } => Instant::now() < *until,
-        });
+        unwanted.iter().for_each(|version| self.evict(version));
     }
 
     /// Instances that the thread holds.
     pub(super) fn len(&self) -> usize {
-        self.slots.borrow().len()
+        self.slots.borrow().len() + self.leaving.borrow().len()
     }
 
     /// Invocations in flight on the thread.
     pub(super) fn in_flight(&self) -> usize {
         let slots = self.slots.borrow();
-        slots
-            .values()
-            .map(
-                |slot| {
-                    if let Slot::Live { instance, .. } = slot { instance.in_flight() } else { 0 }
-                },
-            )
-            .sum()
+        let live = slots.values().filter_map(|slot| match slot {
+            Slot::Live { instance, .. } => Some(instance.in_flight()),
+            _ => None,
+        });
+        live.sum::<usize>() + self.leaving.borrow().iter().map(Instance::in_flight).sum::<usize>()
     }
 }
 
@@ -324,8 +330,7 @@ pub(super) fn limits(config: &LimitsConfig, asked: &VersionLimits) -> Limits {
         cpu: Duration::from_millis(cpu_ms),
         wall: Duration::from_millis(config.wall_ms_max),
         wait_until: Duration::from_millis(config.wait_until_ms_max),
-        heap_bytes_max: memory,
-        buffer_bytes_max: memory,
+        memory_bytes_max: memory,
         subrequests_max: subrequests.min(config.subrequests_max),
         ..Limits::default()
     }

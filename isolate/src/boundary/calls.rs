@@ -1,16 +1,22 @@
 //! Calls from Rust into the runtime's own JS: bootstrap, install, and one call for each event.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use deno_core::error::JsError;
-use deno_core::{JsRuntime, scope, v8};
+use deno_core::{CustomModuleEvaluationKind, FastString, JsRuntime, ModuleSourceCode, scope, v8};
+use deno_error::JsErrorBox;
 
 use crate::inspector::Inspector;
+use crate::loader::WASM_TYPE;
+use crate::ops::time::SeenTime;
 use crate::script::{Binding, BindingValue};
 
 /// The functions that `js/main.js` gives out.
 pub(crate) struct Entries {
     fetch: v8::Global<v8::Function>,
     scheduled: v8::Global<v8::Function>,
+    bind: v8::Global<v8::Function>,
     install: v8::Global<v8::Function>,
     expose_bindings: v8::Global<v8::Function>,
 }
@@ -68,13 +74,25 @@ fn byte_array<'s>(
     v8::Uint8Array::new(scope, buffer, 0, bytes.len())
 }
 
-/// Takes the runtime's entries off the global object, hides the machinery, and fills in `env`. With an
-/// inspector, what the script writes to the console goes there too.
+/// What `env` holds goes to the instance as JSON, with the bytes beside it.
+fn call_with_bindings(
+    scope: &mut v8::PinScope<'_, '_>,
+    function: &v8::Global<v8::Function>,
+    bindings: &[Binding],
+) -> Result<(), CallError> {
+    let json = serde_json_of(bindings);
+    let json = v8::String::new(scope, &json).ok_or(CallError::Terminated)?;
+    let blobs = blobs(scope, bindings);
+    call(scope, function, &[json.into(), blobs.into()], |_, _| ())
+}
+
+/// Takes the runtime's entries off the global object, hides the machinery, and puts the globals in their
+/// place. With an inspector, what the script writes to the console goes there too.
 pub(crate) fn install_entries(
     runtime: &mut JsRuntime,
-    bindings: &[Binding],
     inspector: Option<&Inspector>,
 ) -> Result<Entries, CallError> {
+    let time = runtime.op_state().borrow().borrow::<SeenTime>().clone();
     scope!(scope, runtime);
     let context = scope.get_current_context();
     context.set_allow_generation_from_strings(false);
@@ -84,17 +102,16 @@ pub(crate) fn install_entries(
     let entries = Entries {
         fetch: function(scope, holder, "dispatchFetch"),
         scheduled: function(scope, holder, "dispatchScheduled"),
+        bind: function(scope, holder, "bind"),
         install: function(scope, holder, "install"),
         expose_bindings: function(scope, holder, "exposeBindings"),
     };
     let bootstrap = function(scope, holder, "bootstrap");
     let key = v8::String::new(scope, "__atoll").expect("a short name is a valid string");
     global.delete(scope, key.into());
-    let json = serde_json_of(bindings);
-    let json = v8::String::new(scope, &json).ok_or(CallError::Terminated)?;
-    let blobs = blobs(scope, bindings);
     let inspected = v8::Boolean::new(scope, inspector.is_some());
-    call(scope, &bootstrap, &[json.into(), blobs.into(), inspected.into()], |_, _| ())?;
+    let time = v8::ArrayBuffer::with_backing_store(scope, time.store());
+    call(scope, &bootstrap, &[inspected.into(), time.into()], |_, _| ())?;
     Ok(entries)
 }
 
@@ -117,6 +134,37 @@ fn call<R>(
         None => {
             let thrown = scope.exception().unwrap_or_else(|| v8::undefined(scope).into());
             Err(CallError::Thrown(JsError::from_v8_exception(scope, thrown)))
+        }
+    }
+}
+
+unsafe extern "C" fn refuse_wasm(
+    _context: v8::Local<'_, v8::Context>,
+    _source: v8::Local<'_, v8::String>,
+) -> bool {
+    false
+}
+
+/// Makes the value of an imported WebAssembly module, whenever it is imported.
+pub(super) fn wasm_module(
+    scope: &mut v8::PinScope<'_, '_>,
+    kind: Cow<'_, str>,
+    name: &FastString,
+    code: ModuleSourceCode,
+) -> Result<CustomModuleEvaluationKind, JsErrorBox> {
+    let refused = |why: &str| JsErrorBox::type_error(format!("{}: {why}", name.as_str()));
+    if kind != WASM_TYPE {
+        return Err(refused("modules have no such type"));
+    }
+    v8::tc_scope!(let scope, scope);
+    match v8::WasmModuleObject::compile(scope, code.as_bytes()) {
+        Some(module) => {
+            let value: v8::Local<'_, v8::Value> = module.into();
+            Ok(CustomModuleEvaluationKind::Synthetic(v8::Global::new(scope, value)))
+        }
+        None => {
+            let thrown = scope.exception().map(|thrown| thrown.to_rust_string_lossy(scope));
+            Err(refused(&thrown.unwrap_or_default()))
         }
     }
 }
@@ -164,18 +212,30 @@ impl Entries {
         if scope.is_execution_terminating() { Err(CallError::Terminated) } else { Ok(()) }
     }
 
+    /// Fills in `env`.
+    pub(crate) fn bind(
+        &self,
+        runtime: &mut JsRuntime,
+        bindings: &[Binding],
+    ) -> Result<(), CallError> {
+        scope!(scope, runtime);
+        call_with_bindings(scope, &self.bind, bindings)
+    }
+
     /// Makes the bindings globals, as service-worker scripts see them.
     pub(crate) fn expose_bindings(&self, runtime: &mut JsRuntime) -> Result<(), CallError> {
         scope!(scope, runtime);
         call(scope, &self.expose_bindings, &[], |_, _| ())
     }
 
-    /// Hands the script's default export over. Gives the names of the handlers that it has.
+    /// Hands the script's default export over. Gives the names of the handlers that it has. From here on no
+    /// WebAssembly is made from bytes; imported modules and bindings are not concerned.
     pub(crate) fn install(
         &self,
         runtime: &mut JsRuntime,
         namespace: Option<&v8::Global<v8::Object>>,
     ) -> Result<Vec<String>, CallError> {
+        runtime.v8_isolate().set_allow_wasm_code_generation_callback(refuse_wasm);
         scope!(scope, runtime);
         let exported = match namespace {
             Some(namespace) => {

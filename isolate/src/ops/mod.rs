@@ -5,6 +5,7 @@ mod kv;
 mod life;
 mod request;
 mod respond;
+pub(crate) mod time;
 
 pub(crate) use fetch::op_fetch_hop;
 pub(crate) use kv::{op_kv_delete, op_kv_get, op_kv_list, op_kv_put};
@@ -14,6 +15,7 @@ pub(crate) use life::{
 };
 pub(crate) use request::{op_request_body, op_request_cf, op_request_headers};
 pub(crate) use respond::op_respond;
+pub(crate) use time::{op_now, op_time_origin};
 
 use std::rc::Rc;
 
@@ -22,6 +24,22 @@ use deno_error::JsErrorBox;
 
 use crate::host::{Host, HostError};
 use crate::invocation::Invocations;
+
+/// The headers of one request or response that a worker sends, in bytes.
+const HEADERS_BYTES_MAX: usize = 128 << 10;
+
+/// What a header takes on the wire besides its name and value.
+const HEADER_EXTRA_BYTES: usize = 4;
+
+fn header_bytes(name: usize, value: usize) -> usize {
+    name + value + HEADER_EXTRA_BYTES
+}
+
+fn headers_too_large(of: &str) -> JsErrorBox {
+    JsErrorBox::type_error(format!(
+        "the {of} has too many headers, or too large ones: together they may take {HEADERS_BYTES_MAX} bytes"
+    ))
+}
 
 /// What ops find in an instance's `OpState`.
 #[derive(Clone)]

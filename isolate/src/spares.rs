@@ -1,0 +1,127 @@
+//! Blank isolates: created from the snapshot, their globals in place, waiting for a script. Most of a cold
+//! start's time goes into making one, so a thread makes a few when it has nothing else to do.
+
+use std::cell::{Cell as StdCell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use crate::boundary::{CallError, Cell, CellOptions, Entries, install_entries};
+use crate::inspector::Inspector;
+use crate::instance::IsolateThread;
+use crate::loader::LateLoader;
+use crate::memory::{Memory, MemoryAccount};
+
+/// Blank isolates that one thread keeps at most, whatever it is asked for.
+const SPARES_MAX: usize = 64;
+
+/// An isolate that no script has been loaded into.
+pub(crate) struct Blank {
+    pub(crate) cell: Cell,
+    pub(crate) account: Arc<MemoryAccount>,
+    pub(crate) entries: Entries,
+    pub(crate) loader: Rc<LateLoader>,
+    pub(crate) inspector: Option<Inspector>,
+}
+
+impl Blank {
+    fn make(
+        memory: &Memory,
+        slices: &Rc<StdCell<u64>>,
+        inspected: bool,
+    ) -> Result<Self, CallError> {
+        let loader = Rc::new(LateLoader::default());
+        let account = MemoryAccount::open(memory);
+        let mut cell = Cell::new(CellOptions {
+            loader: loader.clone(),
+            account: account.clone(),
+            inspector: inspected,
+            slices: slices.clone(),
+        });
+        let inspector = inspected.then(|| cell.with(|runtime| Inspector::of(runtime)));
+        let entries = cell.with(|runtime| install_entries(runtime, inspector.as_ref()))?;
+        Ok(Self { cell, account, entries, loader, inspector })
+    }
+}
+
+/// The blank isolates of one thread.
+pub(crate) struct Spares {
+    shelf: RefCell<Vec<Blank>>,
+    memory: Memory,
+    slices: Rc<StdCell<u64>>,
+    taken: Notify,
+}
+
+impl IsolateThread {
+    /// Isolates that are made and wait for a script.
+    pub fn spares(&self) -> usize {
+        self.spares.len()
+    }
+
+    /// Makes an isolate ahead of need; the next instance that is loaded takes it. Takes a few milliseconds.
+    /// Must be called on the thread itself, between slices.
+    pub fn make_spare(&self) {
+        self.spares.make();
+    }
+
+    /// Drops the isolates that wait for a script, to give their memory back.
+    pub fn drop_spares(&self) {
+        drop(self.spares.shelf.take());
+    }
+
+    /// Waits until there are fewer than `wanted` spare isolates.
+    pub async fn spare_wanted(&self, wanted: usize) {
+        while self.spares() >= wanted.min(SPARES_MAX) {
+            self.spares.taken.notified().await;
+        }
+    }
+
+    /// How often the thread has entered an isolate: it stands still while the thread is idle.
+    pub fn slices(&self) -> u64 {
+        self.spares.slices.get()
+    }
+}
+
+impl Spares {
+    /// A thread's shelf, empty yet. What is put there counts against `memory`.
+    pub(crate) fn new(memory: Memory) -> Self {
+        Self { shelf: RefCell::default(), memory, slices: Rc::default(), taken: Notify::new() }
+    }
+
+    /// What all isolates of the process hold together.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    fn len(&self) -> usize {
+        self.shelf.borrow().len()
+    }
+
+    /// Makes one more, unless there are enough or memory is short.
+    fn make(&self) {
+        if self.len() < SPARES_MAX
+            && !self.memory.pressed()
+            && let Ok(blank) = Blank::make(&self.memory, &self.slices, false)
+        {
+            self.shelf.borrow_mut().push(blank);
+        }
+    }
+
+    /// An isolate with a debugger's door. There is no use in making one ahead.
+    pub(crate) fn inspected(&self) -> Result<Blank, CallError> {
+        Blank::make(&self.memory, &self.slices, true)
+    }
+
+    /// A blank isolate: a spare one if there is any.
+    pub(crate) fn take(&self) -> Result<Blank, CallError> {
+        let spare = self.shelf.borrow_mut().pop();
+        match spare {
+            Some(blank) => {
+                self.taken.notify_one();
+                Ok(blank)
+            }
+            None => Blank::make(&self.memory, &self.slices, false),
+        }
+    }
+}
