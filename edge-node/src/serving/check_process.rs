@@ -44,7 +44,7 @@ async fn check() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     };
     init_log(&log)?;
     atoll_isolate::report_crashes(crashes)?;
-    let sandbox = sandbox::enter(&SandboxOptions::of_own_process());
+    let sandbox = sandbox::enter(&SandboxOptions::default());
     tracing::debug!(%sandbox, "checking scripts");
     let engine = Arc::new(Engine::start(EngineOptions {
         code_cache_bytes_max: CODE_CACHE_BYTES_MAX,

@@ -84,7 +84,7 @@ async fn serve() -> Result<(), Fatal> {
     let tls = certificates::tls(&certificates)?;
     let system = SystemNetwork::read();
     // From here on nothing is read from the file system. There is no other thread yet.
-    let sandbox = sandbox::enter(&SandboxOptions::of_own_process()).to_string();
+    let sandbox = sandbox::enter(&SandboxOptions::default()).to_string();
     let kv = process::kv::connect(fds.kv, fds.epochs, &config.kv)?;
     let engine = Arc::new(Engine::start(EngineOptions {
         code_cache_bytes_max: CODE_CACHE_BYTES_MAX,

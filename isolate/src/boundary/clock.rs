@@ -1,4 +1,4 @@
-//! A thread's id, and its CPU clock, readable from other threads.
+//! The CPU clock of a thread, readable from other threads.
 
 use std::time::Duration;
 
@@ -25,10 +25,4 @@ impl ThreadClock {
         }
         Duration::new(time.tv_sec.cast_unsigned(), u32::try_from(time.tv_nsec).unwrap_or(0))
     }
-}
-
-/// The kernel's id of the calling thread.
-pub(crate) fn thread_id() -> i32 {
-    // SAFETY: the call takes nothing and cannot fail.
-    unsafe { libc::gettid() }
 }

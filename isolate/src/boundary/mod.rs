@@ -11,7 +11,7 @@ mod heap;
 
 pub(crate) use calls::{Call, CallError, Entries, install_entries, module_code};
 pub(crate) use cell::{Cell, CellOptions};
-pub(crate) use clock::{ThreadClock, thread_id};
+pub(crate) use clock::ThreadClock;
 pub use crash::{CRASH_LABEL_BYTES_MAX, report_crashes};
 pub(crate) use crash::{CrashLabel, CrashSlot};
 pub(crate) use heap::HeapGuard;
