@@ -181,8 +181,8 @@ impl Instance {
             true => thread.spares.inspected()?,
             false => thread.spares.take()?,
         };
-        let Blank { mut cell, account, entries, loader, inspector } = blank;
-        let loader = loader.bind(ScriptLoader::new(script.clone(), thread.code_cache.clone()));
+        let Blank { mut cell, account, entries, loader: late, inspector } = blank;
+        let loader = late.bind(ScriptLoader::new(script.clone(), thread.code_cache.clone()));
         account.limit(limits.memory_bytes_max);
         let console_host = host.clone();
         let invocations = Rc::new(Invocations::new(
@@ -216,6 +216,9 @@ impl Instance {
         let handlers = start(&inner, &entries, &script, loader, &bindings).await?;
         *inner.entries.borrow_mut() = Some(entries);
         inner.cell.borrow_mut().measure();
+        if loader.has_new_code() {
+            thread.spares.note_new_code(Rc::downgrade(&inner), late.clone());
+        }
         spawn(drive(Rc::downgrade(&inner)));
         Ok(Self { inner, handlers: handlers.into() })
     }
@@ -295,6 +298,11 @@ impl Inner {
             self.condemn(Outcome::ExceededCpu);
         }
         (result, spent.cpu)
+    }
+
+    /// Enters the isolate for the runtime's own ends; nothing of the script may run.
+    pub(crate) fn inside<R>(&self, f: impl FnOnce(&mut JsRuntime) -> R) -> R {
+        self.cell.borrow_mut().with(f)
     }
 
     pub(crate) fn state(&self) -> State {
