@@ -1,7 +1,7 @@
 //! Memory that neither V8 nor an account reports: what the standard library behind `Intl`, a compiler or an op
 //! takes. Read from the operating system, for the few executions that last.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A page of memory, in bytes.
 const PAGE_BYTES: u64 = 4096;
@@ -11,19 +11,23 @@ const MINOR_FAULTS_FIELD: usize = 7;
 
 /// Finds how many pages one thread has been given.
 pub(crate) struct ThreadPages {
-    stat: PathBuf,
+    /// None where a sandbox keeps it out of reach: nothing is seen then.
+    stat: Option<PathBuf>,
 }
 
 impl ThreadPages {
     /// Of the calling thread.
-    pub(crate) fn current() -> std::io::Result<Self> {
-        let task = std::fs::read_link("/proc/thread-self")?;
-        Ok(Self { stat: PathBuf::from("/proc").join(task).join("stat") })
+    pub(crate) fn current() -> Self {
+        // Its first word is the thread's number. Following a link is more than a sandbox may allow.
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").ok();
+        let number = stat.as_deref().and_then(|stat| stat.split_ascii_whitespace().next());
+        Self { stat: number.map(|number| Path::new("/proc/self/task").join(number).join("stat")) }
     }
 
     /// Bytes of the pages that the thread was the first to touch so far; zero when it has ended.
     pub(crate) fn touched_bytes(&self) -> u64 {
-        let stat = std::fs::read_to_string(&self.stat).unwrap_or_default();
+        let stat = self.stat.as_deref().and_then(|path| std::fs::read_to_string(path).ok());
+        let stat = stat.unwrap_or_default();
         let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
         let faults = fields.split_ascii_whitespace().nth(MINOR_FAULTS_FIELD);
         faults.and_then(|faults| faults.parse::<u64>().ok()).unwrap_or(0) * PAGE_BYTES
@@ -43,7 +47,7 @@ mod tests {
 
     #[test]
     fn touched_pages_are_seen() {
-        let pages = ThreadPages::current().unwrap();
+        let pages = ThreadPages::current();
         let before = pages.touched_bytes();
         let block = vec![1_u8; 64 << 20];
         // Huge pages count as one.

@@ -16,6 +16,9 @@ const ABI_MAX: ABI = ABI::V7;
 /// From where V8 seeds its hashes, for each isolate. It would fall back on the clock.
 const RANDOM: &str = "/dev/urandom";
 
+/// What the process knows of itself: the watchdog reads there what its threads hold.
+const ITSELF: &str = "/proc/self";
+
 /// Restricts the calling thread and all that it will start.
 pub(super) fn restrict(options: &SandboxOptions) -> Measure {
     match try_restrict(options) {
@@ -25,7 +28,8 @@ pub(super) fn restrict(options: &SandboxOptions) -> Measure {
 }
 
 fn try_restrict(options: &SandboxOptions) -> Result<Measure, RulesetError> {
-    let readable = options.readable.iter().map(PathBuf::as_path).chain([Path::new(RANDOM)]);
+    let readable =
+        options.readable.iter().map(PathBuf::as_path).chain([RANDOM, ITSELF].map(Path::new));
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(ABI_MAX))?
