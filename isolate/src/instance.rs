@@ -345,6 +345,10 @@ impl Inner {
 
     /// Calls a handler and, when it answers at once, leaves the answer with the invocation.
     pub(crate) fn dispatch(&self, key: InvocationKey, event: &Call<'_>) {
+        if let State::Condemned(outcome) = self.state.get() {
+            self.invocations.answer(key, Answer::Failed(outcome, limit_exception(outcome)));
+            return;
+        }
         let entries = self.entries.borrow();
         let Some(entries) = &*entries else { return };
         let (called, cpu) =
