@@ -12,6 +12,8 @@ use deno_core::snapshot::{CreateSnapshotOptions, create_snapshot};
 
 #[path = "src/body.rs"]
 mod body;
+#[path = "src/connections.rs"]
+mod connections;
 #[path = "src/exception.rs"]
 mod exception;
 #[path = "src/extension.rs"]
@@ -20,6 +22,8 @@ mod extension;
 mod host;
 #[path = "src/invocation.rs"]
 mod invocation;
+#[path = "src/logs.rs"]
+mod logs;
 #[path = "src/ops/mod.rs"]
 mod ops;
 #[path = "src/outcome.rs"]
@@ -52,10 +56,12 @@ fn main() {
     }
     for path in [
         "src/body.rs",
+        "src/connections.rs",
         "src/exception.rs",
         "src/extension.rs",
         "src/host.rs",
         "src/invocation.rs",
+        "src/logs.rs",
         "src/outcome.rs",
         "src/ops",
         "js",

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde::de::Error;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// What `atoll serve --config FILE` reads.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NodeConfig {
     /// Where the node keeps its state. Made with mode 0700 when it is missing.
@@ -29,8 +29,13 @@ pub struct NodeConfig {
     pub inspect: Option<SocketAddr>,
     /// The domain of `<worker>.<subdomain>.<domain>`.
     pub domain: String,
-    /// Threads that run workers; the number of cores when absent.
+    /// Threads that accept connections and run what is called often and never long; the number of cores when
+    /// absent.
     pub threads: Option<NonZeroUsize>,
+    /// Threads that run every other worker; the number of cores, and at least two, when absent.
+    pub back_threads: Option<NonZeroUsize>,
+    /// Serving processes of `atoll serve`, which share the threads; by the number of cores when absent.
+    pub processes: Option<NonZeroUsize>,
     /// How long accepted work may take to finish after SIGTERM, in milliseconds.
     pub drain_ms_max: u64,
     /// Certificates.
@@ -58,6 +63,8 @@ impl Default for NodeConfig {
             inspect: None,
             domain: "localhost".to_owned(),
             threads: None,
+            processes: None,
+            back_threads: None,
             drain_ms_max: 30_000,
             tls: TlsConfig::default(),
             limits: LimitsConfig::default(),
@@ -70,7 +77,7 @@ impl Default for NodeConfig {
 }
 
 /// How isolates are kept at hand.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IsolatesConfig {
     /// Isolates that each thread makes ahead of need, so that a version's first request finds one.
@@ -84,7 +91,7 @@ impl Default for IsolatesConfig {
 }
 
 /// Certificates of the HTTPS listener.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TlsConfig {
     /// Certificates by SNI; one made by the node itself serves the names that none of them has.
@@ -92,7 +99,7 @@ pub struct TlsConfig {
 }
 
 /// A certificate and its key, as PEM files.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CertificateConfig {
     /// The certificate chain, leaf first.
@@ -102,7 +109,7 @@ pub struct CertificateConfig {
 }
 
 /// What one worker, invocation or request may use.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
     /// CPU time of one invocation of a version that asks for none, in milliseconds. A worker that
@@ -120,8 +127,18 @@ pub struct LimitsConfig {
     pub wait_until_ms_max: u64,
     /// Subrequests of one invocation.
     pub subrequests_max: u32,
-    /// Invocations of one version that are under way at once on one thread.
+    /// Isolates that one process holds; idle ones make room for others.
+    pub isolates_max: u32,
+    /// Invocations of one worker that are under way at once in one process.
     pub concurrency_max: u32,
+    /// Invocations of all workers of one account that are under way at once in one process.
+    pub account_concurrency_max: u32,
+    /// Calls of one version that wait, in one process, for it to be loaded or for a thread.
+    pub queue_max: u32,
+    /// Calls of one worker in a second on the whole node; 0 for no limit. Each process takes an equal part.
+    pub requests_per_s_max: u32,
+    /// Calls of all workers of one account in a second; 0 for no limit.
+    pub account_requests_per_s_max: u32,
     /// The body of a request to a worker, in bytes.
     pub request_body_bytes_max: u64,
     /// A request's headers together, in bytes.
@@ -144,7 +161,12 @@ impl Default for LimitsConfig {
             wall_ms_max: 300_000,
             wait_until_ms_max: 30_000,
             subrequests_max: 1_000,
+            isolates_max: 4_000,
             concurrency_max: 1_000,
+            account_concurrency_max: 5_000,
+            queue_max: 1_000,
+            requests_per_s_max: 0,
+            account_requests_per_s_max: 0,
             request_body_bytes_max: 5 * GIB,
             request_header_bytes_max: 128 << 10,
             url_bytes_max: 16 << 10,
@@ -155,12 +177,16 @@ impl Default for LimitsConfig {
 }
 
 /// Where workers may connect to.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OutboundConfig {
     /// Networks that are not public and may be reached all the same.
-    #[serde(deserialize_with = "networks")]
+    #[serde(serialize_with = "network_texts", deserialize_with = "networks")]
     pub allow: Vec<IpNet>,
+}
+
+fn network_texts<S: Serializer>(networks: &[IpNet], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(networks.iter().map(IpNet::to_string))
 }
 
 fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
@@ -174,7 +200,7 @@ fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D:
 }
 
 /// The key-value store.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct KvConfig {
     /// Values kept in memory, in bytes.
@@ -190,7 +216,7 @@ impl Default for KvConfig {
 }
 
 /// The node's own log, on standard error.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
     /// How lines are written.
@@ -206,7 +232,7 @@ impl Default for LogConfig {
 }
 
 /// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.
@@ -286,7 +312,10 @@ impl NodeConfig {
             ("startup_cpu_ms_max", limits.startup_cpu_ms_max),
             ("heap_bytes_max", limits.heap_bytes_max),
             ("wall_ms_max", limits.wall_ms_max),
+            ("isolates_max", limits.isolates_max.into()),
             ("concurrency_max", limits.concurrency_max.into()),
+            ("account_concurrency_max", limits.account_concurrency_max.into()),
+            ("queue_max", limits.queue_max.into()),
             ("script_bytes_max", limits.script_bytes_max),
         ] {
             if value == 0 {
@@ -382,6 +411,7 @@ mod tests {
             http = "0.0.0.0:80"
             domain = "example.com"
             threads = 3
+            processes = 2
             [tls]
             certificates = [{ cert = "a.pem", key = "a.key" }]
             [limits]
@@ -396,6 +426,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.threads.unwrap().get(), 3);
+        assert_eq!(config.processes.unwrap().get(), 2);
         assert_eq!(config.tls.certificates[0].key, PathBuf::from("a.key"));
         assert_eq!(config.limits.cpu_ms_max, 50);
         assert_eq!(config.limits.heap_bytes_max, 128 * MIB);

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use atoll_isolate::{Exception, LogLine, Outcome};
+use serde::{Deserialize, Serialize};
 
 use crate::registry::{VersionId, WorkerRef};
 
 /// The record of one finished invocation. It goes to the log, live tails and metrics.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InvocationReport {
     /// The invocation's id, shown on error pages and as `cf-ray`: 16 hexadecimal digits.
     pub id: Arc<str>,
@@ -32,7 +33,7 @@ pub struct InvocationReport {
 }
 
 /// What started an invocation.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Event {
     /// An HTTP request.
     Fetch {

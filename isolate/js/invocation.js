@@ -12,11 +12,13 @@ const {
 const {
   PromisePrototypeThen,
   PromiseResolve,
+  RangeError,
   SafeSet,
   SetPrototypeAdd,
   SetPrototypeDelete,
   SetPrototypeClear,
   SetPrototypeForEach,
+  SetPrototypeGetSize,
   TypeError,
 } = primordials;
 const { getAsyncContext } = core;
@@ -25,6 +27,9 @@ const {
   setInterval: setWebInterval,
   setTimeout: setWebTimeout,
 } = core.loadExtScript("ext:deno_web/02_timers.js");
+
+// Timers that one invocation has running at once.
+const TIMERS_MAX = 10_000;
 
 class Invocation {
   constructor(id) {
@@ -88,6 +93,9 @@ function timerOwner(name, callback) {
   if (invocation.ended) return null;
   if (typeof callback !== "function") {
     throw new TypeError(`${name} takes a function: code is not made from strings here`);
+  }
+  if (invocation.timers !== null && SetPrototypeGetSize(invocation.timers) >= TIMERS_MAX) {
+    throw new RangeError(`Too many timers: one invocation may have ${TIMERS_MAX} running at once.`);
   }
   return invocation;
 }

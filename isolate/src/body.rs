@@ -11,6 +11,7 @@ use deno_core::{AsyncResult, BufView, Resource};
 use deno_error::JsErrorBox;
 use http_body::{Frame, SizeHint};
 
+use crate::connections::Connection;
 use crate::host::{Body, BoxError};
 use crate::invocation::BodyGuard;
 
@@ -31,6 +32,8 @@ struct Incoming {
     source: Source,
     rest: Bytes,
     reader: Option<Waker>,
+    /// Held until the last byte has come.
+    connection: Option<Connection>,
 }
 
 /// A body that comes in, readable from JS. Closing it, or the end of its invocation, drops the body and so
@@ -41,9 +44,10 @@ pub(crate) struct BodyResource {
 }
 
 impl BodyResource {
-    pub(crate) fn new(body: Body) -> Rc<Self> {
+    pub(crate) fn new(body: Body, connection: Option<Connection>) -> Rc<Self> {
         let hint = http_body::Body::size_hint(&body);
-        let incoming = Incoming { source: Source::Open(body), rest: Bytes::new(), reader: None };
+        let incoming =
+            Incoming { source: Source::Open(body), rest: Bytes::new(), reader: None, connection };
         Rc::new(Self { incoming: RefCell::new(incoming), size: (hint.lower(), hint.upper()) })
     }
 
@@ -53,6 +57,7 @@ impl BodyResource {
         // by the read that is going on.
         let Ok(mut incoming) = self.incoming.try_borrow_mut() else { return };
         let source = std::mem::replace(&mut incoming.source, Source::Closed);
+        incoming.connection = None;
         let reader = incoming.reader.take();
         drop(incoming);
         drop(source);
@@ -61,8 +66,19 @@ impl BodyResource {
         }
     }
 
+    /// Whether the body still holds one of its invocation's connections.
+    pub(crate) fn holds_connection(&self) -> bool {
+        self.incoming.try_borrow().is_ok_and(|incoming| incoming.connection.is_some())
+    }
+
+    /// Whether somebody waits for more of the body.
+    pub(crate) fn is_read(&self) -> bool {
+        self.incoming.try_borrow().map_or(true, |incoming| incoming.reader.is_some())
+    }
+
     fn poll_next(&self, cx: &mut Context<'_>, limit: usize) -> Poll<Result<BufView, JsErrorBox>> {
         let incoming = &mut *self.incoming.borrow_mut();
+        incoming.reader = None;
         while incoming.rest.is_empty() {
             let body = match &mut incoming.source {
                 Source::Open(body) => body,
@@ -76,9 +92,13 @@ impl BodyResource {
                     incoming.reader = Some(cx.waker().clone());
                     return Poll::Pending;
                 }
-                Poll::Ready(None) => incoming.source = Source::Over,
+                Poll::Ready(None) => {
+                    incoming.source = Source::Over;
+                    incoming.connection = None;
+                }
                 Poll::Ready(Some(Err(error))) => {
                     incoming.source = Source::Closed;
+                    incoming.connection = None;
                     let error = JsErrorBox::type_error(format!("the body broke off: {error}"));
                     return Poll::Ready(Err(error));
                 }

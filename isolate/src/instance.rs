@@ -10,29 +10,27 @@ use std::time::Duration;
 use deno_core::v8::IsolateHandle;
 use deno_core::{JsRuntime, PollEventLoopOptions};
 
-use crate::boundary::{Call, CallError, Cell, Entries};
+use crate::boundary::{Call, CallError, Cell, CrashLabel, CrashSlot, Entries, HeapGuard};
 use crate::code_cache::CodeCache;
 use crate::exception::exception_of;
 use crate::host::Host;
 use crate::inspector::Inspector;
-use crate::invocation::{Answer, InvocationKey, Invocations, now_ms, spawn};
+use crate::invocation::{Answer, InvocationKey, InvocationLimits, Invocations, now_ms, spawn};
 use crate::limits::Limits;
 use crate::loader::ScriptLoader;
+use crate::memory::{self, InstanceMemory, Memory, MemoryAccount};
 use crate::ops::InstanceState;
 use crate::outcome::{Exception, Outcome};
 use crate::script::{Binding, Script};
 use crate::spares::{Blank, Spares};
 use crate::start::{StartError, start};
-use crate::watchdog::{Watchdog, WatchedThread};
-
-/// By how much the heap limit is raised while an isolate that reached it is being ended, in bytes.
-const HEAP_GRACE_BYTES: usize = 64 << 20;
+use crate::watchdog::{Pulse, Watchdog, WatchedThread};
 
 /// V8's flags, after the program name that it expects first.
 ///
-/// Linear memories escape the buffer account: 2048 pages of 64 KiB are 128 MiB. Loops that Maglev replaces
-/// while they run (OSR) look for interrupts so seldom that neither the watchdog nor the heap limit could end
-/// them; functions still get Maglev's code when they are called.
+/// Linear memories are seen only once they are there: 2048 pages of 64 KiB are 128 MiB, the most for one.
+/// Loops that Maglev replaces while they run (OSR) look for interrupts so seldom that neither the watchdog nor
+/// the heap limit could end them; functions still get Maglev's code when they are called.
 /// V8 sets the end of its stack, in KiB, from where an isolate is made; an isolate may be entered from deeper
 /// down. A quarter of a thread's 8 MiB leaves room for that and for the Rust that JS calls.
 const V8_FLAGS: &[&str] =
@@ -42,6 +40,25 @@ const V8_FLAGS: &[&str] =
 pub struct Engine {
     watchdog: Watchdog,
     code_cache: Arc<CodeCache>,
+    memory: Memory,
+}
+
+/// What a process gives to its isolates.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Compiled code that is kept, in bytes.
+    pub code_cache_bytes_max: usize,
+    /// All JS heaps together, in bytes. They lie in one cage of 4 GiB, a third of which must stay free.
+    pub heap_bytes_max: usize,
+    /// Heaps, buffers and WebAssembly memories of all isolates together, in bytes.
+    pub memory_bytes_max: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        let (heap_bytes_max, memory_bytes_max) = memory::defaults();
+        Self { code_cache_bytes_max: 64 << 20, heap_bytes_max, memory_bytes_max }
+    }
 }
 
 /// What is needed besides the script to make an instance.
@@ -56,28 +73,39 @@ pub struct InstanceOptions {
     pub host: Rc<dyn Host>,
     /// Whether a debugger may attach.
     pub inspector: bool,
+    /// What a crash report calls the instance: ASCII without white space, and of it at most
+    /// [`crate::CRASH_LABEL_BYTES_MAX`] bytes.
+    pub label: String,
 }
 
 /// The part of the engine that belongs to one thread. Instances are made from it and stay on its thread.
 #[derive(Clone)]
 pub struct IsolateThread {
     watched: Rc<WatchedThread>,
+    crash_slot: Rc<CrashSlot>,
     code_cache: Arc<CodeCache>,
     pub(crate) spares: Rc<Spares>,
 }
 
 impl Engine {
-    /// Starts V8. `code_cache_bytes_max` bounds the compiled code that is kept.
+    /// Starts V8.
     ///
     /// # Errors
     /// When the watchdog's thread cannot be started.
-    pub fn start(code_cache_bytes_max: usize) -> std::io::Result<Self> {
+    pub fn start(options: EngineOptions) -> std::io::Result<Self> {
         deno_core::v8_set_flags(V8_FLAGS.iter().map(|flag| (*flag).to_owned()).collect());
         JsRuntime::init_platform(None);
+        let memory = Memory::new(options.heap_bytes_max, options.memory_bytes_max);
         Ok(Self {
-            watchdog: Watchdog::start()?,
-            code_cache: Arc::new(CodeCache::new(code_cache_bytes_max)),
+            watchdog: Watchdog::start(memory.clone())?,
+            code_cache: Arc::new(CodeCache::new(options.code_cache_bytes_max)),
+            memory,
         })
+    }
+
+    /// What all isolates hold together.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// Makes the calling thread an isolate thread. It must run a tokio `LocalSet`.
@@ -87,9 +115,22 @@ impl Engine {
     pub fn thread(&self) -> std::io::Result<IsolateThread> {
         Ok(IsolateThread {
             watched: Rc::new(self.watchdog.enlist()?),
+            crash_slot: Rc::new(CrashSlot::claim()),
             code_cache: self.code_cache.clone(),
-            spares: Rc::default(),
+            spares: Rc::new(Spares::new(self.memory.clone())),
         })
+    }
+}
+
+impl IsolateThread {
+    /// What other threads may see of this one.
+    pub fn pulse(&self) -> Pulse {
+        self.watched.pulse()
+    }
+
+    /// What all isolates of the process hold together.
+    pub fn memory(&self) -> &Memory {
+        self.spares.memory()
     }
 }
 
@@ -109,9 +150,13 @@ pub(crate) struct Inner {
     pub(crate) limits: Limits,
     pub(crate) inspector: Option<Inspector>,
     handle: IsolateHandle,
+    heap: Arc<HeapGuard>,
+    account: Arc<MemoryAccount>,
     watched: Rc<WatchedThread>,
-    heap_exceeded: Rc<StdCell<bool>>,
+    crash_slot: Rc<CrashSlot>,
+    label: CrashLabel,
     state: StdCell<State>,
+    longest_slice: StdCell<Duration>,
     driver: RefCell<Option<Waker>>,
 }
 
@@ -131,32 +176,27 @@ impl Instance {
         thread: &IsolateThread,
         options: InstanceOptions,
     ) -> Result<Self, StartError> {
-        let InstanceOptions { script, bindings, limits, host, inspector } = options;
+        let InstanceOptions { script, bindings, limits, host, inspector, label } = options;
         let blank = match inspector {
-            true => thread.spares.inspected(&limits)?,
-            false => thread.spares.take(&limits)?,
+            true => thread.spares.inspected()?,
+            false => thread.spares.take()?,
         };
-        let Blank { mut cell, entries, loader, inspector, .. } = blank;
-        let late = loader;
+        let Blank { mut cell, account, entries, loader: late, inspector } = blank;
         let loader = late.bind(ScriptLoader::new(script.clone(), thread.code_cache.clone()));
+        account.limit(limits.memory_bytes_max);
         let console_host = host.clone();
         let invocations = Rc::new(Invocations::new(
-            limits.log_bytes_max,
-            limits.subrequests_max,
+            InvocationLimits {
+                log_bytes_max: limits.log_bytes_max,
+                subrequests_max: limits.subrequests_max,
+                connections_max: limits.connections_max,
+            },
             Box::new(move |id, line| console_host.console(id, line)),
         ));
         let handle = cell.handle();
-        let heap_exceeded = Rc::new(StdCell::new(false));
+        let heap = cell.guard();
         let state = InstanceState { invocations: invocations.clone(), host };
-        cell.with(|runtime| {
-            runtime.op_state().borrow_mut().put(state);
-            let (flag, handle) = (heap_exceeded.clone(), handle.clone());
-            runtime.add_near_heap_limit_callback(move |current, _initial| {
-                flag.set(true);
-                handle.terminate_execution();
-                current + HEAP_GRACE_BYTES
-            });
-        });
+        cell.with(|runtime| runtime.op_state().borrow_mut().put(state));
         let inner = Rc::new(Inner {
             cell: RefCell::new(cell),
             entries: RefCell::new(None),
@@ -164,16 +204,21 @@ impl Instance {
             limits,
             inspector,
             handle,
+            heap,
+            account,
             watched: thread.watched.clone(),
-            heap_exceeded,
+            crash_slot: thread.crash_slot.clone(),
+            label: CrashLabel::new(&label),
             state: StdCell::new(State::Live),
+            longest_slice: StdCell::default(),
             driver: RefCell::new(None),
         });
         let handlers = start(&inner, &entries, &script, loader, &bindings).await?;
         *inner.entries.borrow_mut() = Some(entries);
         if loader.has_new_code() {
-            thread.spares.note_new_code(Rc::downgrade(&inner), late.clone());
+            thread.spares.note_new_code(Rc::downgrade(&inner), late);
         }
+        inner.cell.borrow_mut().measure();
         spawn(drive(Rc::downgrade(&inner)));
         Ok(Self { inner, handlers: handlers.into() })
     }
@@ -193,6 +238,38 @@ impl Instance {
         self.inner.invocations.len()
     }
 
+    /// What the instance holds, in bytes: for budgets and metrics.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory().total()
+    }
+
+    /// What the instance holds, by kind.
+    pub fn memory(&self) -> InstanceMemory {
+        self.inner.account.held()
+    }
+
+    /// Collects garbage and gives its pages back, which costs some milliseconds. Does nothing while
+    /// invocations are in flight.
+    pub fn shrink(&self) {
+        if self.in_flight() > 0 || self.inner.state() != State::Live {
+            return;
+        }
+        // A slice may be going on further up this thread's stack.
+        if let Ok(mut cell) = self.inner.cell.try_borrow_mut() {
+            cell.shrink();
+        }
+    }
+
+    /// The CPU time of the longest slice since the last [`Instance::take_longest_slice`], start-up included.
+    pub fn longest_slice(&self) -> Duration {
+        self.inner.longest_slice.get()
+    }
+
+    /// The same, and begins to look anew.
+    pub fn take_longest_slice(&self) -> Duration {
+        self.inner.longest_slice.take()
+    }
+
     /// The outcome for which the instance was condemned; it takes no more calls then.
     pub fn condemned(&self) -> Option<Outcome> {
         match self.inner.state.get() {
@@ -210,10 +287,13 @@ impl Inner {
         f: impl FnOnce(&mut JsRuntime) -> R,
     ) -> (R, Duration) {
         let mut cell = self.cell.borrow_mut();
-        let (result, spent) = self.watched.run(&self.handle, budget, || cell.with(f));
+        let executing = self.crash_slot.executing(&self.label);
+        let (result, spent) = self.watched.run(&self.handle, &self.heap, budget, || cell.with(f));
+        drop(executing);
         drop(cell);
-        if self.heap_exceeded.get() {
-            self.condemn(Outcome::ExceededMemory);
+        self.longest_slice.set(self.longest_slice.get().max(spent.cpu));
+        if let Some(refusal) = self.account.refusal() {
+            self.condemn(refusal.into());
         } else if spent.over_budget {
             self.condemn(Outcome::ExceededCpu);
         }
@@ -235,7 +315,7 @@ impl Inner {
         }
         self.state.set(State::Condemned(outcome));
         for key in self.invocations.keys() {
-            self.invocations.answer(key, Answer::Failed(outcome, limit_exception(outcome)));
+            self.invocations.overrule(key, outcome, limit_exception(outcome));
         }
         self.wake_driver();
     }
@@ -339,6 +419,9 @@ pub(crate) fn limit_exception(outcome: Outcome) -> Exception {
         Outcome::ExceededCpu => "Worker exceeded CPU time limit.",
         Outcome::ExceededMemory => "Worker exceeded memory limit.",
         Outcome::ExceededWall => "Worker exceeded wall time limit.",
+        Outcome::Overloaded => {
+            "Worker was ended because it needed more memory than the node has left."
+        }
         _ => "Worker was ended.",
     };
     plain_exception("Error", message)

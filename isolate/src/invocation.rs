@@ -12,7 +12,9 @@ use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
 use crate::body::{BodyResource, ResponseBody};
+use crate::connections::{Connection, Connections};
 use crate::host::Body;
+use crate::logs::LogBudget;
 use crate::outcome::{Exception, LogLevel, LogLine, Outcome};
 
 /// The number by which JS knows an invocation; 0 is start-up.
@@ -82,7 +84,7 @@ pub(crate) struct Invocation {
     outcome: Outcome,
     status: Option<u16>,
     logs: Vec<LogLine>,
-    log_bytes: usize,
+    log_budget: LogBudget,
     exceptions: Vec<Exception>,
     subrequests: u32,
     /// The handler's promise has settled.
@@ -96,8 +98,9 @@ pub(crate) struct Invocation {
     started: Instant,
     cpu: Duration,
     on_end: Option<OnEnd>,
-    /// Bodies that came in: of the request, and of responses to subrequests.
+    /// Bodies that came in, oldest first: of the request, and of responses to subrequests.
     bodies: Vec<Weak<BodyResource>>,
+    connections: Connections,
 }
 
 /// Runs a task on the calling isolate thread, whose runtime must be a current-thread one. Unlike tokio's
@@ -115,9 +118,18 @@ pub(crate) type OnLogLine = Box<dyn Fn(Option<&str>, &LogLine)>;
 pub(crate) struct Invocations {
     table: RefCell<FxHashMap<InvocationKey, Invocation>>,
     next: Cell<InvocationKey>,
-    log_bytes_max: usize,
-    subrequests_max: u32,
+    limits: InvocationLimits,
+    /// For lines of no invocation: of start-up, or since the last invocation began.
+    stray_log_budget: RefCell<LogBudget>,
     console: OnLogLine,
+}
+
+/// The limits that are counted here.
+#[derive(Clone, Copy)]
+pub(crate) struct InvocationLimits {
+    pub(crate) log_bytes_max: usize,
+    pub(crate) subrequests_max: u32,
+    pub(crate) connections_max: usize,
 }
 
 /// Milliseconds since the Unix epoch.
@@ -141,12 +153,12 @@ impl Invocation {
 }
 
 impl Invocations {
-    pub(crate) fn new(log_bytes_max: usize, subrequests_max: u32, console: OnLogLine) -> Self {
+    pub(crate) fn new(limits: InvocationLimits, console: OnLogLine) -> Self {
         Self {
             table: RefCell::default(),
             next: Cell::new(1),
-            log_bytes_max,
-            subrequests_max,
+            limits,
+            stray_log_budget: RefCell::new(LogBudget::new(limits.log_bytes_max)),
             console,
         }
     }
@@ -164,6 +176,7 @@ impl Invocations {
             key = if key >= KEY_MAX { 1 } else { key + 1 };
         }
         self.next.set(if key >= KEY_MAX { 1 } else { key + 1 });
+        *self.stray_log_budget.borrow_mut() = LogBudget::new(self.limits.log_bytes_max);
         let invocation = Invocation {
             id,
             request,
@@ -175,7 +188,7 @@ impl Invocations {
             outcome: Outcome::Ok,
             status: None,
             logs: Vec::new(),
-            log_bytes: 0,
+            log_budget: LogBudget::new(self.limits.log_bytes_max),
             exceptions: Vec::new(),
             subrequests: 0,
             handled: false,
@@ -187,6 +200,7 @@ impl Invocations {
             cpu: Duration::ZERO,
             on_end: Some(on_end),
             bodies: Vec::new(),
+            connections: Connections::new(self.limits.connections_max),
         };
         table.insert(key, invocation);
         key
@@ -214,7 +228,7 @@ impl Invocations {
         &self,
         key: InvocationKey,
     ) -> Result<(Arc<str>, Rc<CancelHandle>), String> {
-        let max = self.subrequests_max;
+        let max = self.limits.subrequests_max;
         self.with(key, |invocation| {
             if invocation.subrequests >= max {
                 return Err(format!(
@@ -225,6 +239,13 @@ impl Invocations {
             Ok((invocation.id.clone(), invocation.cancel.clone()))
         })
         .unwrap_or_else(|| Err("the invocation that this belongs to has ended".to_owned()))
+    }
+
+    /// Waits in line for one of the invocation's connections; `None` when it has ended.
+    pub(crate) async fn connection(self: Rc<Self>, key: InvocationKey) -> Option<Connection> {
+        let connections = self.with(key, |invocation| invocation.connections.clone())?;
+        let bodies = || self.with(key, |invocation| invocation.bodies.clone()).unwrap_or_default();
+        connections.open(bodies).await
     }
 
     /// Hands over what the handler made of its event. The first answer counts.
@@ -249,6 +270,18 @@ impl Invocations {
         if let Some(Some(waker)) = waker {
             waker.wake();
         }
+    }
+
+    /// Answers for a limit. A failure that nobody has seen yet gives way: the end of an execution may look
+    /// like an error to the code that it ends.
+    pub(crate) fn overrule(&self, key: InvocationKey, outcome: Outcome, exception: Exception) {
+        self.with(key, |invocation| {
+            if matches!(invocation.answer, Some(Answer::Failed(..))) {
+                invocation.answered = false;
+                invocation.exceptions.pop();
+            }
+        });
+        self.answer(key, Answer::Failed(outcome, exception));
     }
 
     /// Takes the answer if it is there.
@@ -304,15 +337,21 @@ impl Invocations {
 
     /// Writes one console line.
     pub(crate) fn log(&self, key: InvocationKey, level: LogLevel, message: String) {
-        let line = LogLine { level, message, timestamp_ms: now_ms() };
-        let id = self.with(key, |invocation| {
-            if invocation.log_bytes < self.log_bytes_max {
-                invocation.log_bytes += line.message.len();
-                invocation.logs.push(line.clone());
-            }
-            invocation.id.clone()
+        self.write(key, LogLine { level, message, timestamp_ms: now_ms() });
+    }
+
+    /// Keeps a line and passes it on, or drops it when there have been too many.
+    fn write(&self, key: InvocationKey, line: LogLine) {
+        let owned = self.with(key, |invocation| {
+            let line = invocation.log_budget.admit(line.clone());
+            invocation.logs.extend(line.clone());
+            (Some(invocation.id.clone()), line)
         });
-        (self.console)(id.as_deref(), &line);
+        let (id, line) =
+            owned.unwrap_or_else(|| (None, self.stray_log_budget.borrow_mut().admit(line)));
+        if let Some(line) = line {
+            (self.console)(id.as_deref(), &line);
+        }
     }
 
     /// Notes an exception that nothing caught but that does not end the invocation.
@@ -326,11 +365,8 @@ impl Invocations {
             message: format!("Uncaught {message}"),
             timestamp_ms: exception.timestamp_ms,
         };
-        let id = self.with(key, |invocation| {
-            invocation.keep(exception);
-            invocation.id.clone()
-        });
-        (self.console)(id.as_deref(), &line);
+        self.with(key, |invocation| invocation.keep(exception));
+        self.write(key, line);
     }
 
     /// A promise was given to `waitUntil`.

@@ -13,13 +13,13 @@ pub struct Limits {
     pub wall: Duration,
     /// Wall time of `waitUntil` work after the response is complete or the client has left.
     pub wait_until: Duration,
-    /// V8 heap, in bytes.
-    pub heap_bytes_max: usize,
-    /// `ArrayBuffer` contents, in bytes.
-    pub buffer_bytes_max: usize,
+    /// V8 heap, `ArrayBuffer` contents and WebAssembly memories together, in bytes.
+    pub memory_bytes_max: usize,
     /// Subrequests of one invocation: fetches and KV operations.
     pub subrequests_max: u32,
-    /// Console output kept for one invocation, in bytes.
+    /// Connections to the internet that one invocation has open at once.
+    pub connections_max: usize,
+    /// Console output of one invocation, in bytes.
     pub log_bytes_max: usize,
 }
 
@@ -30,9 +30,9 @@ impl Default for Limits {
             cpu: Duration::from_secs(30),
             wall: Duration::from_secs(60),
             wait_until: Duration::from_secs(30),
-            heap_bytes_max: 128 << 20,
-            buffer_bytes_max: 128 << 20,
+            memory_bytes_max: 128 << 20,
             subrequests_max: 1_000,
+            connections_max: 6,
             log_bytes_max: 256 << 10,
         }
     }

@@ -1,9 +1,9 @@
 //! How an invocation ends, and what it leaves in the log.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How an invocation ended: exactly one per invocation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// The handler ran to its end.
@@ -20,6 +20,8 @@ pub enum Outcome {
     Canceled,
     /// The node refused the work for want of capacity.
     Overloaded,
+    /// The worker, or its account, was called too often.
+    RateLimited,
     /// The node itself failed.
     Internal,
 }
@@ -35,13 +37,14 @@ impl Outcome {
             Self::ExceededWall => "exceeded-wall",
             Self::Canceled => "canceled",
             Self::Overloaded => "overloaded",
+            Self::RateLimited => "rate-limited",
             Self::Internal => "internal",
         }
     }
 }
 
 /// The severity of a console line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     /// `console.debug`
@@ -57,7 +60,7 @@ pub enum LogLevel {
 }
 
 /// One console line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
     /// The severity.
     pub level: LogLevel,
@@ -68,7 +71,7 @@ pub struct LogLine {
 }
 
 /// An uncaught exception.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exception {
     /// The error's class name (`TypeError`).
     pub name: String,

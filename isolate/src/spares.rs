@@ -5,16 +5,15 @@
 use std::cell::{Cell as StdCell, RefCell};
 use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use crate::boundary::{
-    BufferAccount, CallError, Cell, CellOptions, Entries, install_entries, module_code,
-};
+use crate::boundary::{CallError, Cell, CellOptions, Entries, install_entries, module_code};
 use crate::inspector::Inspector;
 use crate::instance::{Inner, IsolateThread, State};
-use crate::limits::Limits;
 use crate::loader::LateLoader;
+use crate::memory::{Memory, MemoryAccount};
 
 /// Blank isolates that one thread keeps at most, whatever it is asked for.
 const SPARES_MAX: usize = 64;
@@ -31,64 +30,42 @@ struct NewCode {
     loader: Rc<LateLoader>,
 }
 
-/// What an isolate's heap and buffers are created for. Only a script with these limits may have it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Sizes {
-    heap_bytes_max: usize,
-    buffer_bytes_max: usize,
-}
-
-impl From<&Limits> for Sizes {
-    fn from(limits: &Limits) -> Self {
-        Self { heap_bytes_max: limits.heap_bytes_max, buffer_bytes_max: limits.buffer_bytes_max }
-    }
-}
-
 /// An isolate that no script has been loaded into.
 pub(crate) struct Blank {
     pub(crate) cell: Cell,
+    pub(crate) account: Arc<MemoryAccount>,
     pub(crate) entries: Entries,
     pub(crate) loader: Rc<LateLoader>,
     pub(crate) inspector: Option<Inspector>,
-    sizes: Sizes,
 }
 
 impl Blank {
-    fn make(sizes: Sizes, slices: &Rc<StdCell<u64>>, inspected: bool) -> Result<Self, CallError> {
+    fn make(
+        memory: &Memory,
+        slices: &Rc<StdCell<u64>>,
+        inspected: bool,
+    ) -> Result<Self, CallError> {
         let loader = Rc::new(LateLoader::default());
+        let account = MemoryAccount::open(memory);
         let mut cell = Cell::new(CellOptions {
             loader: loader.clone(),
-            heap_bytes_max: sizes.heap_bytes_max,
-            buffers: BufferAccount::new(sizes.buffer_bytes_max),
+            account: account.clone(),
             inspector: inspected,
             slices: slices.clone(),
         });
         let inspector = inspected.then(|| cell.with(|runtime| Inspector::of(runtime)));
         let entries = cell.with(|runtime| install_entries(runtime, inspector.as_ref()))?;
-        Ok(Self { cell, entries, loader, inspector, sizes })
+        Ok(Self { cell, account, entries, loader, inspector })
     }
 }
 
 /// The blank isolates of one thread.
 pub(crate) struct Spares {
     shelf: RefCell<Vec<Blank>>,
-    /// What the last script was loaded with: the next one's limits are most likely the same.
-    sizes: StdCell<Sizes>,
+    memory: Memory,
     slices: Rc<StdCell<u64>>,
     taken: Notify,
     new_code: RefCell<VecDeque<NewCode>>,
-}
-
-impl Default for Spares {
-    fn default() -> Self {
-        Self {
-            shelf: RefCell::default(),
-            sizes: StdCell::new((&Limits::default()).into()),
-            slices: Rc::default(),
-            taken: Notify::new(),
-            new_code: RefCell::default(),
-        }
-    }
 }
 
 impl IsolateThread {
@@ -128,6 +105,22 @@ impl IsolateThread {
 }
 
 impl Spares {
+    /// A thread's shelf, empty yet. What is put there counts against `memory`.
+    pub(crate) fn new(memory: Memory) -> Self {
+        Self {
+            shelf: RefCell::default(),
+            memory,
+            slices: Rc::default(),
+            taken: Notify::new(),
+            new_code: RefCell::default(),
+        }
+    }
+
+    /// What all isolates of the process hold together.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     /// Notes that the instance's script was compiled here, and that its code is worth keeping.
     pub(crate) fn note_new_code(&self, instance: Weak<Inner>, loader: Rc<LateLoader>) {
         let mut waiting = self.new_code.borrow_mut();
@@ -162,36 +155,30 @@ impl Spares {
         self.shelf.borrow().len()
     }
 
-    /// Makes one more, unless there are enough.
+    /// Makes one more, unless there are enough or memory is short.
     fn make(&self) {
-        let sizes = self.sizes.get();
-        // Those made for other limits would never be taken.
-        let outdated: Vec<Blank> =
-            self.shelf.borrow_mut().extract_if(.., |spare| spare.sizes != sizes).collect();
-        drop(outdated);
         if self.len() < SPARES_MAX
-            && let Ok(blank) = Blank::make(sizes, &self.slices, false)
+            && !self.memory.pressed()
+            && let Ok(blank) = Blank::make(&self.memory, &self.slices, false)
         {
             self.shelf.borrow_mut().push(blank);
         }
     }
 
     /// An isolate with a debugger's door. There is no use in making one ahead.
-    pub(crate) fn inspected(&self, limits: &Limits) -> Result<Blank, CallError> {
-        Blank::make(limits.into(), &self.slices, true)
+    pub(crate) fn inspected(&self) -> Result<Blank, CallError> {
+        Blank::make(&self.memory, &self.slices, true)
     }
 
-    /// A blank isolate for a script with these limits: a spare one if there is any.
-    pub(crate) fn take(&self, limits: &Limits) -> Result<Blank, CallError> {
-        let sizes = Sizes::from(limits);
-        self.sizes.set(sizes);
-        let spare = self.shelf.borrow_mut().pop_if(|spare| spare.sizes == sizes);
+    /// A blank isolate: a spare one if there is any.
+    pub(crate) fn take(&self) -> Result<Blank, CallError> {
+        let spare = self.shelf.borrow_mut().pop();
         match spare {
             Some(blank) => {
                 self.taken.notify_one();
                 Ok(blank)
             }
-            None => Blank::make(sizes, &self.slices, false),
+            None => Blank::make(&self.memory, &self.slices, false),
         }
     }
 }

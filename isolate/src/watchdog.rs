@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use deno_core::v8::IsolateHandle;
 
-use crate::boundary::ThreadClock;
+use crate::boundary::{HeapGuard, ThreadClock};
+use crate::memory::Memory;
+use crate::native::{ThreadPages, resident_bytes};
 
 /// How often running code is looked at.
 const TICK: Duration = Duration::from_millis(1);
@@ -19,8 +21,28 @@ const IDLE_TICKS: u32 = 50;
 /// How long a sleep lasts at most.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
+/// Looks between two measurements of what an execution holds.
+const LOOKS_TO_PROBE: u32 = 10;
+
+/// Memory that no account knows of, and that an execution may take before its garbage is collected, in bytes.
+const NATIVE_COLLECT_BYTES: u64 = 64 << 20;
+
+/// The same before the execution is ended.
+const NATIVE_BYTES_MAX: u64 = 256 << 20;
+
+/// How memory stood when an execution was first measured.
+struct NativeMark {
+    touched: u64,
+    unaccounted: u64,
+    /// Growth past which garbage is collected next.
+    collect_at: u64,
+}
+
 struct Running {
     handle: IsolateHandle,
+    heap: Arc<HeapGuard>,
+    looks: u32,
+    native: Option<NativeMark>,
     started: Instant,
     budget: Duration,
     /// The thread's CPU time when the execution started, once it has gone on for a tick. Reading the clock of
@@ -31,23 +53,52 @@ struct Running {
 
 struct Slot {
     clock: ThreadClock,
+    pages: ThreadPages,
     running: Mutex<Option<Running>>,
 }
 
 impl Running {
-    /// Ends the execution if its budget is used up. Until the first look, all time counts as CPU time.
-    fn look(&mut self, cpu: Duration) {
+    /// Ends the execution if its budget is used up, and has what it holds measured now and then: linear
+    /// memories grow without any collection. Until the first look, all time counts as CPU time.
+    fn look(&mut self, slot: &Slot, memory: &Memory) {
+        let cpu = slot.clock.now();
         let started =
             *self.started_cpu.get_or_insert_with(|| cpu.saturating_sub(self.started.elapsed()));
-        if !self.fired && cpu.saturating_sub(started) >= self.budget {
+        if cpu.saturating_sub(started) >= self.budget {
+            // Again with every look: code between V8's frames may turn the end into an error to catch.
             self.fired = true;
             self.handle.terminate_execution();
+        }
+        self.looks += 1;
+        if self.looks.is_multiple_of(LOOKS_TO_PROBE) {
+            self.heap.probe();
+            self.look_at_native(&slot.pages, memory);
+        }
+    }
+
+    /// Bounds memory that no account knows of by two witnesses: pages that this thread was given, and growth
+    /// of the process that the accounts do not explain.
+    fn look_at_native(&mut self, pages: &ThreadPages, memory: &Memory) {
+        let unaccounted = resident_bytes().saturating_sub(memory.used() as u64);
+        let touched = pages.touched_bytes();
+        let Some(mark) = &mut self.native else {
+            let collect_at = NATIVE_COLLECT_BYTES;
+            self.native = Some(NativeMark { touched, unaccounted, collect_at });
+            return;
+        };
+        let grown =
+            touched.saturating_sub(mark.touched).min(unaccounted.saturating_sub(mark.unaccounted));
+        if grown >= NATIVE_BYTES_MAX {
+            self.heap.refuse();
+        } else if grown >= mark.collect_at {
+            mark.collect_at += NATIVE_COLLECT_BYTES;
+            self.heap.collect();
         }
     }
 }
 
-#[derive(Default)]
 struct Shared {
+    memory: Memory,
     slots: Mutex<Vec<Arc<Slot>>>,
     running: AtomicUsize,
     asleep: AtomicBool,
@@ -65,6 +116,17 @@ pub(crate) struct WatchedThread {
     slot: Arc<Slot>,
 }
 
+/// What other threads may see of an isolate thread.
+#[derive(Clone)]
+pub struct Pulse(Arc<Slot>);
+
+impl Pulse {
+    /// For how long the slice that is under way has run; none when the thread executes no JS.
+    pub fn running_for(&self) -> Option<Duration> {
+        lock(&self.0.running).as_ref().map(|running| running.started.elapsed())
+    }
+}
+
 /// What came of a watched execution.
 pub(crate) struct Spent {
     /// CPU time used; of an execution shorter than a tick, all its time.
@@ -79,8 +141,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl Watchdog {
     /// Starts the watchdog's thread. It ends when the watchdog and all its threads' places are gone.
-    pub(crate) fn start() -> std::io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+    pub(crate) fn start(memory: Memory) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            memory,
+            slots: Mutex::default(),
+            running: AtomicUsize::new(0),
+            asleep: AtomicBool::new(false),
+            thread: Mutex::default(),
+        });
         let weak = Arc::downgrade(&shared);
         let joined =
             std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || watch(&weak))?;
@@ -90,7 +158,11 @@ impl Watchdog {
 
     /// Takes a place for the calling thread.
     pub(crate) fn enlist(&self) -> std::io::Result<WatchedThread> {
-        let slot = Arc::new(Slot { clock: ThreadClock::current()?, running: Mutex::new(None) });
+        let slot = Arc::new(Slot {
+            clock: ThreadClock::current()?,
+            pages: ThreadPages::current()?,
+            running: Mutex::new(None),
+        });
         lock(&self.shared.slots).push(slot.clone());
         Ok(WatchedThread { shared: self.shared.clone(), slot })
     }
@@ -106,7 +178,7 @@ fn watch(shared: &Weak<Shared>) {
             idle = 0;
             for slot in lock(&shared.slots).iter() {
                 if let Some(running) = &mut *lock(&slot.running) {
-                    running.look(slot.clock.now());
+                    running.look(slot, &shared.memory);
                 }
             }
         }
@@ -125,16 +197,25 @@ fn watch(shared: &Weak<Shared>) {
 }
 
 impl WatchedThread {
-    /// Runs `f`, which executes JS in the isolate behind `handle`, within a CPU budget.
+    /// What other threads may see of this one.
+    pub(crate) fn pulse(&self) -> Pulse {
+        Pulse(self.slot.clone())
+    }
+
+    /// Runs `f`, which executes JS in the isolate behind `handle` and `heap`, within a CPU budget.
     pub(crate) fn run<R>(
         &self,
         handle: &IsolateHandle,
+        heap: &Arc<HeapGuard>,
         budget: Duration,
         f: impl FnOnce() -> R,
     ) -> (R, Spent) {
         let started = Instant::now();
         *lock(&self.slot.running) = Some(Running {
             handle: handle.clone(),
+            heap: heap.clone(),
+            looks: 0,
+            native: None,
             started,
             budget,
             started_cpu: None,

@@ -12,8 +12,7 @@ fn tight() -> Limits {
         cpu: Duration::from_millis(400),
         startup_cpu: Duration::from_millis(200),
         wall: Duration::from_millis(1_000),
-        heap_bytes_max: 24 << 20,
-        buffer_bytes_max: 16 << 20,
+        memory_bytes_max: 24 << 20,
         ..Limits::default()
     }
 }
@@ -77,7 +76,36 @@ fn each_excess_has_its_outcome() {
         (
             "buffers",
             "export default { fetch() { const a = []; for (;;) a.push(new Uint8Array(1 << 20)); } }",
-            Outcome::ExceededMemory,
+            Outcome::Exception,
+        ),
+        (
+            "swallowed end",
+            "export default { async fetch() { for (;;) { try { for (;;) console.log('x'); } catch {} } } }",
+            Outcome::ExceededCpu,
+        ),
+        (
+            "timers",
+            "export default { fetch() { for (let i = 0; i < 10001; i++) setTimeout(() => {}, 1e6); } }",
+            Outcome::Exception,
+        ),
+        (
+            "response headers",
+            "export default { fetch() { const h = new Headers(); \
+               for (let i = 0; i < 40; i++) h.append('x' + i, 'y'.repeat(4000)); \
+               return new Response('', { headers: h }); } }",
+            Outcome::Exception,
+        ),
+        (
+            "request headers",
+            "export default { fetch() { const h = new Headers(); \
+               for (let i = 0; i < 40; i++) h.append('x' + i, 'y'.repeat(4000)); \
+               return fetch('http://b.test/', { headers: h }); } }",
+            Outcome::Exception,
+        ),
+        (
+            "long body",
+            "export default { fetch() { return new Response('x'.repeat(2 ** 28)); } }",
+            Outcome::Exception,
         ),
         (
             "eval",
@@ -225,7 +253,7 @@ fn optimised_loops_are_ended() {
     on_isolate_thread(move |thread| async move {
         for source in sources {
             let limits =
-                Limits { cpu: Duration::from_millis(400), heap_bytes_max: 64 << 20, ..tight() };
+                Limits { cpu: Duration::from_millis(400), memory_bytes_max: 64 << 20, ..tight() };
             let setup = Setup { limits, ..Setup::new(script(&source)) };
             let worker = setup.load(&thread).await.unwrap();
             if source.contains("/bomb") {
@@ -239,5 +267,44 @@ fn optimised_loops_are_ended() {
                 "{failure:?}"
             );
         }
+    });
+}
+
+/// A worker that writes without end leaves as much as it may, and one note.
+#[test]
+fn console_output_is_bounded() {
+    let source = "export default { fetch() { for (let i = 0; i < 5000; i++) console.log('line', i); \
+        return new Response('done'); } }";
+    on_isolate_thread(move |thread| async move {
+        let limits = Limits { log_bytes_max: 4_000, ..Limits::default() };
+        let worker = Setup { limits, ..Setup::new(script(source)) }.load(&thread).await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(worker.get("http://a.test/").await, "done");
+            let lines = worker.host.lines.take();
+            assert!(lines.len() < 125, "{}", lines.len());
+            assert!(lines.last().unwrap().starts_with("Log truncated"), "{lines:?}");
+            let ended = worker.ended.borrow();
+            assert_eq!(ended.last().unwrap().logs.len(), lines.len());
+        }
+    });
+}
+
+/// Fetches past the connection limit wait in line; bodies that nobody reads do not hold it up for ever.
+#[test]
+fn connections_are_bounded() {
+    let source = "export default { async fetch(request) { \
+        if (request.url.endsWith('/all')) { \
+          const all = Array.from({ length: 40 }, (_, i) => fetch('http://b.test/' + i).then((r) => r.text())); \
+          return new Response((await Promise.all(all)).join('')); } \
+        const kept = []; for (let i = 0; i < 8; i++) kept.push(await fetch('http://b.test/' + i)); \
+        const read = await Promise.allSettled(kept.map((r) => r.text())); \
+        return new Response(read.map((r) => r.status[0]).join('')); } }";
+    on_isolate_thread(move |thread| async move {
+        let mut setup = Setup::new(script(source));
+        setup.host.answer = Some(Box::new(|_| http::Response::new("x".into())));
+        let worker = setup.load(&thread).await.unwrap();
+        assert_eq!(worker.get("http://a.test/all").await, "x".repeat(40));
+        assert_eq!(worker.host.open.get(), (0, 6));
+        assert_eq!(worker.get("http://a.test/unread").await, "rrffffff");
     });
 }

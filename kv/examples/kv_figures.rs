@@ -1,13 +1,16 @@
-//! Figures of the embedded engine on this machine: durable puts, reads from memory and from the
-//! database, and pages over a million keys. Takes a directory for the database as its argument.
+//! Figures of the key-value store on this machine: durable puts, reads from memory and from the
+//! database, the same over a link, and pages over a million keys. Takes a directory for the database as its argument.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atoll_kv::{
-    BulkWrite, Key, KvStore, ListOptions, NamespaceId, PutOptions, SqliteOptions, SqliteStore,
+    BulkWrite, EpochReader, Epochs, Key, KvStore, ListOptions, NamespaceId, PutOptions,
+    RemoteOptions, RemoteStore, ServeOptions, SqliteOptions, SqliteStore, serve_remote,
 };
 use bytes::Bytes;
+use tokio::net::UnixStream;
 
 const PUT_TIME: Duration = Duration::from_secs(3);
 const READS: usize = 200_000;
@@ -32,17 +35,25 @@ async fn main() -> Result<(), Failure> {
 
 async fn measure(path: &PathBuf) -> Result<(), Failure> {
     let namespace = NamespaceId::parse("00000000000000000000000000000001")?;
-    let store = SqliteStore::open(path, SqliteOptions::default())?;
+    let epochs = Arc::new(Epochs::new()?);
+    let options = SqliteOptions { epochs: Some(epochs.clone()), ..SqliteOptions::default() };
+    let store = SqliteStore::open(path, options)?;
     for writers in [1, 8, 64, 1024] {
         durable_puts(&store, &namespace, writers).await?;
     }
     reads(&store, &namespace, "get, from memory").await?;
+    let remote = connect(&store, Some(&epochs))?;
+    reads(&remote, &namespace, "get, from the memory of a link's near end").await?;
+    let remote = connect(&store, None)?;
+    reads(&remote, &namespace, "get, over a link, from the memory of its far end").await?;
     store.close().await;
     drop(store);
 
     let uncached = SqliteOptions { cache_bytes_max: 0, ..SqliteOptions::default() };
     let store = SqliteStore::open(path, uncached)?;
     reads(&store, &namespace, "get, from the database").await?;
+    let remote = connect(&store, None)?;
+    reads(&remote, &namespace, "get, over a link, from the database").await?;
     list_a_million(&store).await?;
     store.close().await;
     Ok(())
@@ -89,7 +100,14 @@ async fn durable_puts(
     Ok(())
 }
 
-async fn reads(store: &SqliteStore, namespace: &NamespaceId, what: &str) -> Result<(), Failure> {
+fn connect(store: &SqliteStore, epochs: Option<&Epochs>) -> Result<RemoteStore, Failure> {
+    let (near, far) = UnixStream::pair()?;
+    tokio::spawn(serve_remote(Arc::new(store.clone()), far, ServeOptions::default()));
+    let epochs = epochs.map(|epochs| EpochReader::new(epochs.read_only()?)).transpose()?;
+    Ok(RemoteStore::new(near, RemoteOptions { epochs, ..RemoteOptions::default() }))
+}
+
+async fn reads(store: &dyn KvStore, namespace: &NamespaceId, what: &str) -> Result<(), Failure> {
     let keys = (0..1000).map(key).collect::<Result<Vec<_>, _>>()?;
     for key in &keys {
         store.get(namespace, key).await?.ok_or("a key is missing")?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
 use crate::error::KvError;
 use crate::key::Key;
@@ -23,7 +24,7 @@ pub struct Entry {
 }
 
 /// What a put asks for beside the value. The default is a value that never expires.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PutOptions {
     /// When the key expires, in seconds since the Unix epoch. Signed, as callers send it.
     pub expiration: Option<i64>,

@@ -1,8 +1,10 @@
 //! What can go wrong in a store, in Workers KV's own words where the caller is at fault.
 
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::limits::{
     BULK_BYTES_MAX, BULK_GET_KEYS_MAX, BULK_PAIRS_MAX, EXPIRATION_TTL_S_MIN, KEY_BYTES_MAX,
@@ -41,8 +43,9 @@ impl Operation {
 /// Every failure of a `KvStore`.
 ///
 /// The display of a caller's fault is the text of Workers KV (workerd `api/kv.c++`, miniflare
-/// `workers/kv/validator.worker.ts`), because programs match on it.
-#[derive(Debug, Clone, thiserror::Error)]
+/// `workers/kv/validator.worker.ts`), because programs match on it. It serialises so that it can
+/// cross to another process, where only the type of a cause is lost.
+#[derive(Debug, Clone, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum KvError {
     /// The key is the empty string.
@@ -50,7 +53,7 @@ pub enum KvError {
     KeyEmpty,
     /// The key is one of the two path segments that no URL can carry.
     #[error("\"{0}\" is not allowed as a key name.")]
-    KeyReserved(&'static str),
+    KeyReserved(Cow<'static, str>),
     /// The key or the prefix is longer than `KEY_BYTES_MAX`; holds its bytes.
     #[error("UTF-8 encoded length of {0} exceeds key length limit of {KEY_BYTES_MAX}.")]
     KeyTooLong(usize),
@@ -113,21 +116,24 @@ pub enum KvError {
     /// The store's queue is full. Nothing was done; the caller may try again.
     #[error("Too Many Requests")]
     Overloaded,
-    /// The store was closed before the operation could be done.
+    /// The store was closed before the operation could be done. Whether a write that was under way
+    /// is stored is then unknown until it is read.
     #[error("the store is closed")]
     Closed,
     /// The storage below failed. Whether a write is stored is then unknown until it is read.
     #[error("cannot {action}: {cause}")]
     Storage {
         /// What was being done, as an infinitive.
-        action: &'static str,
+        action: Cow<'static, str>,
         /// The engine's own error.
+        #[serde(serialize_with = "as_text", deserialize_with = "from_text")]
         cause: Cause,
     },
     /// Another store, in this process or another, has the database open.
     #[error("the key-value store {path} is in use by another process, stop it first")]
     InUse {
         /// The database's file.
+        #[serde(serialize_with = "as_lossy_text")]
         path: PathBuf,
     },
     /// The database was written by a newer version of this program.
@@ -211,6 +217,24 @@ impl KvError {
     }
 }
 
+/// What is left of a cause once it has crossed to another process.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct ForeignCause(String);
+
+fn as_text<S: Serializer>(cause: &Cause, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(cause)
+}
+
+fn from_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cause, D::Error> {
+    Ok(Arc::new(ForeignCause(String::deserialize(deserializer)?)))
+}
+
+/// A path of bytes that are no text must not make an error impossible to report.
+fn as_lossy_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,7 +245,11 @@ mod tests {
             assert_eq!(error.thrown_by(operation), expected);
         };
         check(KvError::KeyEmpty, Operation::Get, "Key name cannot be empty.");
-        check(KvError::KeyReserved(".."), Operation::Put, "\"..\" is not allowed as a key name.");
+        check(
+            KvError::KeyReserved("..".into()),
+            Operation::Put,
+            "\"..\" is not allowed as a key name.",
+        );
         check(
             KvError::KeyTooLong(513),
             Operation::Put,
@@ -249,8 +277,44 @@ mod tests {
     #[test]
     fn the_engines_words_stay_inside() {
         let cause: Cause = Arc::new(std::io::Error::other("disk of /srv/secret is full"));
-        let error = KvError::Storage { action: "commit", cause };
+        let error = KvError::Storage { action: "commit".into(), cause };
         assert_eq!(error.thrown_by(Operation::Put), "KV PUT failed: 500 Internal Server Error");
         assert!(error.to_string().contains("/srv/secret"));
+    }
+    #[test]
+    fn every_error_crosses_to_another_process() {
+        let cause: Cause = Arc::new(std::io::Error::other("disk full"));
+        let errors = [
+            KvError::KeyEmpty,
+            KvError::KeyReserved(".".into()),
+            KvError::KeyTooLong(513),
+            KvError::NamespaceInvalid,
+            KvError::ValueTooLarge(26_214_401),
+            KvError::MetadataTooLarge(1025),
+            KvError::MetadataInvalid,
+            KvError::TtlNotPositive(-1),
+            KvError::TtlTooShort(59),
+            KvError::ExpirationPast(i64::MIN),
+            KvError::ExpirationTooSoon(i64::MAX),
+            KvError::ListLimitTooSmall(0),
+            KvError::ListLimitTooLarge(1001),
+            KvError::CursorInvalid,
+            KvError::BulkGetEmpty,
+            KvError::BulkGetTooMany,
+            KvError::BulkGetTooLarge,
+            KvError::BulkTooMany(10_001),
+            KvError::BulkTooLarge(usize::MAX),
+            KvError::Overloaded,
+            KvError::Closed,
+            KvError::Storage { action: "commit".into(), cause },
+            KvError::InUse { path: "kv.sqlite".into() },
+            KvError::SchemaTooNew { found: 9, supported: 1 },
+        ];
+        for error in errors {
+            let bytes = rmp_serde::to_vec(&error).unwrap();
+            let crossed: KvError = rmp_serde::from_slice(&bytes).unwrap();
+            assert_eq!(std::mem::discriminant(&crossed), std::mem::discriminant(&error));
+            assert_eq!(crossed.to_string(), error.to_string());
+        }
     }
 }

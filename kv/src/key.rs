@@ -57,7 +57,8 @@ impl From<NamespaceId> for String {
 
 /// The name of a value in a namespace: 1 to 512 bytes of UTF-8, not `.` nor `..`. Cheap to clone.
 /// Keys are ordered by their bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "Arc<str>", into = "Arc<str>")]
 pub struct Key(Arc<str>);
 
 impl Key {
@@ -66,12 +67,7 @@ impl Key {
     /// # Errors
     /// `KeyEmpty`, `KeyReserved` or `KeyTooLong`.
     pub fn parse(name: &str) -> Result<Self, KvError> {
-        match name {
-            "" => Err(KvError::KeyEmpty),
-            "." => Err(KvError::KeyReserved(".")),
-            ".." => Err(KvError::KeyReserved("..")),
-            _ => check_length(name).map(|()| Self(name.into())),
-        }
+        check_name(name).map(|()| Self(name.into()))
     }
 
     /// The key's text.
@@ -83,6 +79,28 @@ impl Key {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<Arc<str>> for Key {
+    type Error = KvError;
+
+    fn try_from(name: Arc<str>) -> Result<Self, KvError> {
+        check_name(&name).map(|()| Self(name))
+    }
+}
+
+impl From<Key> for Arc<str> {
+    fn from(key: Key) -> Self {
+        key.0
+    }
+}
+
+fn check_name(name: &str) -> Result<(), KvError> {
+    match name {
+        "" => Err(KvError::KeyEmpty),
+        "." | ".." => Err(KvError::KeyReserved(name.to_owned().into())),
+        _ => check_length(name),
     }
 }
 

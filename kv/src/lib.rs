@@ -8,19 +8,25 @@
 mod clock;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
+mod counter;
 mod entry;
+mod epochs;
 mod error;
 mod key;
 pub mod limits;
 mod list;
 pub mod model;
+mod remote;
 mod sqlite;
 mod store;
+mod weight;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use entry::{BulkWrite, Entry, PutOptions};
+pub use epochs::{EpochReader, Epochs};
 pub use error::{Cause, KvError, Operation};
 pub use key::{Key, NamespaceId};
 pub use list::{KeyInfo, ListOptions, ListPage, ListQuery};
+pub use remote::{RemoteOptions, RemoteStats, RemoteStore, ServeOptions, serve_remote};
 pub use sqlite::{BATCH_SIZE_BOUNDS, SqliteOptions, SqliteStats, SqliteStore};
 pub use store::{KvFuture, KvStore};

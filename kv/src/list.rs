@@ -5,7 +5,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::ser::Error;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::error::KvError;
@@ -13,7 +13,7 @@ use crate::key::{Key, check_length};
 use crate::limits::LIST_KEYS_MAX;
 
 /// Which keys to list. The default is the first page of all.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListOptions {
     /// Only keys that begin with it.
     pub prefix: Option<String>,

@@ -34,4 +34,4 @@ pub use self_signed::{SelfSigned, self_signed};
 pub use serve::{Refusal, ServeError, Service, serve};
 pub use table::{Match, RouteTable};
 pub use timed_body::{TimedBody, TimedBodyError};
-pub use tls::{CertStore, Certificates, TlsError, load_pem, server_config};
+pub use tls::{CertStore, Certificates, TlsError, load_pem, parse_pem, server_config};

@@ -24,6 +24,8 @@ pub struct SelfSigned {
     pub certificate: Arc<CertifiedKey>,
     /// The file that a client can be told to trust (`curl --cacert`).
     pub path: PathBuf,
+    /// The file of the private key.
+    pub key_path: PathBuf,
     /// Whether this call made it.
     pub created: bool,
 }
@@ -39,7 +41,7 @@ pub fn self_signed(directory: &Path, domains: &[String]) -> Result<SelfSigned, T
     if path.exists() && key_path.exists() {
         let certificate = load_pem(&path, &key_path)?;
         if covers(&certificate, domains) {
-            return Ok(SelfSigned { certificate, path, created: false });
+            return Ok(SelfSigned { certificate, path, key_path, created: false });
         }
     }
     let (certificate_pem, key_pem) = generate(domains)?;
@@ -48,7 +50,7 @@ pub fn self_signed(directory: &Path, domains: &[String]) -> Result<SelfSigned, T
     replace(&key_path, &key_pem, 0o600).map_err(|error| failed(&key_path, error))?;
     replace(&path, &certificate_pem, 0o644).map_err(|error| failed(&path, error))?;
     let certificate = load_pem(&path, &key_path)?;
-    Ok(SelfSigned { certificate, path, created: true })
+    Ok(SelfSigned { certificate, path, key_path, created: true })
 }
 
 fn covers(certificate: &CertifiedKey, domains: &[String]) -> bool {

@@ -139,16 +139,36 @@ pub fn server_config(store: Arc<CertStore>) -> Result<Arc<ServerConfig>, TlsErro
 
 /// Loads a certificate chain (leaf first) and its private key from PEM files.
 pub fn load_pem(certificate: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TlsError> {
+    let read = |what, path: &Path| {
+        std::fs::read(path).map_err(|error| TlsError::File {
+            what,
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })
+    };
+    let chain = read("a certificate chain", certificate)?;
+    let private = read("a private key", key)?;
+    parse_pem(&chain, &private, certificate, key)
+}
+
+/// Understands a certificate chain (leaf first) and its private key, in PEM, that were read from these
+/// files.
+pub fn parse_pem(
+    chain: &[u8],
+    private: &[u8],
+    certificate: &Path,
+    key: &Path,
+) -> Result<Arc<CertifiedKey>, TlsError> {
     let failed =
         |what, path: &Path, reason: String| TlsError::File { what, path: path.to_owned(), reason };
-    let chain = CertificateDer::pem_file_iter(certificate)
-        .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
+    let chain = CertificateDer::pem_slice_iter(chain)
+        .collect::<Result<Vec<_>, _>>()
         .map_err(|error| failed("a certificate chain", certificate, error.to_string()))?;
     if chain.is_empty() {
         let reason = "it holds no CERTIFICATE section".to_owned();
         return Err(failed("a certificate chain", certificate, reason));
     }
-    let private = PrivateKeyDer::from_pem_file(key)
+    let private = PrivateKeyDer::from_pem_slice(private)
         .map_err(|error| failed("a private key", key, error.to_string()))?;
     CertifiedKey::from_der(chain, private, &aws_lc_rs::default_provider()).map(Arc::new).map_err(
         |error| TlsError::Mismatch {

@@ -82,7 +82,7 @@ impl Api {
         let (content_type, form) = script.form();
         let path = self.in_account(&format!("/workers/scripts/{worker}"));
         let request = self.request(Method::PUT, &path).header("content-type", &content_type);
-        result(send(request.body(form)).await)
+        result(send(request.body(form)).await?)
     }
 
     /// Lets a worker answer at `<worker>.<subdomain>.<domain>`, as a deploy by the CLI does.
@@ -117,7 +117,7 @@ impl Api {
     ) -> Result<(), ApiError> {
         let path = self.value_path(namespace, key);
         let request = self.request(Method::PUT, &path).body(value.into());
-        result(send(request).await).map(drop)
+        result(send(request).await?).map(drop)
     }
 
     /// Stores a value on a node that may die meanwhile.
@@ -141,7 +141,7 @@ impl Api {
     /// Panics on any answer but 200 and 404.
     pub async fn kv_get(&self, namespace: &str, key: &str) -> Option<Bytes> {
         let path = self.value_path(namespace, key);
-        let reply = send(self.request(Method::GET, &path)).await;
+        let reply = send(self.request(Method::GET, &path)).await.expect("the API answers");
         match reply.status.as_u16() {
             200 => Some(reply.body),
             404 => None,
@@ -158,7 +158,7 @@ impl Api {
         if !body.is_null() {
             request = request.header("content-type", "application/json").body(body.to_string());
         }
-        result(send(request).await)
+        result(send(request).await?)
     }
 
     /// A path below this account's.
@@ -178,8 +178,13 @@ impl Api {
     }
 }
 
-async fn send(request: Request) -> Reply {
-    request.send().await.expect("the API answers")
+/// Without an answer it fails as the gateway of a node that is down would.
+async fn send(request: Request) -> Result<Reply, ApiError> {
+    request.send().await.map_err(|error| ApiError {
+        status: StatusCode::BAD_GATEWAY,
+        code: None,
+        text: format!("the API does not answer: {error}"),
+    })
 }
 
 fn result(reply: Reply) -> Result<Value, ApiError> {

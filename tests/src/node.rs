@@ -6,11 +6,14 @@ use std::process::{Command, ExitStatus};
 
 use tempfile::TempDir;
 
+use crate::Failure;
 use crate::api::Api;
 use crate::binary::atoll_binary;
-use crate::captured::Captured;
+use crate::captured::{Captured, send_signal};
 use crate::client::{Protocol, Request};
 use crate::clock::eventually;
+use crate::metrics::Metrics;
+use crate::process::Process;
 use crate::script::Script;
 
 /// How a node is started.
@@ -18,13 +21,15 @@ use crate::script::Script;
 pub struct NodeOptions {
     /// Threads that run workers.
     pub threads: usize,
+    /// Serving processes that share them; as many as the node chooses when absent.
+    pub processes: Option<usize>,
     /// The configuration file's text, in TOML; the harness sets the addresses by flags.
     pub config: String,
 }
 
 impl Default for NodeOptions {
     fn default() -> Self {
-        Self { threads: 2, config: String::new() }
+        Self { threads: 2, processes: None, config: String::new() }
     }
 }
 
@@ -46,10 +51,19 @@ pub struct Addresses {
     pub admin: SocketAddr,
 }
 
+/// A serving process, as the node's health page has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServingProcess {
+    /// Its id while it lives.
+    pub pid: Option<u32>,
+    /// `starting`, `ready` or `down`.
+    pub state: String,
+}
+
 /// A running node. Dropping it kills the process; a failing test shows what the node wrote.
 pub struct Node {
     options: NodeOptions,
-    process: Process,
+    child: Child,
     api: Api,
     // Removed after the process has ended: fields are dropped in order.
     dir: TempDir,
@@ -64,14 +78,14 @@ impl Node {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
         std::fs::write(dir.path().join("node.toml"), &options.config)
             .expect("the configuration can be written");
-        let process = Process::start(&options, dir.path()).await;
-        let api = process.api(dir.path()).await;
-        Self { options, process, api, dir }
+        let child = Child::start(&options, dir.path()).await;
+        let api = child.api(dir.path()).await;
+        Self { options, child, api, dir }
     }
 
     /// Where the node listens now.
     pub fn addresses(&self) -> Addresses {
-        self.process.addresses
+        self.child.addresses
     }
 
     /// The REST API as the first account.
@@ -104,7 +118,7 @@ impl Node {
 
     /// A GET with any Host header.
     pub fn request_to_host(&self, host: &str, path: &str) -> Request {
-        Request::new(self.process.addresses, host, path)
+        Request::new(self.child.addresses, host, path)
     }
 
     /// The body of a GET that must succeed.
@@ -119,24 +133,24 @@ impl Node {
 
     /// Ends the process at once, as a crash does.
     pub fn kill9(&mut self) {
-        self.process.captured.kill();
+        self.child.captured.kill();
     }
 
     /// Starts the node again on its data directory, with new ports.
     pub async fn restart(&mut self) {
-        self.process.captured.kill();
-        self.process = Process::start(&self.options, self.dir.path()).await;
-        self.api = self.process.api(self.dir.path()).await;
+        self.child.captured.kill();
+        self.child = Child::start(&self.options, self.dir.path()).await;
+        self.api = self.child.api(self.dir.path()).await;
     }
 
     /// Asks the node to drain (SIGTERM), without waiting.
     pub fn terminate(&self) {
-        self.process.captured.signal("TERM");
+        self.child.captured.signal("TERM");
     }
 
     /// Waits for the process to end by itself.
     pub async fn exit_status(&mut self) -> ExitStatus {
-        self.process.captured.exit_status().await
+        self.child.captured.exit_status().await
     }
 
     /// Drains the node: SIGTERM, then the status that it ends with.
@@ -145,19 +159,60 @@ impl Node {
         self.exit_status().await
     }
 
+    /// What the node has counted so far.
+    ///
+    /// # Errors
+    /// Fails when the node does not answer.
+    pub async fn metrics(&self) -> Result<Metrics, Failure> {
+        let request = self.request_to_host("localhost", "/metrics").over(Protocol::Admin);
+        Ok(Metrics::new(request.send().await?.text()))
+    }
+
+    /// The node's process and those that it started, as far as they live.
+    pub fn processes(&self) -> Vec<Process> {
+        Process::tree(self.child.captured.id())
+    }
+
     /// Resident memory of the node and the processes that it started, in bytes.
     pub fn memory_rss_bytes(&self) -> u64 {
-        process_tree(self.process.captured.id()).into_iter().map(resident_bytes).sum()
+        self.processes().into_iter().map(Process::resident_bytes).sum()
+    }
+
+    /// The serving processes, when the node says something of them.
+    pub async fn serving_processes(&self) -> Option<Vec<ServingProcess>> {
+        let request = self.request_to_host("localhost", "/healthz").over(Protocol::Admin);
+        let text = request.send().await.ok()?.text();
+        let lines = text.lines().filter(|line| line.starts_with("process "));
+        let process = |line: &str| {
+            let field = |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name));
+            Some(ServingProcess {
+                pid: field("pid=")?.parse().ok(),
+                state: field("state=")?.to_owned(),
+            })
+        };
+        lines.map(process).collect()
+    }
+
+    /// Sends a signal (`KILL`, `SEGV`) to one of the node's processes.
+    pub fn kill_process(&self, process: u32, signal: &str) {
+        let own = self.processes().into_iter().any(|own| own.id() == process);
+        assert!(own, "{process} is no process of the node");
+        send_signal(process, signal);
+    }
+
+    /// Open descriptors of the node's first process.
+    pub fn descriptors(&self) -> usize {
+        self.processes().first().map_or(0, |process| process.descriptors())
     }
 
     /// What the node has written so far.
     pub fn output(&self) -> String {
-        self.process.captured.output()
+        self.child.captured.output()
     }
 
     /// Prints the end of what the node has written.
     pub(crate) fn show_output(&self) {
-        self.process.captured.show_output();
+        self.child.captured.show_output();
     }
 }
 
@@ -166,17 +221,20 @@ fn data_dir(dir: &Path) -> PathBuf {
 }
 
 /// The node's process and where it listens.
-struct Process {
+struct Child {
     captured: Captured,
     addresses: Addresses,
 }
 
-impl Process {
+impl Child {
     async fn start(options: &NodeOptions, dir: &Path) -> Self {
         let mut command = Command::new(atoll_binary());
         command.arg("serve").arg("--config").arg(dir.join("node.toml"));
         command.arg("--data").arg(data_dir(dir));
         command.args(["--domain", "localhost", "--threads", &options.threads.to_string()]);
+        if let Some(processes) = options.processes {
+            command.args(["--processes", &processes.to_string()]);
+        }
         for listener in ["--http", "--https", "--admin"] {
             command.args([listener, "127.0.0.1:0"]);
         }
@@ -204,31 +262,4 @@ fn listening(line: &str) -> Option<Addresses> {
         value.parse().ok()
     };
     Some(Addresses { http: field("http=")?, https: field("https=")?, admin: field("admin=")? })
-}
-
-/// The process and everything below it.
-fn process_tree(root: u32) -> Vec<u32> {
-    let mut tree = vec![root];
-    let mut next = 0;
-    while let Some(&id) = tree.get(next) {
-        let tasks = std::fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
-        for task in tasks {
-            let children = std::fs::read_to_string(task.path().join("children"));
-            tree.extend(
-                children
-                    .unwrap_or_default()
-                    .split_whitespace()
-                    .filter_map(|id| id.parse::<u32>().ok()),
-            );
-        }
-        next += 1;
-    }
-    tree
-}
-
-fn resident_bytes(id: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kibibytes.unwrap_or(0) * 1024
 }

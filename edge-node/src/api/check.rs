@@ -1,6 +1,7 @@
 //! The seam between the API and the isolates: does a script start?
 
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 
 use crate::registry::Version;
 
@@ -11,7 +12,7 @@ pub trait ScriptCheck: Send + Sync {
 }
 
 /// A script that starts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckReport {
     /// The handlers that it exports (`fetch`, `scheduled`).
     pub handlers: Vec<String>,
@@ -20,7 +21,7 @@ pub struct CheckReport {
 }
 
 /// A script that does not start.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}{}", stack.as_ref().map(|stack| format!("\n{stack}")).unwrap_or_default())]
 pub struct CheckError {
     /// What went wrong, with the position where one is known.

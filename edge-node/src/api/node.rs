@@ -29,5 +29,6 @@ async fn node(State(state): State<ApiState>) -> Answer {
         "domain": state.config.domain,
         "http": state.config.node.http,
         "https": state.config.node.https,
+        "processes": state.config.health.processes(),
     }))
 }

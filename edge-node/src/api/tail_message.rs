@@ -94,7 +94,9 @@ fn outcome_name(outcome: Outcome) -> &'static str {
         Outcome::ExceededCpu => "exceededCpu",
         Outcome::ExceededMemory => "exceededMemory",
         Outcome::Canceled => "canceled",
-        Outcome::ExceededWall | Outcome::Overloaded | Outcome::Internal => "unknown",
+        Outcome::ExceededWall | Outcome::Overloaded | Outcome::RateLimited | Outcome::Internal => {
+            "unknown"
+        }
     }
 }
 

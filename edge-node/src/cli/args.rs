@@ -51,6 +51,12 @@ pub enum Command {
     Context(ContextCommand),
     /// Show the node, the account and where they were found
     Whoami,
+    /// Serve for a node's supervisor, which `atoll serve` is
+    #[command(hide = true)]
+    ServingProcess,
+    /// Check uploaded scripts for a node's supervisor
+    #[command(hide = true)]
+    CheckProcess,
 }
 
 /// Options of `atoll serve`: each overrides its key in the configuration file.
@@ -77,6 +83,9 @@ pub struct ServeArgs {
     /// Threads that run workers [default: one per core]
     #[arg(long, value_name = "N")]
     pub threads: Option<std::num::NonZeroUsize>,
+    /// Serving processes that share the threads [default: 2, and one more for every 8 cores]
+    #[arg(long, value_name = "N")]
+    pub processes: Option<std::num::NonZeroUsize>,
 }
 
 /// Which project and environment a command is about.

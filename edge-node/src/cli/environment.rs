@@ -24,7 +24,13 @@ pub struct Environment {
     pub esbuild: Option<PathBuf>,
     /// `NO_COLOR` is set.
     pub no_color: bool,
+    /// What processes that run tenants' code get of the environment, and nothing else.
+    pub of_children: Vec<(OsString, OsString)>,
 }
+
+/// Where certificate authorities and shared libraries lie, and how a panic is shown.
+const OF_CHILDREN: [&str; 4] =
+    ["SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH", "RUST_BACKTRACE"];
 
 /// How to reach a node and as whom.
 #[derive(Clone, Debug, Default)]
@@ -60,6 +66,10 @@ impl Environment {
             search_path: env::var_os("PATH"),
             esbuild: path("ATOLL_ESBUILD"),
             no_color: text("NO_COLOR").is_some(),
+            of_children: OF_CHILDREN
+                .iter()
+                .filter_map(|name| Some(((*name).into(), env::var_os(name)?)))
+                .collect(),
         }
     }
 

@@ -1,4 +1,5 @@
-//! Nodes in this process: the one place where the command line meets [`crate::node`].
+//! Nodes that this process runs: the one place where the command line meets [`crate::node`] and
+//! [`crate::supervisor`].
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -10,11 +11,13 @@ use tokio::sync::{broadcast, watch};
 use super::api::Api;
 use super::args::ServeArgs;
 use super::client::Client;
+use super::environment::Environment;
 use super::error::CliError;
 use super::stop;
 use crate::config::{LimitsConfig, LogConfig, NodeConfig};
 use crate::node::{ConsoleLine, Node};
 use crate::observe::{Listener, init_log};
+use crate::supervisor::Supervisor;
 
 /// Where a node on this machine serves its API unless told otherwise.
 pub(crate) const ADMIN_PORT: u16 = 8787;
@@ -38,13 +41,15 @@ pub(crate) struct LocalNodeOptions {
 pub(crate) struct LocalNode(Node);
 
 /// `atoll serve`: runs a node until it is told to stop.
-pub(crate) fn serve(args: ServeArgs) -> Result<(), CliError> {
+pub(crate) fn serve(args: ServeArgs, environment: &Environment) -> Result<(), CliError> {
     let config = configured(args)?;
     let failed = |error: &dyn std::fmt::Display| CliError::Failed(error.to_string());
     init_log(&config.log).map_err(|error| failed(&error))?;
     let runtime = tokio::runtime::Runtime::new().map_err(|error| failed(&error))?;
     runtime.block_on(async {
-        let node = Node::start(config).await.map_err(|error| failed(&error))?;
+        let node = Supervisor::start(config, environment.of_children.clone())
+            .await
+            .map_err(|error| failed(&error))?;
         let (http, https, admin) = (node.http_addr(), node.https_addr(), node.admin_addr());
         // Whoever starts a node reads this line for its ports; that nobody does is no reason to stop.
         let mut stdout = std::io::stdout();
@@ -64,13 +69,14 @@ fn configured(args: ServeArgs) -> Result<NodeConfig, CliError> {
         }
         None => NodeConfig::default(),
     };
-    let ServeArgs { config: _, data, http, https, admin, domain, threads } = args;
+    let ServeArgs { config: _, data, http, https, admin, domain, threads, processes } = args;
     config.data_dir = data.unwrap_or(config.data_dir);
     config.http = http.unwrap_or(config.http);
     config.https = https.unwrap_or(config.https);
     config.admin = admin.unwrap_or(config.admin);
     config.domain = domain.unwrap_or(config.domain);
     config.threads = threads.or(config.threads);
+    config.processes = processes.or(config.processes);
     Ok(config)
 }
 

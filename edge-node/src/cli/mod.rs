@@ -38,6 +38,7 @@ pub use client::{ApiError, ApiMessage};
 pub use environment::{ApiVariables, Environment};
 pub use error::CliError;
 
+use crate::serving::{run_check_process, run_serving_process};
 use args::{DeploymentsCommand, VersionsCommand};
 use session::Session;
 use terminal::Terminal;
@@ -47,7 +48,10 @@ pub fn run(cli: Cli, environment: Environment) -> ExitCode {
     let terminal = Terminal::new(cli.json, environment.no_color);
     let session = Session { environment, terminal };
     let outcome = match cli.command {
-        Command::Serve(args) => local_node::serve(args),
+        Command::Serve(args) => local_node::serve(args, &session.environment),
+        // Neither may start a thread before it is confined.
+        Command::ServingProcess => run_serving_process().map_err(failed),
+        Command::CheckProcess => run_check_process().map_err(failed),
         command => match tokio::runtime::Runtime::new() {
             Ok(runtime) => runtime.block_on(dispatch(&session, command)),
             Err(error) => Err(CliError::Failed(format!("cannot start threads: {error}"))),
@@ -62,9 +66,15 @@ pub fn run(cli: Cli, environment: Environment) -> ExitCode {
     }
 }
 
+fn failed(error: Box<dyn std::error::Error + Send + Sync>) -> CliError {
+    CliError::Failed(error.to_string())
+}
+
 async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
     match command {
-        Command::Serve(args) => local_node::serve(args),
+        Command::Serve(_) | Command::ServingProcess | Command::CheckProcess => {
+            Err(CliError::Failed("this command makes its own runtime".to_owned()))
+        }
         Command::Dev(args) => dev::run(session, args).await,
         Command::Demo(args) => demo::run(session, args).await,
         Command::Init(args) => init::run(session, &args),

@@ -1,6 +1,7 @@
 //! What a worker learns of its client: `request.cf`, and the headers that say where a request came from.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use atoll_router::Connection;
@@ -18,6 +19,20 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// Headers that only the node may write. A client's own copies are removed.
 const OURS: &[&str] = &["cf-ipcountry", "cf-worker", "cf-visitor", "cdn-loop", "true-client-ip"];
+
+/// What a request's headers say of its client.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Client {
+    pub(super) ip: IpAddr,
+    /// Whether it came over TLS.
+    pub(super) secure: bool,
+}
+
+impl Client {
+    pub(super) fn of(connection: &Connection) -> Self {
+        Self { ip: connection.peer.ip().to_canonical(), secure: connection.tls.is_some() }
+    }
+}
 
 /// What the text depends on: the protocol, and the version and cipher of TLS.
 type Kind = (Version, Option<(&'static str, &'static str)>);
@@ -59,12 +74,12 @@ fn cf((version, tls): Kind) -> Arc<str> {
 }
 
 /// Removes what a client may not claim and writes what the node knows.
-pub(super) fn stamp(headers: &mut HeaderMap, connection: &Connection, id: &str) {
-    let ip = ip_header(connection);
+pub(super) fn stamp(headers: &mut HeaderMap, client: &Client, id: &str) {
+    let ip = ip_header(client.ip);
     for name in OURS {
         headers.remove(*name);
     }
-    let scheme = if connection.tls.is_some() { "https" } else { "http" };
+    let scheme = if client.secure { "https" } else { "http" };
     headers.insert(CF_CONNECTING_IP, ip.clone());
     headers.insert(X_FORWARDED_FOR, ip.clone());
     headers.insert(X_REAL_IP, ip);
@@ -75,9 +90,9 @@ pub(super) fn stamp(headers: &mut HeaderMap, connection: &Connection, id: &str) 
 }
 
 /// An address as a header value.
-fn ip_header(connection: &Connection) -> HeaderValue {
+fn ip_header(ip: IpAddr) -> HeaderValue {
     let mut text = String::with_capacity(39);
-    let _ = write!(text, "{}", connection.peer.ip().to_canonical());
+    let _ = write!(text, "{ip}");
     HeaderValue::from_maybe_shared(bytes::Bytes::from(text))
         .expect("an IP address has no character that a header value may not have")
 }

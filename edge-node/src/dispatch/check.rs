@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use super::pool::{environment, limits, script};
+use super::quarantine::Culprit;
 use crate::api::{CheckError, CheckReport, ScriptCheck};
 use crate::config::LimitsConfig;
 use crate::registry::Version;
@@ -74,6 +75,7 @@ async fn check(
         limits: limits(config, &version.limits),
         host: Rc::new(NoHost),
         inspector: false,
+        label: Culprit::label(version),
     };
     let instance = Instance::load(isolates, options).await.map_err(refusal)?;
     let startup_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);

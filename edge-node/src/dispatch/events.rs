@@ -6,6 +6,7 @@ use std::sync::Arc;
 use atoll_isolate::{Exception, InvocationRecord, OnEnd, Outcome};
 use http::{Method, Request};
 
+use super::admission::{Permit, Refusal, WorkerGate};
 use super::pages;
 use crate::observe::ReportHub;
 use crate::registry::{VersionId, WorkerRef};
@@ -16,6 +17,8 @@ pub(super) struct Subject {
     worker: WorkerRef,
     version: VersionId,
     cause: Cause,
+    /// Given back when the invocation has been reported.
+    permit: Option<Permit>,
 }
 
 enum Cause {
@@ -49,7 +52,8 @@ impl Subject {
             Vec::new()
         };
         let method = request.method().clone();
-        Self { worker, version, cause: Cause::Fetch { url, method, headers, client_ip } }
+        let cause = Cause::Fetch { url, method, headers, client_ip };
+        Self { worker, version, cause, permit: None }
     }
 
     pub(super) fn scheduled(
@@ -58,7 +62,19 @@ impl Subject {
         cron: String,
         scheduled_ms: u64,
     ) -> Self {
-        Self { worker, version, cause: Cause::Scheduled { cron, scheduled_ms } }
+        let cause = Cause::Scheduled { cron, scheduled_ms };
+        Self { worker, version, cause, permit: None }
+    }
+
+    /// Asks to be let in.
+    pub(super) fn admit(&mut self, gate: &Arc<WorkerGate>) -> Result<(), Refusal> {
+        self.permit = Some(gate.admit()?);
+        Ok(())
+    }
+
+    /// The version that is called.
+    pub(super) fn version(&self) -> &VersionId {
+        &self.version
     }
 
     fn report(self, record: InvocationRecord) -> InvocationReport {

@@ -2,32 +2,28 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use atoll_isolate::{
-    Body, BoxError, Decode, FetchEvent, FetchHop, Host, HostError, KvCall, KvEntry, KvReply,
-    LogLine, Via,
+    Body, Decode, FetchHop, Host, HostError, KvCall, KvEntry, KvReply, LogLine, Via,
 };
 use atoll_kv::{Key, KvError, KvStore, ListOptions, NamespaceId, Operation, PutOptions};
-use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http::{Request, Response};
-use http_body::Frame;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::broadcast;
 
-use super::events::{Subject, on_end};
-use super::pool::Pool;
+use super::body::{AnswerBody, PumpedBody};
+use super::call::{Call, Unanswered};
+use super::events::Subject;
+use super::placer::Placer;
+use super::quarantine::Quarantined;
+use super::service::new_id;
 use super::targets::Targets;
 use crate::inspect::Debuggees;
 use crate::observe::{KvOperation, ReportHub};
 use crate::outbound::{DecodeBody, Outbound, ReqBody};
 use crate::registry::{WorkerName, WorkerRef};
-
-/// Frames of a request body that wait between the isolate's task and the connection's.
-const FRAMES_QUEUED_MAX: usize = 2;
 
 /// How long a chain of service bindings may be.
 const SERVICE_DEPTH_MAX: u8 = 16;
@@ -44,7 +40,9 @@ pub(super) struct ThreadHost {
     pub(super) console: broadcast::Sender<ConsoleLine>,
     /// Where instances are shown to debuggers.
     pub(super) debuggees: Option<Debuggees>,
-    pub(super) pool: RefCell<Weak<Pool>>,
+    /// Versions that get no instance.
+    pub(super) quarantined: Arc<Quarantined>,
+    pub(super) placer: RefCell<Weak<Placer>>,
     /// How deep in a chain of service bindings the invocations are that came by one.
     pub(super) depths: RefCell<HashMap<Arc<str>, u8>>,
 }
@@ -122,31 +120,28 @@ async fn call_service(
     let version = target
         .version(rand::random_range(0.0..100.0))
         .ok_or_else(|| failed("it has no version".to_owned()))?;
-    let pool =
-        thread.pool.borrow().upgrade().ok_or_else(|| failed("the node is stopping".to_owned()))?;
-    let instance = pool.instance(version).await.map_err(|error| failed(error.to_string()))?;
-    let id = super::service::new_id();
+    let placer = thread.placer.borrow().upgrade();
+    let placer = placer.ok_or_else(|| failed("the node is stopping".to_owned()))?;
+    let id = new_id();
     let url: Arc<str> = hop.request.uri().to_string().into();
-    let subject = Subject::fetch(
-        &thread.hub,
-        target.worker.clone(),
-        version.clone(),
-        &hop.request,
-        url.clone(),
-        None,
-    );
-    thread.depths.borrow_mut().insert(id.clone(), depth);
-    let (ended_thread, ended_id) = (thread.clone(), id.clone());
-    let report = on_end(thread.hub.clone(), subject);
-    let event = FetchEvent { id, url, request: hop.request, finish_headers: None, cf: "{}".into() };
-    let over = Box::new(move |record| {
-        ended_thread.depths.borrow_mut().remove(&ended_id);
-        report(record);
-    });
-    let response = instance.fetch(event, over).await.map_err(|failure| {
-        failed(format!("{}: {}", failure.exception.name, failure.exception.message))
-    })?;
-    Ok(response.map(|body| Box::pin(body) as Body))
+    let worker = target.worker.clone();
+    let mut subject =
+        Subject::fetch(&thread.hub, worker, version.clone(), &hop.request, url.clone(), None);
+    if let Err(refusal) = subject.admit(target.gate(&placer.placement.admission)) {
+        let why = subject.unanswered(&thread.hub, id, refusal.into());
+        return Err(failed(why.message));
+    }
+    let (request, cf) = (hop.request, "{}".into());
+    let call = Call { id, subject, request, url, cf, client: None, depth };
+    let answered = match placer.live(version) {
+        Some(instance) => {
+            let fetched = call.start(&instance, &thread).await;
+            fetched.map(|response| response.map(AnswerBody::Here)).map_err(Unanswered::from)
+        }
+        None => placer.fetch(call.sendable()).await,
+    };
+    let response = answered.map_err(|why| failed(why.message))?;
+    Ok(response.map(AnswerBody::boxed))
 }
 
 impl Host for InstanceHost {
@@ -250,42 +245,11 @@ fn entry(entry: atoll_kv::Entry) -> KvEntry {
     KvEntry { value: entry.value, metadata: entry.metadata }
 }
 
-/// A body that another task fills: the client's connections are not tied to the isolate's futures.
-struct PumpedBody {
-    frames: mpsc::Receiver<Result<Frame<Bytes>, BoxError>>,
-    length: http_body::SizeHint,
-}
-
-impl http_body::Body for PumpedBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.frames.poll_recv(cx)
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.length
-    }
-}
-
+/// The client's connections are not tied to the isolate's futures.
 fn sendable(body: Option<Body>) -> ReqBody {
     use http_body_util::BodyExt;
-    let Some(mut body) = body else {
-        return http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync();
-    };
-    let (sender, frames) = mpsc::channel(FRAMES_QUEUED_MAX);
-    let length = http_body::Body::size_hint(&body);
-    atoll_isolate::spawn(async move {
-        while let Some(frame) = body.frame().await {
-            let failed = frame.is_err();
-            if sender.send(frame).await.is_err() || failed {
-                return;
-            }
-        }
-    });
-    PumpedBody { frames, length }.boxed_unsync()
+    match body {
+        Some(body) => PumpedBody::of(body).boxed_unsync(),
+        None => http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync(),
+    }
 }

@@ -1,13 +1,25 @@
-//! From a request to an isolate and back: data-plane threads that share nothing, each with its listeners,
-//! its instances and its client. Serving reads snapshots and never waits on the control plane.
+//! From a request to an isolate and back. Front threads accept, route and run what is called often and never
+//! long; back threads run everything else. Serving reads snapshots and never waits on the control plane.
 
+mod admission;
+mod back;
+mod body;
+mod call;
 mod cf;
 mod check;
+mod counts;
 mod cron;
 mod events;
+mod fair_queue;
 mod host;
+mod offences;
 mod pages;
+mod placement;
+mod placer;
 mod pool;
+mod quarantine;
+mod replicas;
+mod room;
 mod service;
 mod spares;
 mod targets;
@@ -16,5 +28,6 @@ mod thread;
 pub use check::IsolateCheck;
 pub use cron::run_crons;
 pub use host::ConsoleLine;
+pub use quarantine::{Culprit, Quarantined};
 pub use targets::{Target, Targets};
 pub use thread::{DataThread, Job, Shared, Sockets, ThreadError, spawn_threads};

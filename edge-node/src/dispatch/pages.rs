@@ -1,8 +1,13 @@
 //! The one place where failures become statuses and pages: the guest's fault, a limit, or ours.
 
+use std::time::Duration;
+
 use atoll_isolate::{Outcome, ResponseBody};
 use atoll_router::{ErrorPage, Refusal};
+use http::header::{HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, Response, StatusCode};
+
+use super::body::AnswerBody;
 
 /// Why a request got no response from a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,9 +16,26 @@ pub(super) enum Problem {
     BadHost,
     Refused(Refusal),
     BodyTooLarge,
-    Overloaded,
+    /// There is room again after so long.
+    RateLimited(Duration),
     NotStarted,
+    Quarantined,
     Ended(Outcome),
+}
+
+impl Problem {
+    /// How an invocation ended that came to this.
+    pub(super) fn outcome(self) -> Outcome {
+        match self {
+            Self::Ended(outcome) => outcome,
+            Self::RateLimited(_) => Outcome::RateLimited,
+            Self::Quarantined => Outcome::Overloaded,
+            Self::NotStarted => Outcome::Exception,
+            Self::NoRoute | Self::BadHost | Self::Refused(_) | Self::BodyTooLarge => {
+                Outcome::Internal
+            }
+        }
+    }
 }
 
 struct Text {
@@ -76,11 +98,18 @@ fn words(problem: Problem) -> Text {
             "The request's body is larger than this node accepts.",
             "Send it in parts. The node's limit is limits.request_body_bytes_max.",
         ),
-        Problem::Overloaded | Problem::Ended(Outcome::Overloaded) => text(
+        Problem::Ended(Outcome::Overloaded) => text(
             S::SERVICE_UNAVAILABLE,
             1200,
             "Too busy",
-            "This worker has more requests under way than it may.",
+            "This worker has more requests under way, or waiting, than it may.",
+            LATER,
+        ),
+        Problem::RateLimited(_) | Problem::Ended(Outcome::RateLimited) => text(
+            S::TOO_MANY_REQUESTS,
+            1015,
+            "You are being rate limited",
+            "This worker gets more requests in a second than it may.",
             LATER,
         ),
         Problem::NotStarted => text(
@@ -88,6 +117,13 @@ fn words(problem: Problem) -> Text {
             1101,
             "Worker did not start",
             "The worker's script threw or went over a limit while it started.",
+            OWNER,
+        ),
+        Problem::Quarantined => text(
+            S::SERVICE_UNAVAILABLE,
+            1102,
+            "Worker rests",
+            "The worker ended the process that ran it, so this node lets it rest for a while.",
             OWNER,
         ),
         Problem::Ended(Outcome::ExceededCpu) => text(
@@ -141,8 +177,13 @@ pub(super) fn status_of(outcome: Outcome) -> Option<u16> {
 }
 
 /// Renders a problem for a client that sent these headers.
-pub(super) fn page(problem: Problem, request: &HeaderMap, id: &str) -> Response<ResponseBody> {
+pub(super) fn page(problem: Problem, request: &HeaderMap, id: &str) -> Response<AnswerBody> {
     let Text { status, code, title, message, advice } = words(problem);
     let page = ErrorPage { status, code, title, message, advice, id };
-    page.respond(request).map(|bytes| ResponseBody::Full(Some(bytes)))
+    let mut response = page.respond(request).map(|bytes| ResponseBody::Full(Some(bytes)));
+    if let Problem::RateLimited(wait) = problem {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+    }
+    response.map(AnswerBody::Here)
 }

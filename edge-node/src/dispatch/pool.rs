@@ -1,5 +1,5 @@
-//! The instances of one thread: found by version, loaded on first use, dropped when they are condemned,
-//! no longer deployed, or the least recently used of too many.
+//! The instances of one thread: found by version, loaded on first use, dropped when they are condemned, no
+//! longer deployed, not called for long, or in the way of others.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -15,27 +15,24 @@ use futures_util::future::{FutureExt, LocalBoxFuture, Shared};
 use rustc_hash::FxHashMap;
 
 use super::host::{Capabilities, InstanceHost, ThreadHost};
+use super::quarantine::Culprit;
+use super::replicas::Placement;
+use super::room::{Idle, Place, victim};
 use crate::config::LimitsConfig;
 use crate::registry::{Binding, Version, VersionId, VersionLimits};
 use crate::state::{ServingState, StateError};
 
-/// Instances that one thread holds. The least recently used idle one makes room for another.
-const INSTANCES_MAX: usize = 1_000;
+/// How long a load waits for an idle instance to make room.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// How often it looks meanwhile.
+const ROOM_CHECK: Duration = Duration::from_millis(5);
+
+/// How long an instance that is one of several of its version is kept without a call.
+const REPLICA_IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// How long a version that did not start is not tried again.
 const START_BACKOFF: Duration = Duration::from_secs(1);
-
-/// Condemnations in a row after which a version rests before it gets a new instance.
-const OFFENCES_FREE: u32 = 3;
-
-/// The first rest; each further offence doubles it.
-const REST_MIN: Duration = Duration::from_millis(250);
-
-/// The longest rest.
-const REST_MAX: Duration = Duration::from_secs(10);
-
-/// Good behaviour after which offences are forgotten.
-const OFFENCES_FORGOTTEN: Duration = Duration::from_secs(30);
 
 /// Why there is no instance of a version.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -46,24 +43,12 @@ pub(super) enum LoadError {
     State(#[from] StateError),
     #[error(transparent)]
     Start(StartError),
+    #[error("the process holds limits.isolates_max isolates and none of them is idle")]
+    NoRoom,
     #[error("the version went over its limits again and again and rests for a while: {}", .0.as_str())]
     Resting(Outcome),
-}
-
-/// How often a version was condemned of late.
-struct Offences {
-    count: u32,
-    last: Instant,
-    outcome: Outcome,
-}
-
-impl Offences {
-    fn rest(&self) -> Duration {
-        match self.count.checked_sub(OFFENCES_FREE) {
-            None => Duration::ZERO,
-            Some(over) => REST_MIN.saturating_mul(1 << over.min(16)).min(REST_MAX),
-        }
-    }
+    #[error("the version brought a serving process down and rests for a while")]
+    Quarantined,
 }
 
 type Loading = Shared<LocalBoxFuture<'static, Result<Instance, LoadError>>>;
@@ -72,16 +57,39 @@ enum Slot {
     /// Being loaded; everyone who wants it waits for the same load.
     Loading(Loading),
     /// Takes calls.
-    Live { instance: Instance, used: Cell<u64> },
+    Live(Live),
     /// Did not start; not tried again before then.
     Failed { error: LoadError, until: Instant },
+}
+
+/// An instance that takes calls.
+struct Live {
+    instance: Instance,
+    /// When it was called last, by the pool's count of calls.
+    used: Cell<u64>,
+    /// The same by the clock, as of the last sweep.
+    used_at: Cell<Instant>,
+    /// What loading it took.
+    cost: Duration,
+    _place: Place,
+}
+
+impl Live {
+    fn is_idle(&self) -> bool {
+        self.instance.in_flight() == 0
+    }
 }
 
 /// The instances of one thread.
 pub(super) struct Pool {
     slots: RefCell<FxHashMap<VersionId, Slot>>,
-    offences: RefCell<FxHashMap<VersionId, Offences>>,
+    /// Instances that take no new calls and still have some under way.
+    leaving: RefCell<Vec<Live>>,
     clock: Cell<u64>,
+    swept_at: Cell<Instant>,
+    placement: Arc<Placement>,
+    /// The thread's place among the back threads, if it is one.
+    back: Option<usize>,
     isolates: IsolateThread,
     state: Arc<dyn ServingState>,
     limits: LimitsConfig,
@@ -91,14 +99,19 @@ pub(super) struct Pool {
 impl Pool {
     pub(super) fn new(
         isolates: IsolateThread,
+        placement: Arc<Placement>,
+        back: Option<usize>,
         state: Arc<dyn ServingState>,
         limits: LimitsConfig,
         host: Rc<ThreadHost>,
     ) -> Rc<Self> {
         let pool = Self {
             slots: RefCell::default(),
-            offences: RefCell::default(),
+            leaving: RefCell::default(),
             clock: Cell::new(0),
+            swept_at: Cell::new(Instant::now()),
+            placement,
+            back,
             isolates,
             state,
             limits,
@@ -109,12 +122,16 @@ impl Pool {
 
     /// An instance that is live now, without waiting.
     pub(super) fn live(&self, version: &VersionId) -> Option<Instance> {
+        if self.host.quarantined.contains(version) {
+            return None;
+        }
         let now = self.clock.get() + 1;
         self.clock.set(now);
         match self.slots.borrow().get(version)? {
-            Slot::Live { instance, used } if instance.condemned().is_none() => {
-                used.set(now);
-                Some(instance.clone())
+            Slot::Live(live) if live.instance.condemned().is_none() => {
+                live.used.set(now);
+                live.used_at.set(self.swept_at.get());
+                Some(live.instance.clone())
             }
             _ => None,
         }
@@ -129,7 +146,12 @@ impl Pool {
             return Ok(instance);
         }
         self.note_offence(version);
-        self.check_rest(version)?;
+        if self.host.quarantined.contains(version) {
+            return Err(LoadError::Quarantined);
+        }
+        if let Some(outcome) = self.placement.offences.resting(version, Instant::now()) {
+            return Err(LoadError::Resting(outcome));
+        }
         let loading = match self.slots.borrow().get(version) {
             Some(Slot::Loading(loading)) => Some(loading.clone()),
             Some(Slot::Failed { error, until }) if Instant::now() < *until => {
@@ -144,46 +166,56 @@ impl Pool {
     /// Drops a condemned instance and remembers why.
     fn note_offence(&self, version: &VersionId) {
         let condemned = match self.slots.borrow().get(version) {
-            Some(Slot::Live { instance, .. }) => instance.condemned(),
+            Some(Slot::Live(live)) => live.instance.condemned(),
             _ => None,
         };
         let Some(outcome) = condemned else { return };
-        let condemned = self.slots.borrow_mut().remove(version);
-        drop(condemned);
-        let mut offences = self.offences.borrow_mut();
-        let now = Instant::now();
-        let known =
-            offences.entry(version.clone()).or_insert(Offences { count: 0, last: now, outcome });
-        if now.duration_since(known.last) > OFFENCES_FORGOTTEN {
-            known.count = 0;
-        }
-        *known = Offences { count: known.count.saturating_add(1), last: now, outcome };
+        self.drop_slot(version);
+        self.placement.offences.note(version, outcome, Instant::now());
     }
 
-    fn check_rest(&self, version: &VersionId) -> Result<(), LoadError> {
-        match self.offences.borrow().get(version) {
-            Some(known) if known.last.elapsed() < known.rest() => {
-                Err(LoadError::Resting(known.outcome))
-            }
-            _ => Ok(()),
+    /// Takes an instance out of use. It is dropped once nothing is under way in it.
+    pub(super) fn retire(&self, version: &VersionId) {
+        let retired = self.slots.borrow_mut().remove(version);
+        if let Some(Slot::Live(live)) = retired
+            && !live.is_idle()
+        {
+            self.leaving.borrow_mut().push(live);
         }
     }
 
     fn begin(self: &Rc<Self>, version: &VersionId) -> Loading {
-        self.make_room();
+        if let Some(back) = self.back {
+            self.placement.replicas(version).joined(back);
+        }
         let (pool, id) = (self.clone(), version.clone());
         // The load goes on if the request that began it is dropped: others may wait for it.
         let task = atoll_isolate::spawn(async move {
+            let begun = Instant::now();
             let loaded = pool.load(&id).await;
-            let slot = match &loaded {
-                Ok(instance) => {
-                    Slot::Live { instance: instance.clone(), used: Cell::new(pool.clock.get()) }
+            let (slot, loaded) = match loaded {
+                Ok((instance, place)) => {
+                    pool.placement.counts.loads.one();
+                    let live = Live {
+                        instance: instance.clone(),
+                        used: Cell::new(pool.clock.get()),
+                        used_at: Cell::new(Instant::now()),
+                        cost: begun.elapsed(),
+                        _place: place,
+                    };
+                    (Some(Slot::Live(live)), Ok(instance))
                 }
+                // There may be room for the next call.
+                Err(LoadError::NoRoom) => (None, Err(LoadError::NoRoom)),
                 Err(error) => {
-                    Slot::Failed { error: error.clone(), until: Instant::now() + START_BACKOFF }
+                    let until = Instant::now() + START_BACKOFF;
+                    (Some(Slot::Failed { error: error.clone(), until }), Err(error))
                 }
             };
-            pool.slots.borrow_mut().insert(id, slot);
+            match slot {
+                Some(slot) => drop(pool.slots.borrow_mut().insert(id, slot)),
+                None => pool.drop_slot(&id),
+            }
             loaded
         });
         let loading =
@@ -192,7 +224,8 @@ impl Pool {
         loading
     }
 
-    async fn load(self: &Rc<Self>, id: &VersionId) -> Result<Instance, LoadError> {
+    async fn load(self: &Rc<Self>, id: &VersionId) -> Result<(Instance, Place), LoadError> {
+        let place = self.make_room().await?;
         let version = self.state.version(id).await?.ok_or(LoadError::Missing)?;
         let (bindings, capabilities) = environment(&version);
         let host = InstanceHost::new(self.host.clone(), version.worker.clone(), capabilities);
@@ -202,8 +235,10 @@ impl Pool {
             limits: limits(&self.limits, &version.limits),
             host: Rc::new(host),
             inspector: self.host.debuggees.is_some(),
+            label: Culprit::label(&version),
         };
         let instance = Instance::load(&self.isolates, options).await.map_err(LoadError::Start)?;
+        self.placement.replicas(id).started(instance.take_longest_slice());
         if let (Some(debuggees), Some(inspector)) = (&self.host.debuggees, instance.inspector()) {
             debuggees.add(
                 version.worker.worker.clone(),
@@ -212,60 +247,102 @@ impl Pool {
                 inspector,
             );
         }
-        Ok(instance)
+        Ok((instance, place))
     }
 
-    fn make_room(&self) {
-        let mut slots = self.slots.borrow_mut();
-        if slots.len() < INSTANCES_MAX {
-            return;
-        }
-        let idle = slots.iter().filter_map(|(version, slot)| match slot {
-            Slot::Live { instance, used } if instance.in_flight() == 0 => {
-                Some((used.get(), version.clone()))
+    /// Takes a place in the process, for which an idle instance may have to go.
+    async fn make_room(&self) -> Result<Place, LoadError> {
+        let room = &self.placement.room;
+        let deadline = Instant::now() + ROOM_WAIT_MAX;
+        loop {
+            if let Some(place) = room.take() {
+                return Ok(place);
             }
-            Slot::Failed { .. } => Some((0, version.clone())),
+            if self.evict_one() {
+                continue;
+            }
+            if Instant::now() > deadline {
+                return Err(LoadError::NoRoom);
+            }
+            room.ask();
+            tokio::time::sleep(ROOM_CHECK).await;
+        }
+    }
+
+    /// Drops an idle instance, if there is one.
+    pub(super) fn evict_one(&self) -> bool {
+        let idle = |(version, slot): (&VersionId, &Slot)| match slot {
+            Slot::Live(live) if live.is_idle() => {
+                Some(Idle { key: version.clone(), used: live.used.get(), cost: live.cost })
+            }
             _ => None,
-        });
-        if let Some((_, version)) = idle.min_by_key(|(used, _)| *used) {
-            slots.remove(&version);
+        };
+        let idle = self.slots.borrow().iter().filter_map(idle).collect();
+        let Some(version) = victim(idle) else { return false };
+        self.drop_slot(&version);
+        self.placement.counts.evictions.one();
+        true
+    }
+
+    fn drop_slot(&self, version: &VersionId) {
+        let dropped = self.slots.borrow_mut().remove(version);
+        // Dropping an instance may drop what looks at the slots.
+        drop(dropped);
+        if let Some(back) = self.back {
+            self.placement.replicas(version).left(back);
+        }
+    }
+
+    /// Whether a version has other replicas than an idle one here, or can have: front threads have them on
+    /// top of those of back threads.
+    fn is_spare(&self, version: &VersionId) -> bool {
+        match self.back {
+            Some(_) => self.placement.replicas(version).is_spread(),
+            None => !self.placement.backs().is_empty(),
         }
     }
 
     /// Drops idle instances that `serves` does not want any more, and condemned ones.
     pub(super) fn sweep(&self, serves: impl Fn(&VersionId) -> bool) {
-        self.offences.borrow_mut().retain(|_, known| known.last.elapsed() < OFFENCES_FORGOTTEN);
-        let condemned: Vec<VersionId> = self
-            .slots
-            .borrow()
-            .iter()
-            .filter(|(_, slot)| matches!(slot, Slot::Live { instance, .. } if instance.condemned().is_some()))
-            .map(|(version, _)| version.clone())
-            .collect();
+        let now = Instant::now();
+        self.swept_at.set(now);
+        let gone: Vec<Live> =
+            self.leaving.borrow_mut().extract_if(.., |live| live.is_idle()).collect();
+        drop(gone);
+        let (mut condemned, mut unwanted) = (Vec::new(), Vec::new());
+        for (version, slot) in &*self.slots.borrow() {
+            match slot {
+                Slot::Live(live) if live.instance.condemned().is_some() => {
+                    condemned.push(version.clone());
+                }
+                Slot::Live(live) if live.is_idle() => {
+                    let rested = now.saturating_duration_since(live.used_at.get());
+                    if !serves(version) || rested > REPLICA_IDLE_MAX && self.is_spare(version) {
+                        unwanted.push(version.clone());
+                    }
+                }
+                Slot::Failed { until, .. } if *until <= now => unwanted.push(version.clone()),
+                Slot::Loading(_) | Slot::Live(_) | Slot::Failed { .. } => {}
+            }
+        }
         condemned.iter().for_each(|version| self.note_offence(version));
-        self.slots.borrow_mut().retain(|version, slot| match slot {
-            Slot::Loading(_) => true,
-            Slot::Live { instance, .. } => instance.in_flight() > 0 || serves(version),
-            Slot::Failed { until, .. } => Instant::now() < *until,
-        });
+        unwanted.iter().for_each(|version| self.drop_slot(version));
     }
 
     /// Instances that the thread holds.
     pub(super) fn len(&self) -> usize {
-        self.slots.borrow().len()
+        self.slots.borrow().len() + self.leaving.borrow().len()
     }
 
     /// Invocations in flight on the thread.
     pub(super) fn in_flight(&self) -> usize {
         let slots = self.slots.borrow();
-        slots
-            .values()
-            .map(
-                |slot| {
-                    if let Slot::Live { instance, .. } = slot { instance.in_flight() } else { 0 }
-                },
-            )
-            .sum()
+        let live = slots.values().filter_map(|slot| match slot {
+            Slot::Live(live) => Some(live),
+            _ => None,
+        });
+        let leaving = self.leaving.borrow();
+        live.chain(&*leaving).map(|live| live.instance.in_flight()).sum()
     }
 }
 
@@ -324,8 +401,7 @@ pub(super) fn limits(config: &LimitsConfig, asked: &VersionLimits) -> Limits {
         cpu: Duration::from_millis(cpu_ms),
         wall: Duration::from_millis(config.wall_ms_max),
         wait_until: Duration::from_millis(config.wait_until_ms_max),
-        heap_bytes_max: memory,
-        buffer_bytes_max: memory,
+        memory_bytes_max: memory,
         subrequests_max: subrequests.min(config.subrequests_max),
         ..Limits::default()
     }

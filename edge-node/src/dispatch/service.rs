@@ -2,25 +2,22 @@
 
 use std::cell::Cell;
 use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use atoll_isolate::{Body, BoxError, FetchEvent, Fetched, Instance, Outcome, ResponseBody};
-use atoll_router::{BODY_IDLE_TIMEOUT, Connection, Refusal, Scheme, Service, TimedBody};
-use bytes::Bytes;
+use atoll_isolate::Fetched;
+use atoll_router::{Connection, Refusal, Scheme, Service};
 use futures_util::future::{Either, LocalBoxFuture, Ready, ready};
-use http::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
+use http::header::{ACCEPT, CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
 use http::{Request, Response};
-use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::cf::{CfTexts, stamp};
-use super::events::{Subject, on_end};
-use super::host::ThreadHost;
+use super::body::{AnswerBody, SendBody, SizedBody};
+use super::call::{Answered, Call};
+use super::cf::{CfTexts, Client};
+use super::events::Subject;
 use super::pages::{Problem, page};
-use super::pool::{LoadError, Pool};
+use super::placer::Placer;
 use super::targets::{Target, Targets};
 use crate::config::LimitsConfig;
 use crate::registry::VersionId;
@@ -51,56 +48,10 @@ pub(super) fn new_id() -> Arc<str> {
     digits.expect("eight bytes are sixteen hexadecimal digits").into()
 }
 
-/// A request body held to a size.
-struct SizedBody {
-    body: TimedBody<Incoming>,
-    left: u64,
-}
-
-impl http_body::Body for SizedBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
-        Poll::Ready(frame.map(|frame| {
-            let frame = frame?;
-            if let Some(data) = frame.data_ref() {
-                self.left = self
-                    .left
-                    .checked_sub(data.len() as u64)
-                    .ok_or("the request body is larger than limits.request_body_bytes_max")?;
-            }
-            Ok(frame)
-        }))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// A request that has a worker to go to.
-struct Admitted {
-    subject: Subject,
-    request: Request<Incoming>,
-    connection: Rc<Connection>,
-    id: Arc<str>,
-    url: Arc<str>,
-}
-
 /// What one thread needs to answer requests.
 pub(super) struct Dispatcher {
     pub(super) targets: Arc<Targets>,
-    pub(super) pool: Rc<Pool>,
-    pub(super) host: Rc<ThreadHost>,
+    pub(super) placer: Rc<Placer>,
     pub(super) limits: LimitsConfig,
     pub(super) cf: CfTexts,
 }
@@ -110,17 +61,25 @@ pub(super) struct Dispatcher {
 pub(super) struct Front(pub(super) Rc<Dispatcher>);
 
 impl Service for Front {
-    type Body = ResponseBody;
+    type Body = AnswerBody;
 
     fn call(
         &self,
         request: Request<Incoming>,
         connection: &Rc<Connection>,
-    ) -> impl Future<Output = Response<ResponseBody>> + use<> + 'static {
+    ) -> impl Future<Output = Response<AnswerBody>> + use<> + 'static {
         let id = new_id();
         match self.0.answer(request, connection, &id) {
             Either::Left(response) => Either::Left(ready(stamped(response.into_inner(), &id))),
             Either::Right(response) => Either::Right(async move { stamped(response.await, &id) }),
+        }
+    }
+
+    fn greeted(&self, host: &str) {
+        if let Some(target) = self.0.targets.sole_of_host(host)
+            && let Some(version) = target.single()
+        {
+            self.0.placer.warm(version);
         }
     }
 
@@ -129,13 +88,13 @@ impl Service for Front {
         request: &Request<Incoming>,
         refusal: Refusal,
         _connection: &Rc<Connection>,
-    ) -> Response<ResponseBody> {
+    ) -> Response<AnswerBody> {
         refused(Problem::Refused(refusal), request, &new_id())
     }
 }
 
 /// Every response says the id under which the log has its request.
-fn stamped(mut response: Response<ResponseBody>, id: &str) -> Response<ResponseBody> {
+fn stamped(mut response: Response<AnswerBody>, id: &str) -> Response<AnswerBody> {
     if let Ok(ray) = HeaderValue::from_str(id) {
         response.headers_mut().insert(RAY, ray);
     }
@@ -143,10 +102,9 @@ fn stamped(mut response: Response<ResponseBody>, id: &str) -> Response<ResponseB
 }
 
 /// A response that is there already, or will be.
-type Answering =
-    Either<Ready<Response<ResponseBody>>, LocalBoxFuture<'static, Response<ResponseBody>>>;
+type Answering = Either<Ready<Response<AnswerBody>>, LocalBoxFuture<'static, Response<AnswerBody>>>;
 
-fn now(response: Response<ResponseBody>) -> Answering {
+fn now(response: Response<AnswerBody>) -> Answering {
     Either::Left(ready(response))
 }
 
@@ -182,94 +140,75 @@ impl Dispatcher {
         url.push_str(if secure { "https://" } else { "http://" });
         url.push_str(authority);
         url.push_str(path);
-        let ip = connection.peer.ip().to_canonical();
         let url: Arc<str> = url.into();
-        let subject = Subject::fetch(
-            &self.host.hub,
+        let client = Client::of(connection);
+        let host = &self.placer.host;
+        let mut subject = Subject::fetch(
+            &host.hub,
             target.worker.clone(),
             version.clone(),
             &request,
             url.clone(),
-            Some(ip),
+            Some(client.ip),
         );
-        let admitted =
-            Admitted { subject, request, connection: connection.clone(), id: id.clone(), url };
-        match self.pool.live(version) {
-            Some(instance) => self.invoke(&instance, admitted),
-            None => {
-                let (dispatcher, version) = (self.clone(), version.clone());
-                Either::Right(Box::pin(async move {
-                    match dispatcher.pool.instance(&version).await {
-                        Ok(instance) => dispatcher.invoke(&instance, admitted).await,
-                        Err(error) => dispatcher.not_started(&error, admitted),
-                    }
-                }))
-            }
+        if let Err(refusal) = subject.admit(target.gate(&self.placer.placement.admission)) {
+            let why = subject.unanswered(&host.hub, id.clone(), refusal.into());
+            return now(page(why.problem, request.headers(), id));
         }
-    }
-
-    fn not_started(&self, error: &LoadError, admitted: Admitted) -> Response<ResponseBody> {
-        let (problem, outcome) = match error {
-            LoadError::Resting(outcome) => (Problem::Ended(*outcome), *outcome),
-            _ => (Problem::NotStarted, Outcome::Exception),
-        };
-        let response = page(problem, admitted.request.headers(), &admitted.id);
-        admitted.subject.refused(&self.host.hub, admitted.id, outcome, error.to_string());
-        response
-    }
-
-    fn invoke(&self, instance: &Instance, admitted: Admitted) -> Answering {
-        let Admitted { subject, request, connection, id, url } = admitted;
-        if instance.in_flight() >= self.limits.concurrency_max as usize {
-            let response = page(Problem::Overloaded, request.headers(), &id);
-            let message = "the worker has limits.concurrency_max invocations under way".to_owned();
-            subject.refused(&self.host.hub, id, Outcome::Overloaded, message);
-            return now(response);
-        }
-        let cf = self.cf.of(request.version(), &connection);
-        let (mut parts, body) = request.into_parts();
         // The page of a failure is negotiated by what the client accepts.
-        let accept = parts.headers.get(http::header::ACCEPT).cloned();
+        let accept = request.headers().get(ACCEPT).cloned();
+        let cf = self.cf.of(request.version(), connection);
+        let request = self.for_worker(request);
+        let call =
+            Call { id: id.clone(), subject, request, url, cf, client: Some(client), depth: 0 };
+        self.call(call, accept)
+    }
+
+    /// The request as its worker sees it: with a Host header and a bounded body.
+    fn for_worker(&self, request: Request<Incoming>) -> Request<Option<SendBody>> {
+        let (mut parts, body) = request.into_parts();
         if !parts.headers.contains_key(HOST)
             && let Some(authority) = parts.uri.authority()
             && let Ok(host) = HeaderValue::from_str(authority.as_str())
         {
             parts.headers.insert(HOST, host);
         }
-        let body: Option<Body> = if http_body::Body::is_end_stream(&body) {
-            None
-        } else {
-            let body = TimedBody::new(body, BODY_IDLE_TIMEOUT);
-            Some(Box::pin(SizedBody { body, left: self.limits.request_body_bytes_max }))
+        Request::from_parts(parts, SizedBody::wrap(body, self.limits.request_body_bytes_max))
+    }
+
+    fn call(self: &Rc<Self>, call: Call, accept: Option<HeaderValue>) -> Answering {
+        let id = call.id.clone();
+        let Some(instance) = self.placer.live(call.subject.version()) else {
+            let answering = self.placer.clone().fetch(call);
+            return Either::Right(Box::pin(async move { shown(answering.await, accept, &id) }));
         };
-        let stamp_id = id.clone();
-        let event = FetchEvent {
-            id: id.clone(),
-            url,
-            request: Request::from_parts(parts, body),
-            finish_headers: Some(Box::new(move |headers| stamp(headers, &connection, &stamp_id))),
-            cf,
-        };
-        let ended = on_end(self.host.hub.clone(), subject);
-        match instance.fetch(event, ended) {
-            Either::Left(fetched) => now(shown(fetched.into_inner(), accept, &id)),
-            Either::Right(fetched) => {
-                Either::Right(Box::pin(async move { shown(fetched.await, accept, &id) }))
+        match call.here().start(&instance, &self.placer.host) {
+            Either::Left(fetched) => now(shown(here(fetched.into_inner()), accept, &id)),
+            Either::Right(fetching) => {
+                Either::Right(Box::pin(async move { shown(here(fetching.await), accept, &id) }))
             }
         }
     }
 }
 
+fn here(fetched: Fetched) -> Answered<AnswerBody> {
+    Ok(fetched?.map(AnswerBody::Here))
+}
+
 /// The worker's response, or the page that says why there is none.
-fn shown(fetched: Fetched, accept: Option<HeaderValue>, id: &str) -> Response<ResponseBody> {
-    fetched.unwrap_or_else(|failure| {
-        let accept = accept.map(|accept| (http::header::ACCEPT, accept));
-        page(Problem::Ended(failure.outcome), &accept.into_iter().collect(), id)
+fn shown(
+    answered: Answered<AnswerBody>,
+    accept: Option<HeaderValue>,
+    id: &str,
+) -> Response<AnswerBody> {
+    answered.unwrap_or_else(|why| {
+        let accept = accept.map(|accept| (ACCEPT, accept));
+        page(why.problem, &accept.into_iter().collect(), id)
     })
 }
 
 /// The page for a request that reaches no worker; the log has its id.
-fn refused(problem: Problem, request: &Request<Incoming>, id: &str) -> Response<ResponseBody> {
+fn refused(problem: Problem, request: &Request<Incoming>, id: &str) -> Response<AnswerBody> {
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
     let host = request.uri().authority().map(|authority| authority.as_str()).or(host);
     tracing::info!(id, host, ?problem, "request refused");

@@ -1,20 +1,22 @@
 //! What routes lead to: the deployed workers of one registry snapshot, swapped whole at every change.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use atoll_router::{Match, Pattern, RouteTable, Router, Scheme};
 
+use super::admission::{Admission, WorkerGate};
 use crate::registry::{LiveWorker, Snapshot, VersionId, WorkerRef};
 
 /// A deployed worker, as a request finds it.
-#[derive(Debug)]
 pub struct Target {
     /// The worker.
     pub worker: WorkerRef,
     /// The versions that serve, with the upper end of each one's share of 100.
     shares: Vec<(VersionId, f64)>,
+    /// Looked up when the first call comes.
+    gate: OnceLock<Arc<WorkerGate>>,
 }
 
 impl Target {
@@ -24,7 +26,13 @@ impl Target {
             end += percentage;
             (version.clone(), end)
         });
-        Self { worker: live.worker.clone(), shares: shares.collect() }
+        let shares = shares.collect();
+        Self { worker: live.worker.clone(), shares, gate: OnceLock::new() }
+    }
+
+    /// Where its calls are let in.
+    pub(super) fn gate(&self, admission: &Admission) -> &Arc<WorkerGate> {
+        self.gate.get_or_init(|| admission.gate(&self.worker))
     }
 
     /// Picks the version whose share holds `draw`, a number from 0 to 100.
@@ -110,6 +118,14 @@ impl Targets {
             Match::Target(target) => Some(target.clone()),
             Match::Excluded | Match::None => None,
         }
+    }
+
+    /// The worker that serves a host, if it is only one.
+    pub fn sole_of_host(&self, host: &str) -> Option<Arc<Target>> {
+        let table = self.router.load();
+        let mut targets = table.of_host(host);
+        let first = targets.next()?;
+        targets.all(|target| Arc::ptr_eq(target, first)).then(|| first.clone())
     }
 
     /// A worker by name.

@@ -1,9 +1,10 @@
-//! One data-plane thread: its runtime, its listeners, its instances, its client, its inbox for events that
-//! are not requests.
+//! The isolate threads of a process: each with its runtime, its instances and its client; front threads with
+//! listeners, back threads with an inbox for what front threads hand over.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::TcpListener;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -13,20 +14,29 @@ use atoll_isolate::Engine;
 use atoll_kv::KvStore;
 use atoll_router::{DrainSignal, ServeOptions, serve};
 use rustls::ServerConfig;
-use tokio::sync::{broadcast, mpsc};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
+use super::admission::Admission;
+use super::back::{Handed, serve_handed};
+use super::call::CronCall;
 use super::cf::CfTexts;
-use super::events::{Subject, on_end};
+use super::events::Subject;
 use super::host::{ConsoleLine, ThreadHost};
+use super::placement::BACK_THREADS_MAX;
+use super::placer::{Placer, Role};
 use super::pool::Pool;
+use super::quarantine::Quarantined;
+use super::replicas::Placement;
+use super::room::Room;
 use super::service::{Dispatcher, Front, new_id};
 use super::spares;
 use super::targets::Targets;
 use crate::config::NodeConfig;
 use crate::inspect::{Debuggees, serving};
 use crate::observe::ReportHub;
-use crate::outbound::{Outbound, OutboundOptions};
+use crate::outbound::{Outbound, OutboundOptions, SystemNetwork};
 use crate::registry::WorkerRef;
 use crate::state::ServingState;
 
@@ -36,6 +46,9 @@ const STACK_BYTES: usize = 8 << 20;
 /// Events that wait for one thread.
 const JOBS_QUEUED_MAX: usize = 256;
 
+/// Back threads unless the configuration says otherwise: one is not enough to spread what runs long.
+const BACK_THREADS_MIN: usize = 2;
+
 /// How often instances that are no longer wanted are dropped.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -43,7 +56,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
 const DRAIN_CHECK: Duration = Duration::from_millis(20);
 
 /// An event that is not a request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Job {
     /// A cron line came due.
     Scheduled {
@@ -74,13 +87,18 @@ pub struct Shared {
     pub console: broadcast::Sender<ConsoleLine>,
     /// Where instances are shown to debuggers. With it there must be one thread only: a breakpoint parks it.
     pub debuggees: Option<Debuggees>,
-    /// Live instances of the whole node.
+    /// Live instances of the whole process.
     pub instances: Arc<AtomicI64>,
+    /// Versions that must not run now.
+    pub quarantined: Arc<Quarantined>,
+    /// Name servers and certificate authorities.
+    pub system: SystemNetwork,
 }
 
 /// A running data-plane thread.
 pub struct DataThread {
     jobs: mpsc::Sender<Job>,
+    started: oneshot::Receiver<()>,
     join: std::thread::JoinHandle<()>,
 }
 
@@ -105,6 +123,16 @@ impl DataThread {
         self.jobs.clone()
     }
 
+    /// Waits until the thread accepts connections. False when it cannot, for a reason that it has logged.
+    pub async fn started(&mut self) -> bool {
+        (&mut self.started).await.is_ok()
+    }
+
+    /// Whether the thread has ended: without a drain, it failed.
+    pub fn is_finished(&self) -> bool {
+        self.join.is_finished()
+    }
+
     /// Waits for the thread to end.
     pub fn join(self) {
         if self.join.join().is_err() {
@@ -113,7 +141,8 @@ impl DataThread {
     }
 }
 
-/// Starts one thread for each set of sockets.
+/// Starts one front thread for each set of sockets, and the back threads. Under an inspector everything runs
+/// on the front thread: a breakpoint parks it, and nothing may be lost between threads.
 ///
 /// # Errors
 /// When the operating system gives no thread.
@@ -122,62 +151,130 @@ pub fn spawn_threads(
     sockets: Vec<Sockets>,
     drain: &DrainSignal,
 ) -> Result<Vec<DataThread>, ThreadError> {
-    sockets
-        .into_iter()
-        .enumerate()
-        .map(|(index, sockets)| spawn(index, shared, sockets, drain.clone()))
-        .collect()
+    let config = &shared.config;
+    let backs = if shared.debuggees.is_some() { 0 } else { back_threads(config) };
+    let admission = Admission::new(&config.limits, NonZeroU32::MIN);
+    let room = Room::new(config.limits.isolates_max as usize);
+    let (placement, inboxes) = Placement::new(backs, admission, room);
+    placement.show(shared.hub.metrics());
+    // Back threads end when no front thread is left to hand anything over.
+    let (fronts, front) = watch::channel(());
+    let fronts = Arc::new(fronts);
+    let mut threads = Vec::new();
+    for (index, sockets) in sockets.into_iter().enumerate() {
+        let seat = Seat { shared: shared.clone(), placement: placement.clone(), role: Role::Front };
+        let (drain, front) = (drain.clone(), front.clone());
+        threads.push(spawn(format!("front-{index}"), move |inbox, starting| async move {
+            run_front(seat, sockets, drain, inbox, starting).await;
+            drop(front);
+        })?);
+    }
+    for (index, handed) in inboxes.into_iter().enumerate() {
+        let role = Role::Back(index);
+        let seat = Seat { shared: shared.clone(), placement: placement.clone(), role };
+        let fronts = fronts.clone();
+        threads.push(spawn(format!("back-{index}"), move |inbox, starting| async move {
+            run_back(seat, index, handed, inbox, starting, &fronts).await;
+        })?);
+    }
+    Ok(threads)
 }
 
-fn spawn(
-    index: usize,
-    shared: &Arc<Shared>,
-    sockets: Sockets,
-    drain: DrainSignal,
+fn back_threads(config: &NodeConfig) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads =
+        config.back_threads.map_or_else(|| cores().max(BACK_THREADS_MIN), NonZeroUsize::get);
+    threads.min(BACK_THREADS_MAX)
+}
+
+fn spawn<F: Future<Output = ()>>(
+    name: String,
+    run: impl FnOnce(mpsc::Receiver<Job>, Starting) -> F + Send + 'static,
 ) -> Result<DataThread, ThreadError> {
     let (jobs, inbox) = mpsc::channel(JOBS_QUEUED_MAX);
-    let shared = shared.clone();
+    let (starting, started) = oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let run = move || LocalSet::new().block_on(&runtime, run(shared, sockets, drain, inbox));
-    let thread = std::thread::Builder::new().name(format!("data-{index}")).stack_size(STACK_BYTES);
-    Ok(DataThread { jobs, join: thread.spawn(run)? })
+    let run = move || LocalSet::new().block_on(&runtime, run(inbox, starting));
+    let thread = std::thread::Builder::new().name(name).stack_size(STACK_BYTES);
+    Ok(DataThread { jobs, started, join: thread.spawn(run)? })
 }
 
-async fn run(
+/// Says that a thread takes work from now on.
+type Starting = oneshot::Sender<()>;
+
+/// What a thread begins with.
+struct Seat {
     shared: Arc<Shared>,
+    placement: Arc<Placement>,
+    role: Role,
+}
+
+/// The tasks of every isolate thread; they end with this.
+struct Tasks {
+    dispatcher: Rc<Dispatcher>,
+    running: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Tasks {
+    fn begin(seat: Seat, inbox: mpsc::Receiver<Job>) -> std::io::Result<Self> {
+        let dispatcher = dispatcher(&seat)?;
+        let running = vec![
+            tokio::task::spawn_local(keep_house(seat, dispatcher.clone())),
+            tokio::task::spawn_local(take_jobs(dispatcher.clone(), inbox)),
+        ];
+        Ok(Self { dispatcher, running })
+    }
+
+    /// Waits for what is under way, within the drain's limits.
+    async fn finish(&self, config: &NodeConfig) {
+        let last = async {
+            while self.dispatcher.placer.pool.in_flight() > 0 {
+                tokio::time::sleep(DRAIN_CHECK).await;
+            }
+        };
+        let wait_until =
+            Duration::from_millis(config.limits.wait_until_ms_max.min(config.drain_ms_max));
+        if tokio::time::timeout(wait_until, last).await.is_err() {
+            tracing::warn!("invocations were cut off by the drain's deadline");
+        }
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.running.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+async fn run_front(
+    seat: Seat,
     sockets: Sockets,
     drain: DrainSignal,
     inbox: mpsc::Receiver<Job>,
+    starting: Starting,
 ) {
-    let dispatcher = match dispatcher(&shared) {
-        Ok(dispatcher) => dispatcher,
-        Err(error) => {
-            tracing::error!(%error, "a data-plane thread cannot start");
-            return;
-        }
+    let shared = seat.shared.clone();
+    let mut tasks = match Tasks::begin(seat, inbox) {
+        Ok(tasks) => tasks,
+        Err(error) => return tracing::error!(%error, "a front thread cannot start"),
     };
     let options = ServeOptions {
         url_bytes_max: shared.config.limits.url_bytes_max,
         header_bytes_max: shared.config.limits.request_header_bytes_max,
         ..ServeOptions::default()
     };
-    let front = Rc::new(Front(dispatcher.clone()));
+    let front = Rc::new(Front(tasks.dispatcher.clone()));
     let listeners =
         [(sockets.http, None), (sockets.https, Some(sockets.tls))].map(|(listener, tls)| {
-            tokio::task::spawn_local(serve(
-                listener,
-                tls,
-                options.clone(),
-                front.clone(),
-                drain.clone(),
-            ))
+            let (options, front, drain) = (options.clone(), front.clone(), drain.clone());
+            tokio::task::spawn_local(serve(listener, tls, options, front, drain))
         });
-    let housekeeping = tokio::task::spawn_local(keep_house(shared.clone(), dispatcher.clone()));
-    let events = tokio::task::spawn_local(take_jobs(dispatcher.clone(), inbox));
-    let loading = shared
-        .debuggees
-        .is_some()
-        .then(|| tokio::task::spawn_local(load_deployed(shared.state.clone(), dispatcher.clone())));
+    if shared.debuggees.is_some() {
+        let loading = load_deployed(shared.state.clone(), tasks.dispatcher.clone());
+        tasks.running.push(tokio::task::spawn_local(loading));
+    }
+    // Whoever started the thread may not care.
+    let _ = starting.send(());
     for listener in listeners {
         match listener.await {
             Ok(Ok(drained)) => {
@@ -187,30 +284,36 @@ async fn run(
             Err(error) => tracing::error!(%error, "listener task failed"),
         }
     }
-    let last = async {
-        while dispatcher.pool.in_flight() > 0 {
-            tokio::time::sleep(DRAIN_CHECK).await;
-        }
-    };
-    let wait_until = Duration::from_millis(
-        shared.config.limits.wait_until_ms_max.min(shared.config.drain_ms_max),
-    );
-    if tokio::time::timeout(wait_until, last).await.is_err() {
-        tracing::warn!("invocations were cut off by the drain's deadline");
-    }
-    housekeeping.abort();
-    events.abort();
-    if let Some(loading) = loading {
-        loading.abort();
-    }
+    tasks.finish(&shared.config).await;
 }
 
-fn dispatcher(shared: &Arc<Shared>) -> std::io::Result<Rc<Dispatcher>> {
+async fn run_back(
+    seat: Seat,
+    index: usize,
+    handed: mpsc::Receiver<Handed>,
+    inbox: mpsc::Receiver<Job>,
+    starting: Starting,
+    fronts: &watch::Sender<()>,
+) {
+    let shared = seat.shared.clone();
+    let mut tasks = match Tasks::begin(seat, inbox) {
+        Ok(tasks) => tasks,
+        Err(error) => return tracing::error!(%error, "a back thread cannot start"),
+    };
+    let serving = serve_handed(tasks.dispatcher.placer.clone(), index, handed);
+    tasks.running.push(tokio::task::spawn_local(serving));
+    // Whoever started the thread may not care.
+    let _ = starting.send(());
+    fronts.closed().await;
+    tasks.finish(&shared.config).await;
+}
+
+fn dispatcher(seat: &Seat) -> std::io::Result<Rc<Dispatcher>> {
+    let Seat { shared, placement, role } = seat;
     let config = &shared.config;
-    let outbound = Outbound::new(OutboundOptions {
-        allow: config.outbound.allow.clone(),
-        ..OutboundOptions::default()
-    });
+    let options =
+        OutboundOptions { allow: config.outbound.allow.clone(), ..OutboundOptions::default() };
+    let outbound = Outbound::new(options, &shared.system);
     let host = Rc::new(ThreadHost {
         outbound,
         kv: shared.kv.clone(),
@@ -218,31 +321,47 @@ fn dispatcher(shared: &Arc<Shared>) -> std::io::Result<Rc<Dispatcher>> {
         targets: shared.targets.clone(),
         console: shared.console.clone(),
         debuggees: shared.debuggees.clone(),
-        pool: RefCell::new(Weak::new()),
+        quarantined: shared.quarantined.clone(),
+        placer: RefCell::new(Weak::new()),
         depths: RefCell::new(HashMap::new()),
     });
     let isolates = shared.engine.thread()?;
     tokio::task::spawn_local(spares::keep(isolates.clone(), config.isolates.spares_per_thread));
-    let pool = Pool::new(isolates, shared.state.clone(), config.limits.clone(), host.clone());
-    *host.pool.borrow_mut() = Rc::downgrade(&pool);
+    let back = match role {
+        Role::Front => None,
+        Role::Back(index) => {
+            placement.backs()[*index].began(isolates.pulse());
+            Some(*index)
+        }
+    };
+    let (state, limits) = (shared.state.clone(), config.limits.clone());
+    let pool = Pool::new(isolates, placement.clone(), back, state, limits.clone(), host.clone());
+    let queue_max = limits.queue_max;
+    let placer = Placer::new(placement.clone(), pool, host.clone(), *role, queue_max);
+    *host.placer.borrow_mut() = Rc::downgrade(&placer);
     let targets = shared.targets.clone();
-    Ok(Rc::new(Dispatcher {
-        targets,
-        pool,
-        host,
-        limits: config.limits.clone(),
-        cf: CfTexts::default(),
-    }))
+    Ok(Rc::new(Dispatcher { targets, placer, limits, cf: CfTexts::default() }))
 }
 
-async fn keep_house(shared: Arc<Shared>, dispatcher: Rc<Dispatcher>) {
+async fn keep_house(seat: Seat, dispatcher: Rc<Dispatcher>) {
+    let Dispatcher { placer, targets, .. } = &*dispatcher;
     let mut counted = 0;
     let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
     loop {
-        ticks.tick().await;
-        dispatcher.pool.sweep(|version| dispatcher.targets.serves(version));
-        let now = i64::try_from(dispatcher.pool.len()).unwrap_or(i64::MAX);
-        shared.instances.fetch_add(now - counted, Ordering::Relaxed);
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = seat.placement.room.asked() => {
+                placer.pool.evict_one();
+                continue;
+            }
+        }
+        placer.sweep(|version| targets.serves(version));
+        let held = placer.pool.len();
+        if let Role::Back(index) = seat.role {
+            seat.placement.backs()[index].instances.store(held, Ordering::Relaxed);
+        }
+        let now = i64::try_from(held).unwrap_or(i64::MAX);
+        seat.shared.instances.fetch_add(now - counted, Ordering::Relaxed);
         counted = now;
     }
 }
@@ -254,7 +373,7 @@ async fn load_deployed(state: Arc<dyn ServingState>, dispatcher: Rc<Dispatcher>)
         let snapshot = snapshots.borrow_and_update().clone();
         for version in serving(&snapshot) {
             // Whoever deployed it was told why it does not start.
-            let _ = dispatcher.pool.instance(version).await;
+            let _ = dispatcher.placer.pool.instance(version).await;
         }
         if snapshots.changed().await.is_err() {
             return;
@@ -275,16 +394,12 @@ async fn scheduled(dispatcher: &Dispatcher, worker: WorkerRef, cron: String, sch
     let Some(target) = dispatcher.targets.worker(&worker) else { return };
     let Some(version) = target.version(rand::random_range(0.0..100.0)) else { return };
     let id = new_id();
-    let hub = &dispatcher.host.hub;
-    let subject = Subject::scheduled(worker, version.clone(), cron.clone(), scheduled_ms);
-    let instance = match dispatcher.pool.instance(version).await {
-        Ok(instance) => instance,
-        Err(error) => {
-            return subject.refused(hub, id, atoll_isolate::Outcome::Exception, error.to_string());
-        }
-    };
-    let ended = on_end(hub.clone(), subject);
-    if let Err(failure) = instance.scheduled(id, &cron, scheduled_ms, ended).await {
-        tracing::debug!(outcome = failure.outcome.as_str(), "scheduled handler failed");
+    let placer = &dispatcher.placer;
+    let hub = &placer.host.hub;
+    let mut subject = Subject::scheduled(worker, version.clone(), cron.clone(), scheduled_ms);
+    if let Err(refusal) = subject.admit(target.gate(&placer.placement.admission)) {
+        subject.unanswered(hub, id, refusal.into());
+        return;
     }
+    placer.clone().cron(CronCall { id, subject, cron, scheduled_ms }).await;
 }

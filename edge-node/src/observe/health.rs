@@ -1,12 +1,14 @@
 //! `/healthz`, `/readyz` and `/metrics` on the admin listener. They need no token: load balancers
 //! and scrapers have none, and the answers name no secret.
 
-use std::sync::Arc;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use serde::Serialize;
 use tokio::sync::watch;
 
 use super::Metrics;
@@ -24,15 +26,48 @@ pub enum NodeState {
     Draining,
 }
 
+/// Where a serving process is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProcessState {
+    /// It does not take requests yet.
+    Starting,
+    /// It takes requests.
+    Ready,
+    /// It is gone and will be started again.
+    Down,
+}
+
+/// What the node says of one of its serving processes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ProcessStatus {
+    /// Its process id; none while it is down.
+    pub pid: Option<u32>,
+    /// Where it is in its life.
+    pub state: ProcessState,
+    /// What confines it, once it has said so.
+    pub sandbox: Option<String>,
+    /// How often it was started again.
+    pub restarts: u64,
+}
+
+impl Default for ProcessStatus {
+    fn default() -> Self {
+        Self { pid: None, state: ProcessState::Starting, sandbox: None, restarts: 0 }
+    }
+}
+
 /// The node's state, shared by those who change it and those who ask.
 #[derive(Clone)]
 pub struct Health {
     state: watch::Sender<NodeState>,
+    /// Empty when the node serves in its own process.
+    processes: Arc<Mutex<Vec<ProcessStatus>>>,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self { state: watch::Sender::new(NodeState::Starting) }
+        Self { state: watch::Sender::new(NodeState::Starting), processes: Arc::default() }
     }
 }
 
@@ -57,25 +92,69 @@ impl Health {
     pub fn drain(&self) {
         self.state.send_replace(NodeState::Draining);
     }
+
+    /// The serving processes.
+    pub fn processes(&self) -> Vec<ProcessStatus> {
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes what is said of the serving process at this place.
+    pub fn update_process(&self, place: usize, change: impl FnOnce(&mut ProcessStatus)) {
+        let mut processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
+        if processes.len() <= place {
+            processes.resize_with(place + 1, ProcessStatus::default);
+        }
+        change(&mut processes[place]);
+    }
 }
 
 /// The three endpoints.
 pub fn health_routes(health: Health, metrics: Arc<Metrics>) -> Router {
+    let alive = health.clone();
     Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(move || async move { ready(health.state()) }))
+        .route(
+            "/healthz",
+            get(move || async move { format!("ok\n{}", listed(&alive.processes())) }),
+        )
+        .route("/readyz", get(move || async move { ready(&health) }))
         .route("/metrics", get(move || async move { render(&metrics) }))
 }
 
-fn ready(state: NodeState) -> (StatusCode, &'static str) {
-    match state {
-        NodeState::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
-        NodeState::Ready => (StatusCode::OK, "ready\n"),
-        NodeState::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-    }
+fn ready(health: &Health) -> (StatusCode, String) {
+    let processes = health.processes();
+    let serves = |process: &ProcessStatus| process.state == ProcessState::Ready;
+    let (status, word) = match health.state() {
+        NodeState::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
+        NodeState::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        NodeState::Ready if processes.is_empty() || processes.iter().any(serves) => {
+            (StatusCode::OK, "ready")
+        }
+        NodeState::Ready => (StatusCode::SERVICE_UNAVAILABLE, "restarting"),
+    };
+    (status, format!("{word}\n{}", listed(&processes)))
 }
 
-fn render(metrics: &Metrics) -> Response {
+/// One line for each serving process.
+fn listed(processes: &[ProcessStatus]) -> String {
+    let mut text = String::new();
+    for (place, process) in processes.iter().enumerate() {
+        let pid = process.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        let state = match process.state {
+            ProcessState::Starting => "starting",
+            ProcessState::Ready => "ready",
+            ProcessState::Down => "down",
+        };
+        let sandbox = process.sandbox.as_deref().unwrap_or("-");
+        let restarts = process.restarts;
+        let _ = writeln!(
+            text,
+            "process {place}: pid={pid} state={state} restarts={restarts} sandbox={sandbox}"
+        );
+    }
+    text
+}
+
+fn render(metrics: &Arc<Metrics>) -> Response {
     ([(header::CONTENT_TYPE, METRICS_TYPE)], metrics.render()).into_response()
 }
 
@@ -92,5 +171,24 @@ mod tests {
         health.drain();
         health.ready();
         assert_eq!(health.state(), NodeState::Draining);
+    }
+
+    #[test]
+    fn a_node_is_ready_while_one_process_serves() {
+        let health = Health::default();
+        health.ready();
+        assert_eq!(ready(&health), (StatusCode::OK, "ready\n".to_owned()));
+        let check = |place, state, expected| {
+            health.update_process(place, |process| {
+                *process = ProcessStatus { pid: Some(7), state, ..ProcessStatus::default() };
+            });
+            assert_eq!(ready(&health).0, expected);
+        };
+        check(1, ProcessState::Starting, StatusCode::SERVICE_UNAVAILABLE);
+        check(0, ProcessState::Ready, StatusCode::OK);
+        check(1, ProcessState::Ready, StatusCode::OK);
+        check(0, ProcessState::Down, StatusCode::OK);
+        check(1, ProcessState::Down, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(ready(&health).1.contains("process 1: pid=7 state=down restarts=0 sandbox=-\n"));
     }
 }

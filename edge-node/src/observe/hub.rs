@@ -1,14 +1,16 @@
 //! Where finished invocations are reported: metrics, the log, and whoever follows a worker live.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use atoll_isolate::Outcome;
 use rustc_hash::FxHashMap;
-use tokio::sync::broadcast;
+use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, mpsc, watch};
 
-use super::Metrics;
+use super::{Count, Metrics};
 use crate::registry::WorkerRef;
 use crate::report::InvocationReport;
 
@@ -29,15 +31,68 @@ struct Inner {
     /// A channel for each worker that someone follows: read at every invocation, seldom changed.
     followed: ArcSwap<FxHashMap<WorkerRef, Channel>>,
     changing: Mutex<()>,
+    /// Whom listeners follow, for those who publish in other processes.
+    announced: watch::Sender<Followed>,
+    /// Where reports go instead of the log and listeners of this process.
+    outlet: Option<Outlet>,
+}
+
+/// The way to the hub of another process.
+struct Outlet {
+    reports: mpsc::Sender<InvocationReport>,
+    dropped: Count,
+    /// Whether the listeners of the other hub follow every worker.
+    everything: AtomicBool,
+}
+
+/// Whose reports listeners follow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Followed {
+    /// Some follow every worker.
+    pub everything: bool,
+    /// Workers that some follow.
+    pub workers: Vec<WorkerRef>,
 }
 
 impl ReportHub {
     /// Makes a hub that counts into `metrics`.
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        let everything = broadcast::Sender::new(REPORTS_QUEUED_MAX);
-        let inner =
-            Inner { metrics, everything, followed: ArcSwap::default(), changing: Mutex::default() };
+        Self::with_outlet(metrics, None)
+    }
+
+    /// Makes a hub whose reports go to the hub of another process, as far as somebody there wants them.
+    /// Nothing waits for the receiver: what finds the queue full is dropped and counted.
+    pub fn relayed(metrics: Arc<Metrics>) -> (Self, mpsc::Receiver<InvocationReport>) {
+        let (reports, receiver) = mpsc::channel(REPORTS_QUEUED_MAX);
+        let help = "Reports of invocations that were lost between processes";
+        let dropped = metrics.counter("reports_dropped", help);
+        let outlet = Outlet { reports, dropped, everything: AtomicBool::new(false) };
+        (Self::with_outlet(metrics, Some(outlet)), receiver)
+    }
+
+    fn with_outlet(metrics: Arc<Metrics>, outlet: Option<Outlet>) -> Self {
+        let inner = Inner {
+            metrics,
+            everything: broadcast::Sender::new(REPORTS_QUEUED_MAX),
+            followed: ArcSwap::default(),
+            changing: Mutex::default(),
+            announced: watch::Sender::default(),
+            outlet,
+        };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Whom listeners follow, whenever that changes.
+    pub fn followed(&self) -> watch::Receiver<Followed> {
+        self.inner.announced.subscribe()
+    }
+
+    /// Takes over whom the listeners of the other hub follow.
+    pub fn follow(&self, followed: Followed) {
+        let Some(outlet) = &self.inner.outlet else { return };
+        outlet.everything.store(followed.everything, Ordering::Relaxed);
+        let each = followed.workers.into_iter().map(|worker| (worker, Channel::new(1)));
+        self.inner.followed.store(Arc::new(each.collect()));
     }
 
     /// The metrics that this hub counts into.
@@ -54,6 +109,7 @@ impl ReportHub {
     pub fn wants(&self, worker: &WorkerRef, outcome: Outcome) -> bool {
         outcome != Outcome::Ok
             || self.inner.everything.receiver_count() > 0
+            || self.inner.outlet.as_ref().is_some_and(|to| to.everything.load(Ordering::Relaxed))
             || self.inner.followed.load().contains_key(worker)
             || tracing::enabled!(tracing::Level::DEBUG)
     }
@@ -66,6 +122,18 @@ impl ReportHub {
     /// Reports a finished invocation. Never blocks.
     pub fn publish(&self, report: InvocationReport) {
         self.count(&report.worker, report.outcome, report.cpu_us, report.wall_us);
+        match &self.inner.outlet {
+            None => self.show(report),
+            Some(outlet) => {
+                if outlet.reports.try_send(report).is_err() {
+                    outlet.dropped.add(1);
+                }
+            }
+        }
+    }
+
+    /// Writes a report that was counted elsewhere to the log, and gives it to listeners. Never blocks.
+    pub fn show(&self, report: InvocationReport) {
         log(&report);
         let followed = self.inner.followed.load();
         let channel = followed.get(&report.worker);
@@ -92,12 +160,26 @@ impl ReportHub {
         let mut changed = FxHashMap::clone(&followed);
         changed.insert(worker.clone(), channel);
         self.inner.followed.store(Arc::new(changed));
+        self.announce();
         listener
     }
 
     /// Follows every worker of the node, without request headers.
     pub fn listen_to_all(&self) -> Listener {
-        Listener::new(&self.inner.everything, self, None)
+        let listener = Listener::new(&self.inner.everything, self, None);
+        self.announce();
+        listener
+    }
+
+    fn announce(&self) {
+        let workers = self.inner.followed.load().keys().cloned().collect();
+        let everything = self.inner.everything.receiver_count() > 0;
+        let now = Followed { everything, workers };
+        self.inner.announced.send_if_modified(|known| {
+            let changed = *known != now;
+            *known = now;
+            changed
+        });
     }
 
     fn forget_unfollowed(&self) {
@@ -105,6 +187,7 @@ impl ReportHub {
         let mut followed = FxHashMap::clone(&self.inner.followed.load());
         followed.retain(|_, channel| channel.receiver_count() > 0);
         self.inner.followed.store(Arc::new(followed));
+        self.announce();
     }
 }
 
@@ -144,8 +227,9 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.receiver = None;
-        if self.one_worker {
-            self.hub.forget_unfollowed();
+        match self.one_worker {
+            true => self.hub.forget_unfollowed(),
+            false => self.hub.announce(),
         }
     }
 }

@@ -1,32 +1,39 @@
-//! Prometheus metrics with bounded cardinality: past a number of workers, further ones share the
-//! label `other`.
+//! What the node counts, with bounded cardinality: past a number of workers, further ones share the label
+//! `other`. A serving process hands its counts to the supervisor, which adds them up.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use atoll_isolate::Outcome;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric,
-};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
-use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Registry, Unit};
 use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
 
+use super::histogram::{Histogram, HistogramCounts};
 use crate::registry::WorkerRef;
 
 /// Workers with labels of their own.
-const WORKERS_LABELLED_MAX: usize = 200;
-const OTHER: &str = "other";
-const DURATION_BUCKETS_S: [f64; 13] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 120.0];
-const CPU_BUCKETS_S: [f64; 11] =
-    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 30.0];
-const OUTCOMES: [Outcome; 8] = [
+pub(super) const WORKERS_LABELLED_MAX: usize = 200;
+/// Counters and gauges that a serving process may bring along by name.
+const NAMES_MAX: usize = 64;
+const DURATION_BOUNDS_US: &[u64] = &[
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    1_000_000,
+    5_000_000,
+    30_000_000,
+    120_000_000,
+];
+const CPU_BOUNDS_US: &[u64] =
+    &[100, 250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 250_000, 1_000_000, 30_000_000];
+pub(super) const OUTCOMES: [Outcome; 9] = [
     Outcome::Ok,
     Outcome::Exception,
     Outcome::ExceededCpu,
@@ -34,26 +41,12 @@ const OUTCOMES: [Outcome; 8] = [
     Outcome::ExceededWall,
     Outcome::Canceled,
     Outcome::Overloaded,
+    Outcome::RateLimited,
     Outcome::Internal,
 ];
 
-type HistogramFamily = Family<WorkerLabels, Histogram, fn() -> Histogram>;
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct WorkerLabels {
-    account: String,
-    worker: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct InvocationLabels {
-    account: String,
-    worker: String,
-    outcome: &'static str,
-}
-
 /// An operation on the KV store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvOperation {
     /// A read of one or more keys.
     Get,
@@ -65,73 +58,130 @@ pub enum KvOperation {
     List,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct KvLabels {
-    operation: KvOperation,
-    failed: bool,
+pub(super) const KV_OPERATIONS: [&str; 4] = ["Get", "Put", "Delete", "List"];
+
+/// One worker's metrics, looked up once per invocation.
+pub(super) struct WorkerMetrics {
+    pub(super) outcomes: [AtomicU64; OUTCOMES.len()],
+    pub(super) duration: Histogram,
+    pub(super) cpu: Histogram,
+    pub(super) crashes: AtomicU64,
+}
+
+impl Default for WorkerMetrics {
+    fn default() -> Self {
+        Self {
+            outcomes: Default::default(),
+            duration: Histogram::new(DURATION_BOUNDS_US),
+            cpu: Histogram::new(CPU_BOUNDS_US),
+            crashes: AtomicU64::new(0),
+        }
+    }
 }
 
 /// The node's metrics.
+#[derive(Default)]
 pub struct Metrics {
-    registry: Mutex<Registry>,
-    invocations: Family<InvocationLabels, Counter>,
-    duration: HistogramFamily,
-    cpu: HistogramFamily,
-    in_flight: Gauge,
-    kv: Family<KvLabels, Counter>,
-    workers: RwLock<FxHashMap<WorkerRef, Arc<WorkerMetrics>>>,
+    pub(super) workers: RwLock<FxHashMap<WorkerRef, Arc<WorkerMetrics>>>,
+    /// Counts of the workers that are too many to have labels.
+    pub(super) other: RwLock<Option<Arc<WorkerMetrics>>>,
+    in_flight: Arc<AtomicI64>,
+    /// By operation, and then whether it failed.
+    pub(super) kv: [[AtomicU64; 2]; KV_OPERATIONS.len()],
+    pub(super) counters: Mutex<BTreeMap<String, (String, Count)>>,
+    asked: Mutex<Vec<AskedGauge>>,
+    /// The gauges of each serving process, by the process's number.
+    of_processes: Mutex<BTreeMap<u64, Vec<Named<i64>>>>,
 }
 
-/// One worker's metrics, looked up once per invocation.
-struct WorkerMetrics {
-    outcomes: [Counter; OUTCOMES.len()],
-    duration: Histogram,
-    cpu: Histogram,
+/// A value with its name and what it means.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Named<T> {
+    pub(super) name: String,
+    pub(super) help: String,
+    pub(super) value: T,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        let mut registry = Registry::with_prefix("atoll");
-        let invocations = Family::default();
-        registry.register("invocations", "Finished invocations", invocations.clone());
-        let duration = HistogramFamily::new_with_constructor(|| Histogram::new(DURATION_BUCKETS_S));
-        let help = "Wall time of invocations, waitUntil included";
-        registry.register_with_unit("invocation_duration", help, Unit::Seconds, duration.clone());
-        let cpu = HistogramFamily::new_with_constructor(|| Histogram::new(CPU_BUCKETS_S));
-        let help = "CPU time charged to invocations";
-        registry.register_with_unit("invocation_cpu", help, Unit::Seconds, cpu.clone());
-        let in_flight = Gauge::default();
-        registry.register("invocations_in_flight", "Invocations under way", in_flight.clone());
-        let kv = Family::default();
-        registry.register("kv_operations", "Operations on the KV store", kv.clone());
-        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "The running release", build);
-        let (registry, workers) = (Mutex::new(registry), RwLock::default());
-        Self { registry, invocations, duration, cpu, in_flight, kv, workers }
+struct AskedGauge {
+    name: &'static str,
+    help: &'static str,
+    value: Box<dyn Fn() -> i64 + Send + Sync>,
+}
+
+/// What a process counted since it was last asked, and what its gauges show now.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct MetricsDelta {
+    workers: Vec<WorkerDelta>,
+    /// As [`Metrics::kv`].
+    kv: Vec<(u64, u64)>,
+    counters: Vec<Named<u64>>,
+    gauges: Vec<Named<i64>>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct WorkerDelta {
+    /// None for those without labels.
+    worker: Option<WorkerRef>,
+    outcomes: Vec<u64>,
+    duration: HistogramCounts,
+    cpu: HistogramCounts,
+}
+
+/// A counter. Cloning is cheap and shares it.
+#[derive(Clone, Debug, Default)]
+pub struct Count(Arc<AtomicU64>);
+
+impl Count {
+    /// Counts so many more.
+    pub fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
     }
+
+    pub(super) fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Metrics {
     /// Counts an invocation as under way until the guard is dropped.
     pub fn start_invocation(&self) -> InFlight {
-        self.in_flight.inc();
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight(self.in_flight.clone())
     }
 
     /// Records a finished invocation.
     pub(super) fn observe(&self, worker: &WorkerRef, outcome: Outcome, cpu_us: u64, wall_us: u64) {
         let worker = self.worker(worker);
-        worker.duration.observe(seconds(wall_us));
-        worker.cpu.observe(seconds(cpu_us));
+        worker.duration.observe(wall_us);
+        worker.cpu.observe(cpu_us);
         let index = OUTCOMES.iter().position(|known| *known == outcome);
         if let Some(counter) = index.and_then(|index| worker.outcomes.get(index)) {
-            counter.inc();
+            counter.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Records an operation on the KV store.
     pub fn observe_kv<T, E>(&self, operation: KvOperation, result: &Result<T, E>) {
-        self.kv.get_or_create(&KvLabels { operation, failed: result.is_err() }).inc();
+        self.kv[operation as usize][usize::from(result.is_err())].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Records that a serving process died while it executed the worker.
+    pub fn observe_crash(&self, worker: &WorkerRef) {
+        self.worker(worker).crashes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The counter of this name (`process_restarts`).
+    pub fn counter(&self, name: &str, help: &str) -> Count {
+        let mut counters = lock(&self.counters);
+        counters
+            .entry(name.to_owned())
+            .or_insert_with(|| (help.to_owned(), Count::default()))
+            .1
+            .clone()
     }
 
     /// Adds a gauge whose value is asked for at every scrape (`isolates_live`). The callback must
@@ -142,19 +192,102 @@ impl Metrics {
         help: &'static str,
         value: impl Fn() -> i64 + Send + Sync + 'static,
     ) {
-        let gauge = AskedGauge { name, help, value: Box::new(value) };
-        self.locked().register_collector(Box::new(gauge));
+        lock(&self.asked).push(AskedGauge { name, help, value: Box::new(value) });
     }
 
-    /// The OpenMetrics text.
-    pub fn render(&self) -> String {
-        let mut text = String::new();
-        encode(&mut text, &self.locked()).expect("writing to a string cannot fail");
-        text
+    /// Takes out what was counted since the last call. Crashes stay: only a supervisor counts them.
+    pub fn drain(&self) -> MetricsDelta {
+        let known = self.workers.read().unwrap_or_else(PoisonError::into_inner);
+        let other = self.other.read().unwrap_or_else(PoisonError::into_inner);
+        let named = known.iter().map(|(worker, metrics)| (Some(worker), metrics));
+        let each = named.chain(other.iter().map(|metrics| (None, metrics)));
+        let delta = |(worker, metrics): (Option<&WorkerRef>, &Arc<WorkerMetrics>)| WorkerDelta {
+            worker: worker.cloned(),
+            outcomes: metrics.outcomes.iter().map(take).collect(),
+            duration: metrics.duration.drain(),
+            cpu: metrics.cpu.drain(),
+        };
+        let changed = |delta: &WorkerDelta| {
+            delta.outcomes.iter().any(|count| *count > 0)
+                || !delta.duration.is_empty()
+                || !delta.cpu.is_empty()
+        };
+        let counters = lock(&self.counters);
+        MetricsDelta {
+            workers: each.map(delta).filter(changed).collect(),
+            kv: self.kv.iter().map(|[done, failed]| (take(done), take(failed))).collect(),
+            counters: counters
+                .iter()
+                .map(|(name, (help, count))| Named {
+                    name: name.clone(),
+                    help: help.clone(),
+                    value: take(&count.0),
+                })
+                .collect(),
+            gauges: self.own_gauges(),
+        }
     }
 
-    fn locked(&self) -> std::sync::MutexGuard<'_, Registry> {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Adds what the serving process of this number counted.
+    pub fn add(&self, process: u64, delta: MetricsDelta) {
+        for counts in delta.workers {
+            let metrics = match &counts.worker {
+                Some(worker) => self.worker(worker),
+                None => self.other(),
+            };
+            for (counter, count) in metrics.outcomes.iter().zip(counts.outcomes) {
+                counter.fetch_add(count, Ordering::Relaxed);
+            }
+            metrics.duration.add(&counts.duration);
+            metrics.cpu.add(&counts.cpu);
+        }
+        for ([done, failed], (more_done, more_failed)) in self.kv.iter().zip(delta.kv) {
+            done.fetch_add(more_done, Ordering::Relaxed);
+            failed.fetch_add(more_failed, Ordering::Relaxed);
+        }
+        for Named { name, help, value } in delta.counters.into_iter().take(NAMES_MAX) {
+            let known = lock(&self.counters);
+            let wanted = known.len() < NAMES_MAX || known.contains_key(&name);
+            drop(known);
+            if wanted && is_name(&name) {
+                self.counter(&name, &help).add(value);
+            }
+        }
+        let mut gauges = delta.gauges;
+        gauges.retain(|gauge| is_name(&gauge.name));
+        gauges.truncate(NAMES_MAX);
+        lock(&self.of_processes).insert(process, gauges);
+    }
+
+    /// Forgets the gauges of a serving process that has ended. What it counted stays.
+    pub fn forget(&self, process: u64) {
+        lock(&self.of_processes).remove(&process);
+    }
+
+    fn own_gauges(&self) -> Vec<Named<i64>> {
+        let own = |name: &str, help: &str, value| Named {
+            name: name.to_owned(),
+            help: help.to_owned(),
+            value,
+        };
+        let in_flight = self.in_flight.load(Ordering::Relaxed);
+        let mut gauges = vec![own("invocations_in_flight", "Invocations under way", in_flight)];
+        let asked = lock(&self.asked);
+        gauges.extend(asked.iter().map(|gauge| own(gauge.name, gauge.help, (gauge.value)())));
+        gauges
+    }
+
+    /// Every gauge by name, added up over this process and those that it supervises.
+    pub(super) fn gauges(&self) -> BTreeMap<String, (String, i64)> {
+        let mut sums = BTreeMap::new();
+        let of_processes = lock(&self.of_processes);
+        for Named { name, help, value } in
+            self.own_gauges().into_iter().chain(of_processes.values().flatten().cloned())
+        {
+            let sum = sums.entry(name).or_insert((help, 0_i64));
+            sum.1 = sum.1.saturating_add(value);
+        }
+        sums
     }
 
     fn worker(&self, worker: &WorkerRef) -> Arc<WorkerMetrics> {
@@ -165,94 +298,31 @@ impl Metrics {
         let mut workers = self.workers.write().unwrap_or_else(PoisonError::into_inner);
         if workers.len() >= WORKERS_LABELLED_MAX && !workers.contains_key(worker) {
             drop(workers);
-            return Arc::new(self.resolve(OTHER, OTHER));
+            return self.other();
         }
-        let resolve = || Arc::new(self.resolve(worker.account.as_str(), worker.worker.as_str()));
-        workers.entry(worker.clone()).or_insert_with(resolve).clone()
+        workers.entry(worker.clone()).or_default().clone()
     }
 
-    fn resolve(&self, account: &str, worker: &str) -> WorkerMetrics {
-        let labels = WorkerLabels { account: account.to_owned(), worker: worker.to_owned() };
-        WorkerMetrics {
-            outcomes: OUTCOMES.map(|outcome| {
-                self.invocations.get_or_create_owned(&InvocationLabels {
-                    account: account.to_owned(),
-                    worker: worker.to_owned(),
-                    outcome: outcome.as_str(),
-                })
-            }),
-            duration: self.duration.get_or_create_owned(&labels),
-            cpu: self.cpu.get_or_create_owned(&labels),
-        }
+    fn other(&self) -> Arc<WorkerMetrics> {
+        let mut other = self.other.write().unwrap_or_else(PoisonError::into_inner);
+        other.get_or_insert_default().clone()
     }
+}
+
+fn take(counter: &AtomicU64) -> u64 {
+    counter.swap(0, Ordering::Relaxed)
+}
+
+/// What another process calls a metric must not break the text that scrapers read.
+fn is_name(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
 }
 
 /// Counts one invocation as under way while it lives.
-pub struct InFlight(Gauge);
+pub struct InFlight(Arc<AtomicI64>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
-fn seconds(microseconds: u64) -> f64 {
-    microseconds as f64 / 1e6
-}
-
-struct AskedGauge {
-    name: &'static str,
-    help: &'static str,
-    value: Box<dyn Fn() -> i64 + Send + Sync>,
-}
-
-impl std::fmt::Debug for AskedGauge {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name)
-    }
-}
-
-impl Collector for AskedGauge {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let gauge = ConstGauge::<i64>::new((self.value)());
-        let metric = encoder.encode_descriptor(
-            self.name,
-            self.help,
-            None,
-            prometheus_client::metrics::MetricType::Gauge,
-        )?;
-        gauge.encode(metric)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::observe::hub::tests::report;
-
-    #[test]
-    fn renders_what_was_observed_with_bounded_labels() {
-        let metrics = Metrics::default();
-        for n in 0..WORKERS_LABELLED_MAX + 5 {
-            let worker = report(&format!("w{n}"), Outcome::Exception).worker;
-            metrics.observe(&worker, Outcome::Exception, 2, 3);
-        }
-        metrics.add_gauge("isolates_live", "Isolates that are live", || 7);
-        metrics.observe_kv(KvOperation::Get, &Ok::<(), ()>(()));
-        let running = metrics.start_invocation();
-        let text = metrics.render();
-        for line in [
-            r#"atoll_invocations_total{account="a",worker="w0",outcome="exception"} 1"#,
-            r#"atoll_invocations_total{account="other",worker="other",outcome="exception"} 5"#,
-            r#"atoll_invocation_duration_seconds_count{account="a",worker="w0"} 1"#,
-            r#"atoll_kv_operations_total{operation="Get",failed="false"} 1"#,
-            "atoll_isolates_live 7",
-            "atoll_invocations_in_flight 1",
-        ] {
-            assert!(text.contains(line), "{line} is missing in\n{text}");
-        }
-        assert!(!text.contains(&format!("\"w{}\"", WORKERS_LABELLED_MAX + 1)));
-        drop(running);
-        assert!(metrics.render().contains("atoll_invocations_in_flight 0"));
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

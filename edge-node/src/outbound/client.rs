@@ -23,6 +23,7 @@ use super::BoxError;
 use super::connect::{Connector, Policy, PrivateAddresses};
 use super::decode::{self, DecodeBody};
 use super::error::OutboundError;
+use super::system::SystemNetwork;
 use super::upload::{Progress, Upload};
 
 /// A request's body.
@@ -84,13 +85,13 @@ pub struct Outbound {
 }
 
 impl Outbound {
-    /// Makes a client. Reads the system's resolver configuration and certificate authorities,
-    /// which takes milliseconds: do it before serving.
-    pub fn new(options: OutboundOptions) -> Self {
+    /// Makes a client. It reads no file: what the system says was read before.
+    pub fn new(options: OutboundOptions, system: &SystemNetwork) -> Self {
         let policy = Policy { allow: options.allow, private: options.allow_private };
-        let connector = Connector::new(policy, options.dns_timeout, options.connect_timeout);
+        let connector =
+            Connector::new(policy, system.resolver(), options.dns_timeout, options.connect_timeout);
         let https = HttpsConnectorBuilder::new()
-            .with_tls_config(tls_config(options.extra_roots))
+            .with_tls_config(tls_config(system.roots(), options.extra_roots))
             .https_or_http()
             .enable_all_versions()
             .wrap_connector(connector);
@@ -180,18 +181,15 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     headers.remove("proxy-connection");
 }
 
-/// Trusts the system's authorities, or Mozilla's where the system has none.
-fn tls_config(extra_roots: Vec<CertificateDer<'static>>) -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    let native = rustls_native_certs::load_native_certs();
-    for error in &native.errors {
-        tracing::warn!(%error, "cannot read a part of the system's certificates");
-    }
-    roots.add_parsable_certificates(native.certs);
-    if roots.is_empty() {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
-    let (_, refused) = roots.add_parsable_certificates(extra_roots);
+fn tls_config(
+    system: &Arc<RootCertStore>,
+    extra_roots: Vec<CertificateDer<'static>>,
+) -> ClientConfig {
+    let mut roots = system.clone();
+    let (_, refused) = match extra_roots.is_empty() {
+        true => (0, 0),
+        false => Arc::make_mut(&mut roots).add_parsable_certificates(extra_roots),
+    };
     if refused > 0 {
         tracing::warn!(refused, "some extra certificate authorities cannot be parsed");
     }

@@ -64,14 +64,12 @@ struct Shared {
 }
 
 impl Connector {
-    pub(super) fn new(policy: Policy, dns_timeout: Duration, connect_timeout: Duration) -> Self {
-        let resolver = match TokioResolver::builder_tokio() {
-            Ok(builder) => Some(builder.build()),
-            Err(error) => {
-                tracing::warn!(%error, "cannot read the system's resolver configuration");
-                None
-            }
-        };
+    pub(super) fn new(
+        policy: Policy,
+        resolver: Option<TokioResolver>,
+        dns_timeout: Duration,
+        connect_timeout: Duration,
+    ) -> Self {
         Self { shared: Arc::new(Shared { resolver, policy, dns_timeout, connect_timeout }) }
     }
 }

@@ -7,6 +7,7 @@ mod client;
 mod connect;
 mod decode;
 mod error;
+mod system;
 mod upload;
 
 #[cfg(test)]
@@ -16,6 +17,7 @@ pub use client::{Outbound, OutboundOptions, ReqBody, ResBody};
 pub use connect::PrivateAddresses;
 pub use decode::DecodeBody;
 pub use error::OutboundError;
+pub use system::SystemNetwork;
 
 /// An error of a body, whoever made it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -48,7 +48,7 @@ text_id!(
     VersionId
 );
 /// A worker of an account: what a route, a service binding or a schedule points at.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct WorkerRef {
     /// The account that owns the worker.
     pub account: AccountId,
@@ -203,8 +203,8 @@ pub struct VersionLimits {
     pub subrequests: Option<u32>,
 }
 
-/// An immutable script with its bindings and limits.
-#[derive(Clone, Debug)]
+/// An immutable script with its bindings and limits. Serialised without its modules: they travel beside it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Version {
     /// The version's id.
     pub id: VersionId,
@@ -219,6 +219,7 @@ pub struct Version {
     /// The name of the main module.
     pub main_module: String,
     /// Every module, source maps too.
+    #[serde(skip)]
     pub modules: Vec<Module>,
     /// What `env` holds.
     pub bindings: Vec<Binding>,
@@ -239,7 +240,7 @@ pub struct Version {
 }
 
 /// Which versions of a worker serve, and with what weights (they add up to 100).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Deployment {
     /// The deployment's id: a UUID with hyphens.
     pub id: String,
@@ -252,7 +253,7 @@ pub struct Deployment {
 }
 
 /// A worker as the data plane needs it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LiveWorker {
     /// Which worker.
     pub worker: WorkerRef,
@@ -263,7 +264,7 @@ pub struct LiveWorker {
 }
 
 /// One row of the route table.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Route {
     /// The route's id: 32 hexadecimal digits.
     pub id: String,
@@ -276,7 +277,7 @@ pub struct Route {
 }
 
 /// One cron line of a worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Schedule {
     /// The worker whose `scheduled` handler runs.
     pub worker: WorkerRef,
@@ -285,7 +286,7 @@ pub struct Schedule {
 }
 
 /// Everything that the data plane reads, swapped whole at every change.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Counts up with every change.
     pub revision: u64,

@@ -3,81 +3,61 @@
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc};
 use std::ffi::c_void;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use deno_core::v8;
 
+use crate::memory::MemoryAccount;
+
 /// Buffers are aligned for any typed array and for SIMD loads.
 const ALIGN: usize = 16;
-
-/// How many bytes of `ArrayBuffer` contents an isolate holds, and how many it may.
-pub(crate) struct BufferAccount {
-    used: AtomicUsize,
-    max: usize,
-}
-
-impl BufferAccount {
-    pub(crate) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { used: AtomicUsize::new(0), max })
-    }
-
-    fn grant(&self, bytes: usize) -> bool {
-        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
-        if before.saturating_add(bytes) <= self.max {
-            return true;
-        }
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
-        false
-    }
-}
 
 fn layout(bytes: usize) -> Option<Layout> {
     Layout::from_size_align(bytes.max(1), ALIGN).ok()
 }
 
 fn allocate_with(
-    account: &BufferAccount,
+    account: &MemoryAccount,
     bytes: usize,
     allocate: unsafe fn(Layout) -> *mut u8,
 ) -> *mut c_void {
     let Some(layout) = layout(bytes) else { return std::ptr::null_mut() };
-    if !account.grant(bytes) {
+    if !account.take_buffer(bytes) {
         return std::ptr::null_mut();
     }
     // SAFETY: the layout has a size of at least one byte.
     let memory = unsafe { allocate(layout) };
     if memory.is_null() {
-        account.used.fetch_sub(bytes, Ordering::Relaxed);
+        account.give_buffer(bytes);
     }
     memory.cast()
 }
 
-unsafe extern "C" fn allocate(account: &BufferAccount, bytes: usize) -> *mut c_void {
+unsafe extern "C" fn allocate(account: &MemoryAccount, bytes: usize) -> *mut c_void {
     allocate_with(account, bytes, alloc_zeroed)
 }
 
-unsafe extern "C" fn allocate_uninitialized(account: &BufferAccount, bytes: usize) -> *mut c_void {
+unsafe extern "C" fn allocate_uninitialized(account: &MemoryAccount, bytes: usize) -> *mut c_void {
     allocate_with(account, bytes, alloc)
 }
 
-unsafe extern "C" fn free(account: &BufferAccount, memory: *mut c_void, bytes: usize) {
+unsafe extern "C" fn free(account: &MemoryAccount, memory: *mut c_void, bytes: usize) {
     let Some(layout) = layout(bytes) else { return };
-    account.used.fetch_sub(bytes, Ordering::Relaxed);
+    account.give_buffer(bytes);
     // SAFETY: V8 gives back what `allocate` gave out, with the same length, exactly once.
     unsafe { dealloc(memory.cast(), layout) };
 }
 
-unsafe extern "C" fn drop_account(account: *const BufferAccount) {
+unsafe extern "C" fn drop_account(account: *const MemoryAccount) {
     // SAFETY: the pointer came from `Arc::into_raw` in `allocator`, and V8 calls this once.
     drop(unsafe { Arc::from_raw(account) });
 }
 
-static VTABLE: v8::RustAllocatorVtable<BufferAccount> =
+static VTABLE: v8::RustAllocatorVtable<MemoryAccount> =
     v8::RustAllocatorVtable { allocate, allocate_uninitialized, free, drop: drop_account };
 
 /// An allocator for one isolate that counts into `account`.
-pub(super) fn allocator(account: &Arc<BufferAccount>) -> v8::UniqueRef<v8::Allocator> {
-    // SAFETY: the handle is an owned reference that `drop_account` releases; `BufferAccount` is `Send`,
+pub(super) fn allocator(account: &Arc<MemoryAccount>) -> v8::UniqueRef<v8::Allocator> {
+    // SAFETY: the handle is an owned reference that `drop_account` releases; `MemoryAccount` is `Send`,
     // `Sync` and `'static`; each function of the table matches the handle's type.
     unsafe { v8::new_rust_allocator(Arc::into_raw(account.clone()), &VTABLE) }
 }

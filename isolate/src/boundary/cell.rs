@@ -8,19 +8,23 @@ use std::sync::Arc;
 
 use deno_core::{JsRuntime, ModuleLoader, RuntimeOptions, v8};
 
-use super::allocator::{BufferAccount, allocator};
+use super::allocator::allocator;
 use super::calls::wasm_module;
+use super::heap::HeapGuard;
 use crate::extension;
+use crate::memory::{HEAP_START_BYTES, MemoryAccount};
 use crate::ops::time::SeenTime;
 
 /// The startup snapshot that the build script made.
 static SNAPSHOT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/runtime.snapshot"));
 
+/// The heap size that the young generation is made for, in bytes.
+const YOUNG_FOR_HEAP_BYTES: usize = 128 << 20;
+
 /// What a new cell is made with.
 pub(crate) struct CellOptions {
     pub(crate) loader: Rc<dyn ModuleLoader>,
-    pub(crate) heap_bytes_max: usize,
-    pub(crate) buffers: Arc<BufferAccount>,
+    pub(crate) account: Arc<MemoryAccount>,
     pub(crate) inspector: bool,
     /// Counts how often the isolates of the thread are entered.
     pub(crate) slices: Rc<StdCell<u64>>,
@@ -32,6 +36,8 @@ pub(crate) struct CellOptions {
 /// isolate only in debug builds; a forgotten entry then crashes instead of reading another tenant's heap.
 pub(crate) struct Cell {
     runtime: ManuallyDrop<JsRuntime>,
+    account: Arc<MemoryAccount>,
+    guard: Arc<HeapGuard>,
     time: SeenTime,
     slices: Rc<StdCell<u64>>,
 }
@@ -62,8 +68,9 @@ impl Cell {
     /// Makes an isolate from the snapshot. Must be called inside a tokio runtime of the current thread.
     pub(crate) fn new(options: CellOptions) -> Self {
         let params = v8::CreateParams::default()
-            .heap_limits(0, options.heap_bytes_max)
-            .array_buffer_allocator(allocator(&options.buffers).make_shared())
+            .heap_limits(0, YOUNG_FOR_HEAP_BYTES)
+            .set_max_old_generation_size_in_bytes(HEAP_START_BYTES)
+            .array_buffer_allocator(allocator(&options.account).make_shared())
             .allow_atomics_wait(false);
         let mut runtime = JsRuntime::new(RuntimeOptions {
             module_loader: Some(options.loader),
@@ -79,17 +86,39 @@ impl Cell {
         });
         let time = SeenTime::new();
         runtime.op_state().borrow_mut().put(time.clone());
+        let account = options.account;
+        let guard = HeapGuard::install(&mut runtime, account.clone(), HEAP_START_BYTES);
         // SAFETY: creation entered the isolate on this thread; leaving it restores the invariant.
         unsafe { runtime.v8_isolate().exit() };
-        Self { runtime: ManuallyDrop::new(runtime), time, slices: options.slices }
+        Self { runtime: ManuallyDrop::new(runtime), account, guard, time, slices: options.slices }
     }
 
-    /// Enters the isolate at the present time, runs `f`, and leaves it.
+    /// Enters the isolate at the present time, runs `f`, charges what it holds now, and leaves it.
     pub(crate) fn with<R>(&mut self, f: impl FnOnce(&mut JsRuntime) -> R) -> R {
         self.slices.set(self.slices.get() + 1);
         self.time.advance();
         let _entered = Entered::new(&mut self.runtime);
-        f(&mut self.runtime)
+        let result = f(&mut self.runtime);
+        self.guard.refresh(self.runtime.v8_isolate());
+        result
+    }
+
+    /// Measures what the isolate holds.
+    pub(crate) fn measure(&mut self) {
+        let _entered = Entered::new(&mut self.runtime);
+        self.guard.look(self.runtime.v8_isolate());
+    }
+
+    /// Gives back what garbage takes. Costs milliseconds of CPU time.
+    pub(crate) fn shrink(&mut self) {
+        let _entered = Entered::new(&mut self.runtime);
+        self.runtime.v8_isolate().low_memory_notification();
+        self.guard.look(self.runtime.v8_isolate());
+    }
+
+    /// What the watchdog measures the isolate with while it executes.
+    pub(crate) fn guard(&self) -> Arc<HeapGuard> {
+        self.guard.clone()
     }
 
     /// A handle that can end what the isolate executes, from any thread.
@@ -105,5 +134,6 @@ impl Drop for Cell {
         unsafe { self.runtime.v8_isolate().enter() };
         // SAFETY: the runtime is not used after this.
         unsafe { ManuallyDrop::drop(&mut self.runtime) };
+        self.account.close();
     }
 }

@@ -6,8 +6,12 @@ mod allocator;
 mod calls;
 mod cell;
 mod clock;
+mod crash;
+mod heap;
 
-pub(crate) use allocator::BufferAccount;
 pub(crate) use calls::{Call, CallError, Entries, install_entries, module_code};
 pub(crate) use cell::{Cell, CellOptions};
 pub(crate) use clock::ThreadClock;
+pub use crash::{CRASH_LABEL_BYTES_MAX, report_crashes};
+pub(crate) use crash::{CrashLabel, CrashSlot};
+pub(crate) use heap::HeapGuard;

@@ -9,7 +9,9 @@ use deno_error::JsErrorBox;
 use http::header::{HeaderName, HeaderValue, LOCATION};
 use serde::Serialize;
 
-use super::{InstanceState, ended, instance, thrown};
+use super::{
+    HEADERS_BYTES_MAX, InstanceState, ended, header_bytes, headers_too_large, instance, thrown,
+};
 use crate::body::{BodyResource, ResponseBody, StreamBody};
 use crate::host::{Body, Decode, FetchHop, Via};
 
@@ -29,8 +31,13 @@ pub(crate) struct HopResult {
 }
 
 fn request_headers(headers: Vec<(ByteString, ByteString)>) -> Result<http::HeaderMap, JsErrorBox> {
-    let mut map = http::HeaderMap::with_capacity(headers.len());
+    let mut map = http::HeaderMap::new();
+    let mut bytes = 0;
     for (name, value) in headers {
+        bytes += header_bytes(name.len(), value.len());
+        if bytes > HEADERS_BYTES_MAX {
+            return Err(headers_too_large("request"));
+        }
         let name = HeaderName::from_bytes(&name).map_err(|_| {
             JsErrorBox::type_error("a request header has a name that HTTP does not allow")
         })?;
@@ -39,7 +46,7 @@ fn request_headers(headers: Vec<(ByteString, ByteString)>) -> Result<http::Heade
                 "the request header {name} has a value that HTTP does not allow"
             ))
         })?;
-        map.append(name, value);
+        map.try_append(name, value).map_err(|_| headers_too_large("request"))?;
     }
     Ok(map)
 }
@@ -91,11 +98,16 @@ pub(crate) async fn op_fetch_hop(
         Err(_) => (Via::Internet, Decode::No),
     };
     let hop = FetchHop { invocation, via, request, decode };
-    let response = host.fetch(hop);
-    let response = async move { response.await.map_err(thrown) }
-        .try_or_cancel(by_signal)
-        .try_or_cancel(by_end)
-        .await?;
+    let line = invocations.clone();
+    let fetching = async move {
+        let connection = match via {
+            Via::Internet => Some(line.connection(key).await.ok_or_else(ended)?),
+            Via::Service(_) => None,
+        };
+        let response = host.fetch(hop).await.map_err(thrown)?;
+        Ok::<_, JsErrorBox>((response, connection))
+    };
+    let (response, connection) = fetching.try_or_cancel(by_signal).try_or_cancel(by_end).await?;
     let (parts, body) = response.into_parts();
     let headers = parts
         .headers
@@ -107,7 +119,7 @@ pub(crate) async fn op_fetch_hop(
     let location =
         parts.headers.get(LOCATION).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
     let resource = invocations
-        .with(key, |invocation| invocation.hold(BodyResource::new(body)))
+        .with(key, |invocation| invocation.hold(BodyResource::new(body, connection)))
         .ok_or_else(ended)?;
     let rid = state.borrow_mut().resource_table.add_rc(resource);
     Ok(HopResult {

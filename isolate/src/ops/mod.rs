@@ -25,6 +25,22 @@ use deno_error::JsErrorBox;
 use crate::host::{Host, HostError};
 use crate::invocation::Invocations;
 
+/// The headers of one request or response that a worker sends, in bytes.
+const HEADERS_BYTES_MAX: usize = 128 << 10;
+
+/// What a header takes on the wire besides its name and value.
+const HEADER_EXTRA_BYTES: usize = 4;
+
+fn header_bytes(name: usize, value: usize) -> usize {
+    name + value + HEADER_EXTRA_BYTES
+}
+
+fn headers_too_large(of: &str) -> JsErrorBox {
+    JsErrorBox::type_error(format!(
+        "the {of} has too many headers, or too large ones: together they may take {HEADERS_BYTES_MAX} bytes"
+    ))
+}
+
 /// What ops find in an instance's `OpState`.
 #[derive(Clone)]
 pub(crate) struct InstanceState {

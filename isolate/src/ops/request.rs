@@ -57,7 +57,7 @@ pub(crate) fn op_request_body(
     let resource = invocations(state)
         .with(key, |invocation| {
             let body = invocation.request.as_mut()?.body.take()?;
-            Some(invocation.hold(BodyResource::new(body)))
+            Some(invocation.hold(BodyResource::new(body, None)))
         })
         .flatten()
         .ok_or_else(ended)?;

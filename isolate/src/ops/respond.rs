@@ -6,7 +6,7 @@ use deno_error::JsErrorBox;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 
-use super::invocations;
+use super::{HEADERS_BYTES_MAX, header_bytes, headers_too_large, invocations};
 use crate::body::{ResponseBody, StreamBody};
 use crate::invocation::{Answer, BodyGuard};
 
@@ -19,6 +19,10 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// What JS passes instead of a list when `TEXT` or `JSON` is the only header.
 const ONLY_TEXT: u32 = 1;
 const ONLY_JSON: u32 = 2;
+
+/// The longest string that is taken as a body, in characters. A longer one is made of pieces that together
+/// take less, and laid out here it would be more than an isolate may hold.
+const BODY_TEXT_MAX: usize = 128 << 20;
 
 /// A string's bytes, one for each character: header names and values are byte strings.
 fn byte_string(
@@ -68,6 +72,7 @@ fn listed<'a>(
     into: &mut HeaderMap,
 ) -> Result<(), JsErrorBox> {
     let Ok(headers) = v8::Local::<v8::Array>::try_from(headers) else { return Ok(()) };
+    let mut bytes = 0;
     for index in 0..headers.length() {
         let Some(entry) = headers.get_index(scope, index) else { continue };
         let Some((name, value)) = header(scope, entry) else {
@@ -75,8 +80,12 @@ fn listed<'a>(
                 "the response has a header that HTTP does not allow",
             ));
         };
+        bytes += header_bytes(name.as_str().len(), value.len());
+        if bytes > HEADERS_BYTES_MAX {
+            return Err(headers_too_large("response"));
+        }
         if !is_hop_by_hop(&name) {
-            into.append(name, value);
+            into.try_append(name, value).map_err(|_| headers_too_large("response"))?;
         }
     }
     Ok(())
@@ -98,6 +107,11 @@ pub(crate) fn op_respond<'a>(
     let body = if body.is_null_or_undefined() {
         ResponseBody::Empty
     } else if let Ok(text) = v8::Local::<v8::String>::try_from(body) {
+        if text.length() > BODY_TEXT_MAX {
+            return Err(JsErrorBox::range_error(format!(
+                "the response's body is a string of more than {BODY_TEXT_MAX} characters: send a stream"
+            )));
+        }
         ResponseBody::Full(Some(Bytes::from(text.to_rust_string_lossy(scope))))
     } else if let Ok(view) = v8::Local::<v8::Uint8Array>::try_from(body) {
         let mut bytes = vec![0; view.byte_length()];

@@ -14,18 +14,11 @@ use bytes::Bytes;
 use super::namespaces::NamespaceRow;
 use crate::entry::Entry;
 use crate::key::Key;
+use crate::weight::{Slot, fits, weight};
 
 /// Versions are kept per stripe of keys: a collision costs a refused fill, nothing else.
 const STRIPES: usize = 256;
-/// A value larger than this part of the cache is not kept: it would displace too much else.
-const VALUE_FRACTION: u64 = 16;
-/// What the cache itself needs for an entry, by estimate.
-const OVERHEAD_BYTES: usize = 160;
-
 pub(super) type CacheKey = (NamespaceRow, Key);
-
-/// What is known of a key: its entry, or that there is none.
-pub(super) type Slot = Option<Entry>;
 
 /// Proof of when a reader began; none while a write is under way.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +28,7 @@ pub(super) struct Cache {
     slots: moka::sync::Cache<CacheKey, Slot>,
     stripes: Vec<Mutex<Stripe>>,
     hasher: RandomState,
-    value_bytes_max: u64,
+    bytes_max: u64,
 }
 
 #[derive(Default)]
@@ -48,12 +41,15 @@ struct Stripe {
 
 impl Cache {
     pub(super) fn new(bytes_max: u64) -> Self {
-        let slots = moka::sync::Cache::builder().max_capacity(bytes_max).weigher(weight).build();
+        let slots = moka::sync::Cache::builder()
+            .max_capacity(bytes_max)
+            .weigher(|(_, key): &CacheKey, slot| weight(key, slot))
+            .build();
         Self {
             slots,
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
-            value_bytes_max: bytes_max / VALUE_FRACTION,
+            bytes_max,
         }
     }
 
@@ -71,7 +67,7 @@ impl Cache {
     pub(super) fn fill(&self, key: CacheKey, slot: Slot, ticket: Ticket) {
         let stripe = self.stripe(&key);
         let current = stripe.under_way == 0 && ticket.0 == Some(stripe.version);
-        if current && self.fits(&slot) {
+        if current && fits(&slot, self.bytes_max) {
             self.slots.insert(key, slot);
         }
     }
@@ -88,7 +84,7 @@ impl Cache {
         let mut stripe = self.stripe(&key);
         stripe.under_way -= 1;
         stripe.version += 1;
-        if let Some(slot) = stored.filter(|slot| self.fits(slot)) {
+        if let Some(slot) = stored.filter(|slot| fits(slot, self.bytes_max)) {
             self.slots.insert(key, slot.map(detached));
         }
     }
@@ -99,11 +95,6 @@ impl Cache {
 
     pub(super) fn bytes(&self) -> u64 {
         self.slots.weighted_size()
-    }
-
-    fn fits(&self, slot: &Slot) -> bool {
-        let bytes = slot.as_ref().map_or(0, |entry| entry.value.len() as u64);
-        bytes <= self.value_bytes_max
     }
 
     fn stripe(&self, key: &CacheKey) -> MutexGuard<'_, Stripe> {
@@ -117,13 +108,6 @@ impl Cache {
 /// must not keep that alive.
 fn detached(entry: Entry) -> Entry {
     Entry { value: Bytes::copy_from_slice(&entry.value), ..entry }
-}
-
-fn weight((_, key): &CacheKey, slot: &Slot) -> u32 {
-    let entry = slot.as_ref().map_or(0, |entry| {
-        entry.value.len() + entry.metadata.as_ref().map_or(0, |metadata| metadata.len())
-    });
-    u32::try_from(OVERHEAD_BYTES + key.as_str().len() + entry).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

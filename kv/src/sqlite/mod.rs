@@ -27,6 +27,7 @@ pub use stats::{BATCH_SIZE_BOUNDS, SqliteStats};
 
 use crate::clock::{Clock, SystemClock};
 use crate::entry::{BulkWrite, Entry, PutOptions, check_bulk_count};
+use crate::epochs::Epochs;
 use crate::error::KvError;
 use crate::key::{Key, NamespaceId};
 use crate::limits::BULK_GET_BYTES_MAX;
@@ -56,6 +57,8 @@ pub struct SqliteOptions {
     pub sweep_interval: Duration,
     /// What decides whether a key is expired.
     pub clock: Arc<dyn Clock>,
+    /// Where to tell the caches of other processes what changes; this store alone turns it.
+    pub epochs: Option<Arc<Epochs>>,
 }
 
 impl Default for SqliteOptions {
@@ -68,6 +71,7 @@ impl Default for SqliteOptions {
             write_queue_bytes_max: 256 * 1024 * 1024,
             sweep_interval: Duration::from_secs(1),
             clock: Arc::new(SystemClock),
+            epochs: None,
         }
     }
 }
@@ -124,7 +128,7 @@ impl SqliteStore {
         // From here on a failure drops the handle, which ends the threads already begun.
         let mut handle = Handle { shared: shared.clone(), threads: Vec::new() };
         let sweep_interval = options.sweep_interval;
-        let writer = Writer { connection, lock, shared, sweep_interval };
+        let writer = Writer { connection, lock, shared, sweep_interval, epochs: options.epochs };
         handle.spawn("kv-writer".into(), move |_| writer.run())?;
         for (index, connection) in readers.into_iter().enumerate() {
             let run = move |shared: &Shared| reader::run(&connection, shared);

@@ -65,7 +65,7 @@ pub(super) fn storage<E>(action: &'static str) -> impl Fn(E) -> KvError
 where
     E: std::error::Error + Send + Sync + 'static,
 {
-    move |cause| KvError::Storage { action, cause: Arc::new(cause) }
+    move |cause| KvError::Storage { action: action.into(), cause: Arc::new(cause) }
 }
 
 /// Takes the database for this store alone, until the file is dropped: a second writer would make

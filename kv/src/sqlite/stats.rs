@@ -1,6 +1,6 @@
 //! What a store counts about itself.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::counter::Counter;
 
 /// Upper bounds of the batch size histogram, one for each power of two; the last has none.
 pub const BATCH_SIZE_BOUNDS: [u64; 11] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024];
@@ -45,19 +45,6 @@ pub(super) struct Counters {
     pub(super) swept: Counter,
     pub(super) overloaded: Counter,
     batch_sizes: [Counter; BATCH_SIZE_BOUNDS.len()],
-}
-
-#[derive(Default)]
-pub(super) struct Counter(AtomicU64);
-
-impl Counter {
-    pub(super) fn add(&self, count: u64) {
-        self.0.fetch_add(count, Ordering::Relaxed);
-    }
-
-    fn read(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 impl Counters {

@@ -10,14 +10,16 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use super::Shared;
-use super::cache::{CacheKey, Slot};
+use super::cache::CacheKey;
 use super::namespaces::{NamespaceChanges, NamespaceRow};
 use super::queue::{Batch, Bounds};
 use super::schema::{integer, storage};
 use super::sweep::{self, Swept};
 use crate::entry::Entry;
+use crate::epochs::{Epochs, Touched};
 use crate::error::KvError;
 use crate::key::{Key, NamespaceId};
+use crate::weight::Slot;
 
 /// What one transaction carries, at most: more would make the first of a batch wait too long.
 const TRANSACTION: Bounds = Bounds { items_max: 1024, bytes_max: 16 * 1024 * 1024 };
@@ -44,6 +46,7 @@ pub(super) struct Writer {
     pub(super) lock: File,
     pub(super) shared: Arc<Shared>,
     pub(super) sweep_interval: Duration,
+    pub(super) epochs: Option<Arc<Epochs>>,
 }
 
 /// What a transaction will have changed once it is committed.
@@ -52,6 +55,8 @@ struct Effects {
     namespaces: NamespaceChanges,
     /// The last slot of each key: earlier ones of the same transaction are never visible.
     slots: HashMap<CacheKey, Slot>,
+    /// The same keys for the caches of other processes.
+    touched: Touched,
     swept: Swept,
 }
 
@@ -105,23 +110,31 @@ impl Writer {
 
     fn try_transact(&mut self, changes: Vec<Change>) -> Result<Swept, KvError> {
         let shared = &*self.shared;
+        let epochs = self.epochs.as_deref();
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(storage("begin a transaction"))?;
         let mut effects = Effects::default();
         for change in changes {
-            apply(&transaction, shared, change, &mut effects).map_err(storage("write"))?;
+            apply(&transaction, shared, epochs, change, &mut effects).map_err(storage("write"))?;
         }
         for key in effects.slots.keys() {
             shared.cache.begin_write(key);
         }
-        let committed = transaction.commit().map_err(storage("commit"));
+        let turn = || epochs.map_or(Ok(()), |epochs| epochs.turn(&effects.touched));
+        let committed = turn()
+            .map_err(storage("tell other processes of a write"))
+            .and_then(|()| transaction.commit().map_err(storage("commit")));
         if committed.is_ok() {
             shared.namespaces.publish(effects.namespaces);
         }
         for (key, slot) in effects.slots {
             shared.cache.end_write(key, committed.is_ok().then_some(slot));
+        }
+        if let Err(error) = turn() {
+            // Other processes go on to see a write under way and keep nothing.
+            tracing::error!(%error, "cannot tell other processes that a write has ended");
         }
         committed.map(|()| effects.swept)
     }
@@ -140,6 +153,7 @@ impl Writer {
 fn apply(
     transaction: &Transaction<'_>,
     shared: &Shared,
+    epochs: Option<&Epochs>,
     change: Change,
     effects: &mut Effects,
 ) -> rusqlite::Result<()> {
@@ -147,17 +161,23 @@ fn apply(
         let changed = effects.namespaces.get(id).copied();
         changed.unwrap_or_else(|| shared.namespaces.find(id))
     };
+    let touch = |id: &NamespaceId, key: &Key, touched: &mut Touched| {
+        if let Some(epochs) = epochs {
+            epochs.touch(touched, id, key);
+        }
+    };
     match change {
         Change::Put(id, pairs) => {
             let namespace = match find(&id, effects) {
                 Some(namespace) => namespace,
                 None => {
                     let namespace = create_namespace(transaction, &id)?;
-                    effects.namespaces.insert(id, Some(namespace));
+                    effects.namespaces.insert(id.clone(), Some(namespace));
                     namespace
                 }
             };
             for (key, entry) in pairs {
+                touch(&id, &key, &mut effects.touched);
                 put(transaction, namespace, &key, &entry)?;
                 effects.slots.insert((namespace, key), Some(entry));
             }
@@ -165,6 +185,7 @@ fn apply(
         Change::Delete(id, keys) => {
             let Some(namespace) = find(&id, effects) else { return Ok(()) };
             for key in keys {
+                touch(&id, &key, &mut effects.touched);
                 delete(transaction, namespace, &key)?;
                 effects.slots.insert((namespace, key), None);
             }
@@ -174,6 +195,7 @@ fn apply(
             let drop = "UPDATE namespace SET name = NULL WHERE id = ?1";
             transaction.prepare_cached(drop)?.execute((namespace.0,))?;
             effects.namespaces.insert(id, None);
+            effects.touched.touch_all();
         }
         Change::Sweep => effects.swept = sweep::step(transaction, shared.clock.now_s())?,
     }

@@ -1,0 +1,139 @@
+//! One call of a worker, in a form that any thread can run, and what becomes of it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use atoll_isolate::{Body, Failure, FetchEvent, Fetching, FinishHeaders, Instance, OnEnd, Outcome};
+use http::{HeaderMap, Request, Response};
+
+use super::admission::Refusal;
+use super::body::{PumpedBody, SendBody};
+use super::cf::{Client, stamp};
+use super::events::{Subject, on_end};
+use super::host::ThreadHost;
+use super::pages::Problem;
+use super::pool::LoadError;
+use crate::observe::ReportHub;
+
+/// A request that was let in and has a version to go to.
+pub(super) struct Call<B = SendBody> {
+    pub(super) id: Arc<str>,
+    pub(super) subject: Subject,
+    pub(super) request: Request<Option<B>>,
+    pub(super) url: Arc<str>,
+    pub(super) cf: Arc<str>,
+    /// Whose headers are stamped; none of a call by a service binding.
+    pub(super) client: Option<Client>,
+    /// How many service bindings lead to it.
+    pub(super) depth: u8,
+}
+
+/// A cron line that came due for a version.
+pub(super) struct CronCall {
+    pub(super) id: Arc<str>,
+    pub(super) subject: Subject,
+    pub(super) cron: String,
+    pub(super) scheduled_ms: u64,
+}
+
+/// What became of a call.
+pub(super) type Answered<B> = Result<Response<B>, Unanswered>;
+
+/// Why a call has no response. It is in the log already.
+#[derive(Debug)]
+pub(super) struct Unanswered {
+    pub(super) problem: Problem,
+    /// For the worker that called.
+    pub(super) message: String,
+}
+
+impl Unanswered {
+    /// The thread that had the call is gone.
+    pub(super) fn lost() -> Self {
+        let message = "the thread that ran it is gone".to_owned();
+        Self { problem: Problem::Ended(Outcome::Internal), message }
+    }
+}
+
+impl From<Failure> for Unanswered {
+    fn from(failure: Failure) -> Self {
+        let message = format!("{}: {}", failure.exception.name, failure.exception.message);
+        Self { problem: Problem::Ended(failure.outcome), message }
+    }
+}
+
+impl From<&LoadError> for Unanswered {
+    fn from(error: &LoadError) -> Self {
+        let problem = match error {
+            LoadError::Resting(outcome) => Problem::Ended(*outcome),
+            LoadError::Quarantined => Problem::Quarantined,
+            LoadError::NoRoom => Problem::Ended(Outcome::Overloaded),
+            _ => Problem::NotStarted,
+        };
+        Self { problem, message: error.to_string() }
+    }
+}
+
+impl From<Refusal> for Unanswered {
+    fn from(refusal: Refusal) -> Self {
+        Self { problem: refusal.problem(), message: refusal.message().to_owned() }
+    }
+}
+
+impl Subject {
+    /// Reports that the invocation never began.
+    pub(super) fn unanswered(self, hub: &ReportHub, id: Arc<str>, why: Unanswered) -> Unanswered {
+        self.refused(hub, id, why.problem.outcome(), why.message.clone());
+        why
+    }
+}
+
+impl<B> Call<B> {
+    /// Reports that the call never began.
+    pub(super) fn unanswered(self, hub: &ReportHub, why: impl Into<Unanswered>) -> Unanswered {
+        self.subject.unanswered(hub, self.id, why.into())
+    }
+
+    fn map_body<C>(self, map: impl FnOnce(B) -> C) -> Call<C> {
+        let Self { id, subject, request, url, cf, client, depth } = self;
+        let request = request.map(|body| body.map(map));
+        Call { id, subject, request, url, cf, client, depth }
+    }
+}
+
+impl Call {
+    /// For an instance on this thread.
+    pub(super) fn here(self) -> Call<Body> {
+        self.map_body(|body| body as Body)
+    }
+}
+
+impl Call<Body> {
+    /// For an instance on any thread. This one reads the body.
+    pub(super) fn sendable(self) -> Call {
+        self.map_body(|body| Box::pin(PumpedBody::of(body)) as SendBody)
+    }
+
+    /// Calls the handler.
+    pub(super) fn start(self, instance: &Instance, host: &Rc<ThreadHost>) -> Fetching {
+        let Self { id, subject, request, url, cf, client, depth } = self;
+        let finish_headers = client.map(|client| {
+            let id = id.clone();
+            let finish = move |headers: &mut HeaderMap| stamp(headers, &client, &id);
+            Box::new(finish) as FinishHeaders
+        });
+        let report = on_end(host.hub.clone(), subject);
+        let over = if depth == 0 { report } else { at_depth(host, &id, depth, report) };
+        instance.fetch(FetchEvent { id, url, request, finish_headers, cf }, over)
+    }
+}
+
+/// Remembers how deep in a chain of service bindings the invocation is, until it is over.
+fn at_depth(host: &Rc<ThreadHost>, id: &Arc<str>, depth: u8, report: OnEnd) -> OnEnd {
+    host.depths.borrow_mut().insert(id.clone(), depth);
+    let (host, id) = (host.clone(), id.clone());
+    Box::new(move |record| {
+        host.depths.borrow_mut().remove(&id);
+        report(record);
+    })
+}

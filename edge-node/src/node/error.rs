@@ -1,0 +1,79 @@
+//! Why a node does not start.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use atoll_router::{BindError, TlsError};
+
+use crate::dispatch::ThreadError;
+use crate::registry::RegistryError;
+
+/// A node could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The registry cannot be used.
+    #[error("cannot open the registry: {0}")]
+    Registry(#[from] RegistryError),
+    /// The KV store cannot be used.
+    #[error("cannot open the key-value store {path}: {source}", path = path.display())]
+    Kv {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: atoll_kv::KvError,
+    },
+    /// A listener for workers cannot be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The admin listener cannot be bound.
+    #[error(
+        "cannot listen on {address} for the API: {source}: choose another address with --admin"
+    )]
+    Admin {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The listener for debuggers cannot be bound.
+    #[error(
+        "cannot listen on {address} for debuggers: {source}: choose another address with --inspect"
+    )]
+    Inspect {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A thread cannot be started.
+    #[error(transparent)]
+    Thread(#[from] ThreadError),
+    /// V8, a file or a socket.
+    #[error("cannot start the node: {0}")]
+    Io(#[from] std::io::Error),
+    /// The root token is gone or not valid.
+    #[error("{path} holds no valid token: restore it, or start with an empty data directory", path = path.display())]
+    RootToken {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There are too many threads for the processes.
+    #[error(
+        "{threads} threads are too many for {processes} processes, which have at most {per_process_max} each: give --processes a higher number"
+    )]
+    Threads {
+        /// Asked for.
+        threads: usize,
+        /// Asked for.
+        processes: usize,
+        /// The limit of one process.
+        per_process_max: usize,
+    },
+    /// A serving process does not start.
+    #[error("a serving process does not start, see the log: {0}")]
+    Process(String),
+}

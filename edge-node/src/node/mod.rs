@@ -1,0 +1,155 @@
+//! A node that does everything in its own process: for development and tests. `atoll serve` runs a
+//! supervisor instead, which composes the same parts over several processes.
+
+pub(crate) mod certificates;
+pub(crate) mod control;
+mod error;
+pub(crate) mod sockets;
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_isolate::{Engine, EngineOptions};
+use tokio::sync::{broadcast, watch};
+
+use crate::api;
+use crate::config::NodeConfig;
+pub use crate::dispatch::ConsoleLine;
+use crate::dispatch::{IsolateCheck, Quarantined};
+use crate::inspect::{self, Debuggees};
+use crate::observe::{Health, Listener};
+use crate::outbound::SystemNetwork;
+use crate::registry::{AccountId, Registry};
+use crate::serving::{CODE_CACHE_BYTES_MAX, Serving, ServingOptions};
+use control::{Control, NodeStores, ServingSide, bind_admin, raise_file_limit};
+pub use error::NodeError;
+use sockets::Listeners;
+
+/// A running node.
+pub struct Node {
+    http: SocketAddr,
+    https: SocketAddr,
+    stores: NodeStores,
+    debuggees: Option<Debuggees>,
+    drain_max: Duration,
+    stop_inspect: watch::Sender<bool>,
+    serving: Serving,
+    control: Control,
+}
+
+impl Node {
+    /// Starts everything; the node takes requests when this returns. Needs a tokio runtime, and must be
+    /// called before other threads use V8.
+    ///
+    /// # Errors
+    /// When a file, a socket or a thread cannot be had.
+    pub async fn start(config: NodeConfig) -> Result<Self, NodeError> {
+        raise_file_limit();
+        let engine = Arc::new(Engine::start(EngineOptions {
+            code_cache_bytes_max: CODE_CACHE_BYTES_MAX,
+            ..EngineOptions::default()
+        })?);
+        let stores = NodeStores::open(&config, None)?;
+        let tls = certificates::tls(&certificates::read(&config, &stores.registry)?)?;
+        let Listeners { pairs, http, https } = Listeners::bind(&config, threads(&config)).await?;
+        let admin = bind_admin(&config).await?;
+        let check = Arc::new(IsolateCheck::start(engine.clone(), config.limits.clone())?);
+        let (stop_inspect, stopped) = watch::channel(false);
+        let debuggees = debuggees(&config, &stores.registry, &stopped).await?;
+        let serving = Serving::start(ServingOptions {
+            engine,
+            config: config.clone(),
+            state: Arc::new(stores.registry.clone()),
+            kv: Arc::new(stores.kv.clone()),
+            hub: stores.hub.clone(),
+            debuggees: debuggees.clone(),
+            quarantined: Arc::new(Quarantined::default()),
+            system: SystemNetwork::read(),
+            sockets: pairs,
+            tls,
+        })
+        .await?;
+        let side =
+            ServingSide { check, http, https, in_use: serving.in_use(), fire: serving.fire() };
+        let control = Control::start(&config, &stores, admin, Health::default(), side).await?;
+        let drain_max = Duration::from_millis(config.drain_ms_max);
+        Ok(Self { http, https, stores, debuggees, drain_max, stop_inspect, serving, control })
+    }
+
+    /// Where workers answer over plain HTTP.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Where workers answer over TLS.
+    pub fn https_addr(&self) -> SocketAddr {
+        self.https
+    }
+
+    /// Where the API answers.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.control.admin
+    }
+
+    /// The first account's token.
+    pub fn root_token(&self) -> &str {
+        &self.stores.root_token
+    }
+
+    /// The first account.
+    pub fn account_id(&self) -> &AccountId {
+        &self.stores.account
+    }
+
+    /// Follows every finished invocation.
+    pub fn reports(&self) -> Listener {
+        self.stores.hub.listen_to_all()
+    }
+
+    /// Follows console lines as they are written.
+    pub fn console(&self) -> broadcast::Receiver<ConsoleLine> {
+        self.serving.console()
+    }
+
+    /// Follows where debuggers may attach, when the node was told to let them.
+    pub fn debugger(&self) -> Option<watch::Receiver<Option<String>>> {
+        self.debuggees.as_ref().map(Debuggees::newest)
+    }
+
+    /// Finishes accepted work, takes none, and closes everything. Bounded by `drain_ms_max`.
+    pub async fn drain(self) {
+        self.control.drain();
+        if let Some(debuggees) = &self.debuggees {
+            debuggees.close();
+        }
+        self.serving.drain(self.drain_max).await;
+        self.stop_inspect.send_replace(true);
+        self.control.close().await;
+    }
+}
+
+/// Serves debuggers until `stopped` changes.
+async fn debuggees(
+    config: &NodeConfig,
+    registry: &Registry,
+    stopped: &watch::Receiver<bool>,
+) -> Result<Option<Debuggees>, NodeError> {
+    let Some(address) = config.inspect else { return Ok(None) };
+    let listener = tokio::net::TcpListener::bind(address)
+        .await
+        .map_err(|source| NodeError::Inspect { address, source })?;
+    let debuggees = Debuggees::new(listener.local_addr()?);
+    tokio::spawn(inspect::follow(registry.subscribe(), debuggees.clone()));
+    tokio::spawn(api::serve(listener, inspect::router(debuggees.clone()), stopped.clone()));
+    Ok(Some(debuggees))
+}
+
+/// Data-plane threads: as configured, or one for each core.
+pub(crate) fn threads(config: &NodeConfig) -> usize {
+    config
+        .threads
+        .or_else(|| std::thread::available_parallelism().ok())
+        .map_or(1, NonZeroUsize::get)
+}

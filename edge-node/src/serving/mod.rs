@@ -1,0 +1,157 @@
+//! The part of a node that runs tenants' code: V8 and the data-plane threads with their listeners. It holds
+//! no state of its own: it reads through seams, and runs in the node's only process or in one of many.
+
+mod check_process;
+mod process;
+mod state;
+
+pub(crate) use check_process::run as run_check_process;
+pub(crate) use process::run as run_serving_process;
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use atoll_isolate::Engine;
+use atoll_kv::KvStore;
+use atoll_router::{DrainTrigger, drain_channel};
+use rustls::ServerConfig;
+use tokio::sync::{broadcast, watch};
+use tokio::task::JoinHandle;
+
+use crate::config::NodeConfig;
+use crate::dispatch::{
+    ConsoleLine, DataThread, Job, Quarantined, Shared, Sockets, Targets, ThreadError, spawn_threads,
+};
+use crate::inspect::Debuggees;
+use crate::observe::ReportHub;
+use crate::outbound::SystemNetwork;
+use crate::registry::Snapshot;
+use crate::state::ServingState;
+
+/// Compiled code kept for the whole process, in bytes.
+pub(crate) const CODE_CACHE_BYTES_MAX: usize = 64 << 20;
+
+/// Console lines that wait for one slow reader.
+const CONSOLE_QUEUED_MAX: usize = 1_024;
+
+/// What serving stands on.
+pub(crate) struct ServingOptions {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) config: NodeConfig,
+    pub(crate) state: Arc<dyn ServingState>,
+    pub(crate) kv: Arc<dyn KvStore>,
+    pub(crate) hub: ReportHub,
+    pub(crate) debuggees: Option<Debuggees>,
+    pub(crate) quarantined: Arc<Quarantined>,
+    pub(crate) system: SystemNetwork,
+    /// For each thread its sockets for HTTP and HTTPS.
+    pub(crate) sockets: Vec<(TcpListener, TcpListener)>,
+    pub(crate) tls: Arc<ServerConfig>,
+}
+
+/// Running data-plane threads.
+pub(crate) struct Serving {
+    threads: Vec<DataThread>,
+    drain: DrainTrigger,
+    console: broadcast::Sender<ConsoleLine>,
+    in_use: watch::Receiver<u64>,
+    follow: JoinHandle<()>,
+}
+
+impl Serving {
+    /// Starts the threads; they accept connections when this returns. Needs a tokio runtime.
+    pub(crate) async fn start(options: ServingOptions) -> Result<Self, ThreadError> {
+        let ServingOptions { engine, config, state, kv, hub, debuggees, .. } = options;
+        let snapshots = state.snapshots();
+        let snapshot = snapshots.borrow().clone();
+        let targets = Arc::new(Targets::new(&config.domain, &snapshot));
+        let (used, in_use) = watch::channel(snapshot.revision);
+        let instances = Arc::new(AtomicI64::new(0));
+        let counted = instances.clone();
+        hub.metrics().add_gauge("isolates_live", "Instances held in memory", move || {
+            counted.load(Ordering::Relaxed)
+        });
+        let console = broadcast::Sender::new(CONSOLE_QUEUED_MAX);
+        let (drain, signal) = drain_channel();
+        let pair = |(http, https)| Sockets { http, https, tls: options.tls.clone() };
+        let sockets = options.sockets.into_iter().map(pair).collect();
+        let shared = Arc::new(Shared {
+            engine,
+            config,
+            state,
+            targets: targets.clone(),
+            kv,
+            hub,
+            console: console.clone(),
+            debuggees,
+            instances,
+            quarantined: options.quarantined,
+            system: options.system,
+        });
+        let mut threads = spawn_threads(&shared, sockets, &signal)?;
+        for thread in &mut threads {
+            if !thread.started().await {
+                return Err(std::io::Error::other("see the log").into());
+            }
+        }
+        let follow = tokio::spawn(follow(snapshots, targets, used));
+        Ok(Self { threads, drain, console, in_use, follow })
+    }
+
+    /// Follows console lines as they are written.
+    pub(crate) fn console(&self) -> broadcast::Receiver<ConsoleLine> {
+        self.console.subscribe()
+    }
+
+    /// The revision of the registry that every request sees.
+    pub(crate) fn in_use(&self) -> watch::Receiver<u64> {
+        self.in_use.clone()
+    }
+
+    /// Gives events to the threads in turn; false when every thread is busy.
+    pub(crate) fn fire(&self) -> impl Fn(Job) -> bool + Send + Sync + 'static {
+        let inboxes: Vec<_> = self.threads.iter().map(DataThread::inbox).collect();
+        let turn = AtomicUsize::new(0);
+        move |job| {
+            let first = turn.fetch_add(1, Ordering::Relaxed);
+            (0..inboxes.len())
+                .any(|step| inboxes[(first + step) % inboxes.len()].try_send(job.clone()).is_ok())
+        }
+    }
+
+    /// Whether a thread has ended before the drain: it panicked, or its listeners failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.threads.iter().any(DataThread::is_finished)
+    }
+
+    /// Finishes what was accepted, takes nothing new, and ends the threads.
+    pub(crate) async fn drain(self, within: Duration) {
+        self.drain.start(within);
+        self.follow.abort();
+        let threads = self.threads;
+        let joined =
+            tokio::task::spawn_blocking(move || threads.into_iter().for_each(DataThread::join));
+        if joined.await.is_err() {
+            tracing::error!("waiting for the data-plane threads failed");
+        }
+    }
+}
+
+async fn follow(
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    targets: Arc<Targets>,
+    used: watch::Sender<u64>,
+) {
+    // What was published while the threads started counts as a change, too.
+    loop {
+        let snapshot = snapshots.borrow_and_update().clone();
+        targets.swap(&snapshot);
+        used.send_replace(snapshot.revision);
+        tracing::debug!(revision = snapshot.revision, "routes replaced");
+        if snapshots.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The V8 side of memory: lets a heap grow by granted steps, measures it, and ends what may not grow.
+//!
+//! V8 asks for a higher limit either when its heap has reached the limit or when one allocation does not fit
+//! below it, and aborts the process when the answer is too low. It does not say for how much. So the answer
+//! is always high enough for the largest object there can be, and the true limit is set again as soon as V8
+//! lets the isolate be looked at: at its next interrupt or its next ordinary collection. By then what was
+//! allocated can be measured, and code that holds too much is ended.
+//!
+//! What still aborts the process is told at [`LARGEST_OBJECT_BYTES`].
+
+use std::ffi::c_void;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use deno_core::{JsRuntime, v8};
+
+use crate::memory::{MemoryAccount, Refusal};
+
+/// By how much the limit is raised until the isolate can be looked at: more than the largest string or array
+/// of V8 takes.
+const LARGEST_OBJECT_BYTES: usize = 1_100 << 20;
+
+/// A heap with less room than this below its limit has reached it, in bytes. With more room it was one
+/// allocation that did not fit.
+const FULL_BYTES: usize = 4 << 20;
+
+/// What V8's callbacks know of their isolate.
+pub(crate) struct HeapGuard {
+    account: Arc<MemoryAccount>,
+    handle: v8::IsolateHandle,
+    /// The limit that has been granted.
+    granted: AtomicUsize,
+    /// V8's limit is above what has been granted.
+    raised: AtomicBool,
+    /// A collection ran since the heap was measured.
+    stale: AtomicBool,
+}
+
+impl HeapGuard {
+    /// Puts an isolate's heap under its account. The guard must outlive the isolate.
+    pub(super) fn install(
+        runtime: &mut JsRuntime,
+        account: Arc<MemoryAccount>,
+        granted: usize,
+    ) -> Arc<Self> {
+        let isolate = runtime.v8_isolate();
+        let guard = Arc::new(Self {
+            account,
+            handle: isolate.thread_safe_handle(),
+            granted: AtomicUsize::new(granted),
+            raised: AtomicBool::new(false),
+            stale: AtomicBool::new(false),
+        });
+        let data = guard.data();
+        isolate.add_near_heap_limit_callback(near_heap_limit, data);
+        isolate.add_gc_epilogue_callback(collected, data, v8::GCType::kGCTypeAll);
+        guard
+    }
+
+    fn data(&self) -> *mut c_void {
+        std::ptr::from_ref(self).cast_mut().cast()
+    }
+
+    /// Has the isolate measured at its next interrupt, if it executes anything. From any thread.
+    pub(crate) fn probe(&self) {
+        self.handle.request_interrupt(interrupted, self.data());
+    }
+
+    /// Has garbage collected at the isolate's next interrupt. From any thread.
+    pub(crate) fn collect(&self) {
+        self.handle.request_interrupt(collect_interrupted, self.data());
+    }
+
+    /// Ends what the isolate executes, for good. From any thread.
+    pub(crate) fn refuse(&self) {
+        self.account.refuse(Refusal::OwnLimit);
+        self.handle.terminate_execution();
+    }
+
+    /// Measures the heap if it may have changed since the last time.
+    pub(super) fn refresh(&self, isolate: &mut v8::Isolate) {
+        if self.stale.load(Ordering::Relaxed) || self.raised.load(Ordering::Relaxed) {
+            self.look(isolate);
+        }
+    }
+
+    /// Charges what the isolate holds, sets the limit to what is granted, and ends what the isolate executes
+    /// if it holds too much.
+    pub(super) fn look(&self, isolate: &mut v8::Isolate) {
+        self.stale.store(false, Ordering::Relaxed);
+        let heap = isolate.get_heap_statistics().total_heap_size();
+        let external = isolate.adjust_amount_of_external_allocated_memory(0);
+        let mut kept = self.account.charge(heap, usize::try_from(external).unwrap_or(0));
+        if self.raised.load(Ordering::Relaxed) {
+            let mut granted = self.granted.load(Ordering::Relaxed);
+            while kept.is_ok() && heap + FULL_BYTES > granted {
+                kept = self.account.next_heap_limit(granted).map(|next| granted = next);
+            }
+            self.granted.store(granted, Ordering::Relaxed);
+        }
+        if kept.is_err() {
+            // What is to end ends sooner with room left than with one collection after the other.
+            self.handle.terminate_execution();
+        } else if self.raised.swap(false, Ordering::Relaxed) {
+            let granted = self.granted.load(Ordering::Relaxed);
+            isolate.remove_near_heap_limit_callback(near_heap_limit, granted);
+            isolate.add_near_heap_limit_callback(near_heap_limit, self.data());
+        }
+    }
+}
+
+/// The guard behind a callback's data.
+///
+/// # Safety
+/// `data` must come from [`HeapGuard::data`] of a guard that is alive.
+unsafe fn guard<'a>(data: *mut c_void) -> &'a HeapGuard {
+    // SAFETY: as the caller promises; only shared references to a guard are ever made.
+    unsafe { &*data.cast::<HeapGuard>() }
+}
+
+unsafe extern "C" fn near_heap_limit(data: *mut c_void, current: usize, _initial: usize) -> usize {
+    // SAFETY: the cell drops its guard after the isolate.
+    let guard = unsafe { guard(data) };
+    if guard.raised.swap(true, Ordering::Relaxed) {
+        // Even the largest object was not all, and nothing could look at the isolate since.
+        guard.refuse();
+    } else {
+        guard.probe();
+    }
+    current.saturating_add(LARGEST_OBJECT_BYTES)
+}
+
+unsafe extern "C" fn collected(
+    isolate: v8::UnsafeRawIsolatePtr,
+    kind: v8::GCType,
+    flags: v8::GCCallbackFlags,
+    data: *mut c_void,
+) {
+    // SAFETY: the cell drops its guard after the isolate.
+    let guard = unsafe { guard(data) };
+    guard.stale.store(true, Ordering::Relaxed);
+    // The allocation that a last resort is for has not been tried again yet: it needs the raised limit.
+    let last_resort = flags.0 & v8::GCCallbackFlags::kGCCallbackFlagLastResort.0 != 0;
+    if kind.0 & v8::GCType::kGCTypeMarkSweepCompact.0 != 0 && !last_resort {
+        // SAFETY: V8 passes the isolate that it collects, which is alive and current.
+        let mut isolate = unsafe { v8::Isolate::from_raw_isolate_ptr(isolate) };
+        guard.look(&mut isolate);
+    }
+}
+
+unsafe extern "C" fn interrupted(isolate: v8::UnsafeRawIsolatePtr, data: *mut c_void) {
+    // SAFETY: the cell drops its guard after the isolate, and requests do not outlive the isolate.
+    let guard = unsafe { guard(data) };
+    // SAFETY: V8 passes the isolate that it interrupts, which is alive and current.
+    let mut isolate = unsafe { v8::Isolate::from_raw_isolate_ptr(isolate) };
+    guard.look(&mut isolate);
+}
+
+unsafe extern "C" fn collect_interrupted(isolate: v8::UnsafeRawIsolatePtr, data: *mut c_void) {
+    // SAFETY: the cell drops its guard after the isolate, and requests do not outlive the isolate.
+    let guard = unsafe { guard(data) };
+    // SAFETY: V8 passes the isolate that it interrupts, which is alive and current.
+    let mut isolate = unsafe { v8::Isolate::from_raw_isolate_ptr(isolate) };
+    isolate.memory_pressure_notification(v8::MemoryPressureLevel::Critical);
+    guard.look(&mut isolate);
+}
