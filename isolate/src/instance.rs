@@ -229,7 +229,7 @@ impl Instance {
             return Err(StartError::Limit(refusal.into()));
         }
         if loader.has_new_code() {
-            thread.spares.note_new_code(Rc::downgrade(&inner), late.clone());
+            thread.spares.note_new_code(Rc::downgrade(&inner), late);
         }
         spawn(drive(Rc::downgrade(&inner)));
         Ok(Self { inner, handlers: handlers.into() })
