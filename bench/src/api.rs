@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -10,6 +11,8 @@ use serde_json::Value;
 use crate::http::{Bodies, Parser, Response};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// Connections that workers are uploaded on at the same time.
+const UPLOADS_AT_ONCE: usize = 4;
 const BOUNDARY: &str = "atoll-bench-boundary";
 
 /// Sends one request on a connection of its own.
@@ -19,42 +22,72 @@ pub(crate) fn request(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Result<Response, String> {
-    exchange(target, line, headers, body).map_err(|error| format!("{line}: {error}"))
+    Connection::new(target).request(line, headers, body)
 }
 
-fn exchange(
+/// A connection that is made at its first request and kept for the next.
+struct Connection {
     target: SocketAddr,
-    line: &str,
-    headers: &[(&str, &str)],
-    body: &[u8],
-) -> std::io::Result<Response> {
-    let mut stream = TcpStream::connect_timeout(&target, TIMEOUT)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    let mut message = format!("{line} HTTP/1.1\r\ncontent-length: {}\r\n", body.len());
-    for (name, value) in headers {
-        message.push_str(&format!("{name}: {value}\r\n"));
-    }
-    message.push_str("\r\n");
-    stream.write_all(message.as_bytes())?;
-    stream.write_all(body)?;
+    stream: Option<TcpStream>,
+}
 
-    let mut parser = Parser::new(Bodies::Keep);
-    let mut buffer = [0; 16 * 1024];
-    loop {
-        let read = stream.read(&mut buffer)?;
-        if read == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
+impl Connection {
+    fn new(target: SocketAddr) -> Self {
+        Self { target, stream: None }
+    }
+
+    fn request(
+        &mut self,
+        line: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Response, String> {
+        let mut message = format!("{line} HTTP/1.1\r\ncontent-length: {}\r\n", body.len());
+        for (name, value) in headers {
+            message.push_str(&format!("{name}: {value}\r\n"));
         }
-        let fed = parser.feed(&buffer[..read]);
-        if let Some(response) = fed.map_err(|why| std::io::Error::other(why.0))? {
-            return Ok(response);
+        message.push_str("\r\n");
+        let message = [message.as_bytes(), body].concat();
+        let kept = self.stream.is_some();
+        let mut result = self.exchange(&message);
+        if kept && result.is_err() {
+            // The server may close a connection that it has kept.
+            result = self.exchange(&message);
+        }
+        result.map_err(|error| format!("{line}: {error}"))
+    }
+
+    /// Keeps the connection only when the exchange succeeds.
+    fn exchange(&mut self, message: &[u8]) -> std::io::Result<Response> {
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => {
+                let stream = TcpStream::connect_timeout(&self.target, TIMEOUT)?;
+                stream.set_read_timeout(Some(TIMEOUT))?;
+                stream.set_nodelay(true)?;
+                stream
+            }
+        };
+        stream.write_all(message)?;
+        let mut parser = Parser::new(Bodies::Keep);
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            let read = stream.read(&mut buffer)?;
+            if read == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            let fed = parser.feed(&buffer[..read]);
+            if let Some(response) = fed.map_err(|why| std::io::Error::other(why.0))? {
+                self.stream = Some(stream);
+                return Ok(response);
+            }
         }
     }
 }
 
 /// The REST API of a node, for one account.
 pub(crate) struct Api {
-    admin: SocketAddr,
+    connection: Connection,
     token: String,
     account: String,
 }
@@ -62,7 +95,7 @@ pub(crate) struct Api {
 impl Api {
     /// Finds the token's account.
     pub(crate) fn connect(admin: SocketAddr, token: String) -> Result<Self, String> {
-        let mut api = Self { admin, token, account: String::new() };
+        let mut api = Self { connection: Connection::new(admin), token, account: String::new() };
         let memberships = api.call("GET", "/memberships", "application/json", b"")?;
         let account = memberships[0]["account"]["id"].as_str();
         api.account = account.ok_or("the token belongs to no account")?.to_owned();
@@ -70,7 +103,7 @@ impl Api {
     }
 
     /// Makes a KV namespace that holds one pair; answers its id.
-    pub(crate) fn namespace_with(&self, key: &str, value: &str) -> Result<String, String> {
+    pub(crate) fn namespace_with(&mut self, key: &str, value: &str) -> Result<String, String> {
         let namespaces = format!("/accounts/{}/storage/kv/namespaces", self.account);
         let created =
             self.call("POST", &namespaces, "application/json", br#"{"title":"bench"}"#)?;
@@ -80,8 +113,46 @@ impl Api {
         Ok(id)
     }
 
+    /// Uploads workers, `(name, source)` each, on several connections at a time; calls `done` after
+    /// each.
+    pub(crate) fn upload_all(
+        &self,
+        workers: &[(&str, &str)],
+        done: impl Fn() + Sync,
+    ) -> Result<(), String> {
+        let next = AtomicUsize::new(0);
+        let lane = || {
+            let mut api = self.on_another_connection();
+            while let Some((name, source)) = workers.get(next.fetch_add(1, Ordering::Relaxed)) {
+                api.upload(name, source, Value::Array(Vec::new()))?;
+                done();
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let lanes: Vec<_> = (0..UPLOADS_AT_ONCE).map(|_| scope.spawn(lane)).collect();
+            let mut lanes = lanes.into_iter();
+            lanes.try_for_each(|lane| {
+                lane.join().unwrap_or_else(|_| Err("an upload panicked".to_owned()))
+            })
+        })
+    }
+
+    fn on_another_connection(&self) -> Self {
+        Self {
+            connection: Connection::new(self.connection.target),
+            token: self.token.clone(),
+            account: self.account.clone(),
+        }
+    }
+
     /// Uploads a worker of one module and gives it its address.
-    pub(crate) fn upload(&self, worker: &str, source: &str, bindings: Value) -> Result<(), String> {
+    pub(crate) fn upload(
+        &mut self,
+        worker: &str,
+        source: &str,
+        bindings: Value,
+    ) -> Result<(), String> {
         let metadata = serde_json::json!({
             "main_module": "index.js",
             "compatibility_date": "2026-11-01",
@@ -101,23 +172,20 @@ impl Api {
     }
 
     fn call(
-        &self,
+        &mut self,
         method: &str,
         path: &str,
         content_type: &str,
         body: &[u8],
     ) -> Result<Value, String> {
         let line = format!("{method} /client/v4{path}");
-        let response = request(
-            self.admin,
-            &line,
-            &[
-                ("host", "localhost"),
-                ("authorization", &format!("Bearer {}", self.token)),
-                ("content-type", content_type),
-            ],
-            body,
-        )?;
+        let authorization = format!("Bearer {}", self.token);
+        let headers = [
+            ("host", "localhost"),
+            ("authorization", authorization.as_str()),
+            ("content-type", content_type),
+        ];
+        let response = self.connection.request(&line, &headers, body)?;
         let text = String::from_utf8_lossy(&response.body);
         let mut envelope: Value = serde_json::from_str(&text)
             .map_err(|error| format!("{line}: status {}: {error}: {text}", response.status))?;

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::hosting::{self, Findings, Stage};
 use crate::load::{self, LoadArgs};
 use crate::machine::Machine;
-use crate::questions;
 use crate::report::Report;
 use crate::run::{Plan, Run};
 use crate::servers::{self, Kind, Site};
+use crate::{calls, questions};
 
 /// Benchmarks of atoll beside workerd, deno and bun, on one core each.
 #[derive(Parser)]
@@ -22,7 +23,7 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Every question, and the load generator's ceiling.
+    /// Every question about one worker, and the load generator's ceiling.
     All(RunArgs),
     /// Requests a second of a handler that returns a constant.
     Hello(RunArgs),
@@ -34,12 +35,51 @@ enum Command {
     Stream(RunArgs),
     /// The load generator against a responder that does nothing.
     Ceiling(RunArgs),
+    /// Every question about many workers: density, cold-start, fairness and spread.
+    Hosting(HostingArgs<NoArgs>),
+    /// Memory and first calls of many different workers on one server.
+    Density(HostingArgs<hosting::DensityArgs>),
+    /// The distribution of first calls.
+    ColdStart(HostingArgs<hosting::ColdStartArgs>),
+    /// Latencies of a light worker beside a neighbour that misbehaves.
+    Fairness(HostingArgs<hosting::FairnessArgs>),
+    /// Requests a second of many workers against one.
+    Spread(HostingArgs<hosting::SpreadArgs>),
     /// Makes load (the process that the benches start).
     #[command(hide = true)]
     Load(LoadArgs),
+    /// Makes the calls that standard input describes (a process that the benches start).
+    #[command(hide = true)]
+    Calls,
     /// Answers at an address (the process that the ceiling is measured against).
     #[command(hide = true)]
     Responder { address: SocketAddr },
+}
+
+/// What every question needs.
+#[derive(Args)]
+struct SiteArgs {
+    /// The core that servers are pinned to.
+    #[arg(long, default_value_t = 0)]
+    server_core: usize,
+    /// The core that the load generator is pinned to.
+    #[arg(long, default_value_t = 1)]
+    load_core: usize,
+    /// The atoll binary [default: the one beside this binary]
+    #[arg(long)]
+    atoll: Option<PathBuf>,
+    /// Serving processes of a node, of one thread each, where atoll has the option.
+    #[arg(long, default_value_t = 1)]
+    processes: usize,
+    /// Measure the peers alone.
+    #[arg(long)]
+    skip_atoll: bool,
+    /// The peers to measure.
+    #[arg(long, value_delimiter = ',', default_values = ["workerd", "deno", "bun"])]
+    peers: Vec<Kind>,
+    /// Where the reports go [default: bench/results]
+    #[arg(long)]
+    results: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -56,49 +96,89 @@ struct RunArgs {
     /// Concurrent connections [default: the question's own]
     #[arg(long)]
     connections: Option<usize>,
-    /// The core that servers are pinned to.
-    #[arg(long, default_value_t = 0)]
-    server_core: usize,
-    /// The core that the load generator is pinned to.
-    #[arg(long, default_value_t = 1)]
-    load_core: usize,
-    /// The atoll binary [default: the one beside this binary]
-    #[arg(long)]
-    atoll: Option<PathBuf>,
-    /// Measure the peers alone.
-    #[arg(long)]
-    skip_atoll: bool,
-    /// The peers to measure.
-    #[arg(long, value_delimiter = ',', default_values = ["workerd", "deno", "bun"])]
-    peers: Vec<Kind>,
-    /// Where the reports go [default: bench/results]
-    #[arg(long)]
-    results: Option<PathBuf>,
+    #[command(flatten)]
+    site: SiteArgs,
 }
+
+#[derive(Args)]
+struct HostingArgs<T: Args> {
+    /// The key of a node's configuration for its memory budget in bytes.
+    #[arg(long, default_value = "memory_bytes_max")]
+    budget_key: String,
+    #[command(flatten)]
+    question: T,
+    #[command(flatten)]
+    site: SiteArgs,
+}
+
+#[derive(Args)]
+struct NoArgs {}
 
 impl Cli {
     pub(crate) fn run(self) -> Result<(), String> {
-        let (name, args) = match self.command {
-            Command::All(args) => ("all", args),
-            Command::Hello(args) => ("hello", args),
-            Command::Json(args) => ("json", args),
-            Command::KvGet(args) => ("kv-get", args),
-            Command::Stream(args) => ("stream", args),
-            Command::Ceiling(args) => ("ceiling", args),
-            Command::Load(args) => return print_load(&args),
-            Command::Responder { address } => {
-                return servers::run_responder(address).map_err(|error| error.to_string());
+        match self.command {
+            Command::All(args) => args.run("all"),
+            Command::Hello(args) => args.run("hello"),
+            Command::Json(args) => args.run("json"),
+            Command::KvGet(args) => args.run("kv-get"),
+            Command::Stream(args) => args.run("stream"),
+            Command::Ceiling(args) => args.run("ceiling"),
+            Command::Hosting(args) => args.ask(&[
+                |stage, _| hosting::density(stage, &Default::default()),
+                |stage, _| hosting::cold_start(stage, &Default::default()),
+                |stage, _| hosting::fairness(stage, &Default::default()),
+                |stage, _| hosting::spread(stage, &Default::default()),
+            ]),
+            Command::Density(args) => args.ask(&[hosting::density]),
+            Command::ColdStart(args) => args.ask(&[hosting::cold_start]),
+            Command::Fairness(args) => args.ask(&[hosting::fairness]),
+            Command::Spread(args) => args.ask(&[hosting::spread]),
+            Command::Load(args) => print(load::run(&args)),
+            Command::Calls => {
+                let calls = serde_json::from_reader(std::io::stdin().lock())
+                    .map_err(|error| format!("the calls are unreadable: {error}"))?;
+                print(calls::run(calls))
             }
+            Command::Responder { address } => {
+                servers::run_responder(address).map_err(|error| error.to_string())
+            }
+        }
+    }
+}
+
+impl SiteArgs {
+    fn site(&self) -> Result<Site, String> {
+        let atoll = match &self.atoll {
+            // A server may run in a directory of its own.
+            Some(path) => std::path::absolute(path),
+            None => std::env::current_exe().map(|this| this.with_file_name("atoll")),
         };
-        args.run(name)
+        Ok(Site {
+            compare: bench_dir().join("compare"),
+            atoll: atoll.map_err(|error| format!("cannot find atoll: {error}"))?,
+            processes: self.processes.max(1),
+            core: self.server_core,
+        })
+    }
+
+    fn kinds(&self) -> Vec<Kind> {
+        let mut kinds = self.peers.clone();
+        kinds.retain(|&kind| kind != Kind::Atoll);
+        if !self.skip_atoll {
+            kinds.insert(0, Kind::Atoll);
+        }
+        kinds
+    }
+
+    fn results(&self) -> PathBuf {
+        self.results.clone().unwrap_or_else(|| bench_dir().join("results"))
     }
 }
 
 impl RunArgs {
     fn run(self, name: &str) -> Result<(), String> {
-        let bench = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let results = self.results.clone().unwrap_or_else(|| bench.join("results"));
-        let report = Run::new(self.plan(name, bench)?)?.measure()?;
+        let results = self.site.results();
+        let report = Run::new(self.plan(name)?)?.measure()?;
         let report = Report::new(Machine::here(), report);
         print!("{}", report.table());
         for path in report.write(&results, name)? {
@@ -107,40 +187,64 @@ impl RunArgs {
         Ok(())
     }
 
-    fn plan(self, name: &str, bench: &Path) -> Result<Plan, String> {
-        let atoll = match self.atoll {
-            Some(path) => path,
-            None => std::env::current_exe()
-                .map_err(|error| format!("cannot find this binary: {error}"))?
-                .with_file_name("atoll"),
-        };
-        let mut kinds = self.peers;
-        kinds.retain(|&kind| kind != Kind::Atoll);
-        if !self.skip_atoll {
-            kinds.insert(0, Kind::Atoll);
-        }
+    fn plan(self, name: &str) -> Result<Plan, String> {
         Ok(Plan {
-            site: Site { compare: bench.join("compare"), atoll, core: self.server_core },
+            site: self.site.site()?,
             questions: questions::ALL
                 .into_iter()
                 .filter(|question| name == "all" || question.name == name)
                 .collect(),
-            kinds,
+            kinds: self.site.kinds(),
             rounds: self.rounds.max(1),
             window_ms: milliseconds(self.seconds),
             warmup_ms: milliseconds(self.warmup_seconds),
             connections: self.connections,
-            load_core: self.load_core,
+            load_core: self.site.load_core,
         })
     }
+}
+
+/// Asks one question.
+type Ask<T> = fn(&Stage, &T) -> Result<Findings, String>;
+
+impl<T: Args> HostingArgs<T> {
+    /// Asks each question and writes its answer down before the next.
+    fn ask(self, questions: &[Ask<T>]) -> Result<(), String> {
+        let mut kinds = self.site.kinds();
+        kinds.retain(|kind| kind.hosts_many());
+        let stage = Stage {
+            site: self.site.site()?,
+            kinds,
+            load_core: self.site.load_core,
+            budget_key: self.budget_key,
+        };
+        let versions = stage.kinds.iter().map(|&kind| {
+            let version = servers::version(&stage.site, kind)?;
+            Ok(format!("{} {version}", kind.name()))
+        });
+        let versions = versions.collect::<Result<Vec<_>, String>>()?;
+        for question in questions {
+            let findings = question(&stage, &self.question)?;
+            print!("{}", findings.text());
+            for path in findings.write(&self.site.results(), &Machine::here(), &versions)? {
+                println!("wrote {}", path.display());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn bench_dir() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 fn milliseconds(seconds: f64) -> u64 {
     (seconds * 1_000.0).round().max(1.0) as u64
 }
 
-fn print_load(args: &LoadArgs) -> Result<(), String> {
-    let measurement = load::run(args).map_err(|error| error.to_string())?;
+/// Prints a measurement for the process that asked for it.
+fn print(measurement: std::io::Result<impl serde::Serialize>) -> Result<(), String> {
+    let measurement = measurement.map_err(|error| error.to_string())?;
     let text = serde_json::to_string(&measurement).map_err(|error| error.to_string())?;
     println!("{text}");
     Ok(())

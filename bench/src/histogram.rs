@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Each power of two of nanoseconds is split into this many buckets.
 const SUB_BUCKETS: usize = 64;
 const SUB_BITS: u32 = SUB_BUCKETS.trailing_zeros();
 const BUCKETS: usize = (u64::BITS as usize) * SUB_BUCKETS;
 
-/// Counts of latencies by bucket.
+/// Counts of latencies by bucket. As JSON it is the list of its buckets that are not empty.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(into = "Vec<(usize, u64)>", from = "Vec<(usize, u64)>")]
 pub(crate) struct Histogram {
     counts: Vec<u64>,
     total: u64,
@@ -22,6 +26,14 @@ impl Histogram {
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         self.counts[bucket(nanos)] += 1;
         self.total += 1;
+    }
+
+    /// Adds what another has recorded.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count += more;
+        }
+        self.total += other.total;
     }
 
     pub(crate) fn total(&self) -> u64 {
@@ -39,6 +51,31 @@ impl Histogram {
             }
         }
         Duration::ZERO
+    }
+
+    /// As `quantile`, in milliseconds.
+    pub(crate) fn quantile_ms(&self, fraction: f64) -> f64 {
+        self.quantile(fraction).as_secs_f64() * 1_000.0
+    }
+}
+
+impl From<Histogram> for Vec<(usize, u64)> {
+    fn from(histogram: Histogram) -> Self {
+        let counts = histogram.counts.into_iter().enumerate();
+        counts.filter(|(_, count)| *count > 0).collect()
+    }
+}
+
+impl From<Vec<(usize, u64)>> for Histogram {
+    fn from(buckets: Vec<(usize, u64)>) -> Self {
+        let mut histogram = Self::new();
+        for (index, count) in buckets {
+            if let Some(bucket) = histogram.counts.get_mut(index) {
+                *bucket += count;
+                histogram.total += count;
+            }
+        }
+        histogram
     }
 }
 
@@ -84,5 +121,18 @@ mod tests {
             let error = (micros - expected).abs() / expected;
             assert!(error < 0.02, "quantile {fraction} is {micros}, not {expected}");
         }
+    }
+
+    #[test]
+    fn a_histogram_survives_json_and_merging() {
+        let mut histogram = Histogram::new();
+        for millis in [1, 2, 3] {
+            histogram.record(Duration::from_millis(millis));
+        }
+        let json = serde_json::to_string(&histogram).unwrap();
+        let mut read: Histogram = serde_json::from_str(&json).unwrap();
+        assert_eq!(read.quantile(0.5), histogram.quantile(0.5));
+        read.merge(&histogram);
+        assert_eq!((read.total(), read.quantile(1.0)), (6, histogram.quantile(1.0)));
     }
 }

@@ -3,6 +3,7 @@
 //! pinned to a core apart from the server's.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::generator;
 use crate::histogram::Histogram;
 use crate::http::{Bodies, Parser};
 use crate::machine::CoreTimes;
@@ -27,9 +29,9 @@ pub(crate) struct LoadArgs {
     /// The server's address.
     #[arg(long)]
     pub(crate) target: SocketAddr,
-    /// The Host header.
-    #[arg(long)]
-    pub(crate) host: String,
+    /// The Host header. Of several, each request takes the next.
+    #[arg(long, required = true)]
+    pub(crate) host: Vec<String>,
     /// Concurrent connections.
     #[arg(long)]
     pub(crate) connections: usize,
@@ -68,10 +70,35 @@ pub(crate) struct Measurement {
     pub(crate) load_core_busy: f64,
 }
 
+/// The requests to send, in turn over all connections.
+struct Turns {
+    requests: Vec<String>,
+    next: AtomicUsize,
+}
+
 struct Tally {
     histogram: Histogram,
     errors: u64,
     first_error: Option<String>,
+}
+
+impl LoadArgs {
+    /// Makes the load in a process of its own, on its own core.
+    pub(crate) fn measure(&self) -> Result<Measurement, String> {
+        let values = [
+            ("--target", self.target.to_string()),
+            ("--connections", self.connections.to_string()),
+            ("--warmup-ms", self.warmup_ms.to_string()),
+            ("--window-ms", self.window_ms.to_string()),
+            ("--body-bytes", self.body_bytes.to_string()),
+            ("--server-core", self.server_core.to_string()),
+            ("--load-core", self.load_core.to_string()),
+        ];
+        let hosts = self.host.iter().map(|host| ("--host", host.clone()));
+        let arguments =
+            values.into_iter().chain(hosts).flat_map(|(name, value)| [name.to_owned(), value]);
+        generator::measure(self.load_core, "load", arguments, b"")
+    }
 }
 
 /// Makes the load, on the calling thread, and measures it.
@@ -85,8 +112,12 @@ async fn measure(args: &LoadArgs) -> std::io::Result<Measurement> {
         Arc::new(Mutex::new(Tally { histogram: Histogram::new(), errors: 0, first_error: None }));
     let start = Instant::now() + Duration::from_millis(args.warmup_ms);
     let end = start + Duration::from_millis(args.window_ms);
+    let turns = Arc::new(Turns::new(&args.host));
     let connections: Vec<_> = (0..args.connections)
-        .map(|_| tokio::spawn(connection(args.clone(), start, end, Arc::clone(&tally))))
+        .map(|_| {
+            let (turns, tally) = (Arc::clone(&turns), Arc::clone(&tally));
+            tokio::spawn(connection(args.clone(), turns, start, end, tally))
+        })
         .collect();
 
     tokio::time::sleep_until(start.into()).await;
@@ -113,10 +144,17 @@ async fn measure(args: &LoadArgs) -> std::io::Result<Measurement> {
     })
 }
 
-async fn connection(args: LoadArgs, start: Instant, end: Instant, tally: Arc<Mutex<Tally>>) {
+async fn connection(
+    args: LoadArgs,
+    turns: Arc<Turns>,
+    start: Instant,
+    end: Instant,
+    tally: Arc<Mutex<Tally>>,
+) {
     let mut failures = 0;
     while Instant::now() < end && failures < FAILURES_MAX {
-        if let Err(error) = requests(&args, start, end, &tally, &mut failures).await {
+        let run = requests(&args, &turns, start, end, &tally, &mut failures);
+        if let Err(error) = run.await {
             failures += 1;
             lock(&tally).error(error.to_string());
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -127,6 +165,7 @@ async fn connection(args: LoadArgs, start: Instant, end: Instant, tally: Arc<Mut
 /// Sends requests on one connection until the window ends or the connection fails.
 async fn requests(
     args: &LoadArgs,
+    turns: &Turns,
     start: Instant,
     end: Instant,
     tally: &Mutex<Tally>,
@@ -134,12 +173,11 @@ async fn requests(
 ) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(args.target).await?;
     stream.set_nodelay(true)?;
-    let request = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", args.host);
     let mut parser = Parser::new(Bodies::Count);
     let mut buffer = vec![0; READ_BYTES];
     let mut sent = Instant::now();
     while sent < end {
-        stream.write_all(request.as_bytes()).await?;
+        stream.write_all(turns.next().as_bytes()).await?;
         let response = loop {
             let read = stream.read(&mut buffer).await?;
             if read == 0 {
@@ -169,6 +207,17 @@ async fn requests(
 /// One thread runs every connection, so the lock is never waited for.
 fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
     tally.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Turns {
+    fn new(hosts: &[String]) -> Self {
+        let requests = hosts.iter().map(|host| format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        Self { requests: requests.collect(), next: AtomicUsize::new(0) }
+    }
+
+    fn next(&self) -> &str {
+        &self.requests[self.next.fetch_add(1, Ordering::Relaxed) % self.requests.len()]
+    }
 }
 
 impl Tally {

@@ -35,6 +35,14 @@ impl Machine {
             command: format!("cargo run --release -p atoll-bench -- {}", arguments.join(" ")),
         }
     }
+
+    /// As items of a Markdown list.
+    pub(crate) fn lines(&self) -> String {
+        let Self { cpu, cores, kernel, date, commit, command } = self;
+        format!(
+            "- commit {commit}, {date}\n- {cpu}, {cores} cores, Linux {kernel}\n- `{command}`\n"
+        )
+    }
 }
 
 fn unknown() -> String {

@@ -4,15 +4,21 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod calls;
 mod cli;
+mod footprint;
+mod generator;
 mod histogram;
+mod hosting;
 mod http;
 mod load;
 mod machine;
 mod plot;
 mod process;
+mod progress;
 mod questions;
 mod report;
+mod results;
 mod run;
 mod servers;
 

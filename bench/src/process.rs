@@ -40,6 +40,11 @@ impl Pinned {
         Ok(Self { child, output })
     }
 
+    /// The id of the server itself: `taskset` replaces itself by it.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What the process has written so far.
     pub(crate) fn output(&self) -> String {
         std::fs::read_to_string(&self.output).unwrap_or_default()
@@ -54,6 +59,13 @@ impl Pinned {
         }
     }
 
+    /// Ends the process by its id.
+    pub(crate) fn end(&mut self) {
+        // Both fail only when the process has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// The end of what the process has written.
     pub(crate) fn tail(&self) -> String {
         let output = self.output();
@@ -65,8 +77,6 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        // Both fail only when the process has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.end();
     }
 }

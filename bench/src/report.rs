@@ -4,12 +4,12 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use crate::load::Measurement;
 use crate::machine::Machine;
-use crate::plot;
+use crate::plot::{self, Bar, Panel, Scale};
+use crate::results::{self, Grid};
 use crate::run::Measured;
 use crate::servers::Kind;
 
@@ -69,61 +69,48 @@ impl Report {
         if self.summary.is_empty() {
             return self.ceiling_line() + "\n";
         }
-        let mut table = Table::new();
-        table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(HEADINGS);
-        for row in &self.summary {
-            table.add_row(row.cells());
-        }
-        for column in 2..=5 {
-            if let Some(column) = table.column_mut(column) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
-        format!("{table}\n{}\n{}", self.ceiling_line(), self.first_errors())
+        format!("{}{}\n{}", self.grid().text(), self.ceiling_line(), self.first_errors())
+    }
+
+    fn grid(&self) -> Grid<'static> {
+        let rows = self.summary.iter().map(|row| row.cells().into()).collect();
+        Grid { headings: &HEADINGS, numbers: 2..6, rows }
     }
 
     /// Writes `NAME-COMMIT.{json,md,svg}`; answers their paths.
     pub(crate) fn write(&self, results: &Path, name: &str) -> Result<Vec<PathBuf>, String> {
         let stem = format!("{name}-{}", self.machine.commit);
-        let json = serde_json::to_string_pretty(self)
-            .map_err(|error| format!("the report cannot be written as JSON: {error}"))?;
-        let svg = plot::bars(&self.summary);
-        let files =
-            [("json", json + "\n"), ("md", self.markdown(&format!("{stem}.svg"))), ("svg", svg)];
-        std::fs::create_dir_all(results)
-            .map_err(|error| format!("cannot make {}: {error}", results.display()))?;
-        let written = files.into_iter().map(|(extension, text)| {
-            let path = results.join(format!("{stem}.{extension}"));
-            std::fs::write(&path, text)
-                .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-            Ok(path)
+        let markdown = self.markdown(&format!("{stem}.svg"));
+        let svg = plot::bars(&self.panels());
+        let files = [("json", results::json(self)?), ("md", markdown), ("svg", svg)];
+        results::write(results, &stem, &files)
+    }
+
+    fn panels(&self) -> Vec<Panel> {
+        let questions = self.summary.chunk_by(|one, other| one.question == other.question);
+        let panels = questions.map(|rows| Panel {
+            title: format!("{}, requests/s on one core", rows[0].question),
+            scale: Scale::Linear,
+            bars: rows.iter().map(Row::bar).collect(),
         });
-        written.collect()
+        panels.collect()
     }
 
     fn markdown(&self, plot: &str) -> String {
-        let Machine { cpu, cores, kernel, date, commit, command } = &self.machine;
         let Measured { rounds, window_ms, warmup_ms, versions, questions, .. } = &self.measured;
         let versions: Vec<String> =
             versions.iter().map(|(kind, version)| format!("{} {version}", kind.name())).collect();
         let mut text = format!(
             "# Requests a second on one core\n\n![Requests a second]({plot})\n\n\
-             - commit {commit}, {date}\n- {cpu}, {cores} cores, Linux {kernel}\n- `{command}`\n\
-             - {}\n- medians of {rounds} rounds in turn, {} s each after {} s of warm-up; every \
+             {}- {}\n- medians of {rounds} rounds in turn, {} s each after {} s of warm-up; every \
              server pinned to one core, the load generator to another\n- {}\n\n",
+            self.machine.lines(),
             versions.join(", "),
             *window_ms as f64 / 1_000.0,
             *warmup_ms as f64 / 1_000.0,
             self.ceiling_line(),
         );
-        push_row(&mut text, &HEADINGS.map(str::to_owned));
-        push_row(
-            &mut text,
-            &["---", "---", "--:", "--:", "--:", "--:", "---", "---"].map(str::to_owned),
-        );
-        for row in &self.summary {
-            push_row(&mut text, &row.cells());
-        }
+        text.push_str(&self.grid().markdown());
         text.push_str("\n## What is compared\n\n");
         for asked in questions {
             let _ = writeln!(
@@ -172,6 +159,17 @@ impl Row {
         }
     }
 
+    fn bar(&self) -> Bar {
+        let ratio =
+            self.atoll_ratio.map_or_else(String::new, |ratio| format!(" (atoll {ratio:.2}x)"));
+        Bar {
+            label: self.server.name().to_owned(),
+            value: self.requests_per_second,
+            text: format!("{:.0}{ratio}", self.requests_per_second),
+            ours: self.server == Kind::Atoll,
+        }
+    }
+
     fn cells(&self) -> [String; 8] {
         [
             self.question.to_owned(),
@@ -202,12 +200,8 @@ impl Row {
     }
 }
 
-fn push_row(text: &mut String, cells: &[String]) {
-    let _ = writeln!(text, "| {} |", cells.join(" | "));
-}
-
 /// The middle value (the mean of the two middle ones); zero for none.
-fn median(rounds: &[Measurement], value: impl Fn(&Measurement) -> f64) -> f64 {
+pub(crate) fn median(rounds: &[Measurement], value: impl Fn(&Measurement) -> f64) -> f64 {
     let mut values: Vec<f64> = rounds.iter().map(value).collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

@@ -1,13 +1,11 @@
 //! A run: every question asked of every server, in turn (A B C, A B C, ...), so that whatever
 //! else the machine does falls on all of them alike.
 
-use std::io::IsTerminal;
-
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::Serialize;
 
-use crate::load::Measurement;
-use crate::process::on_core;
+use crate::load::{LoadArgs, Measurement};
+use crate::progress;
 use crate::questions::Question;
 use crate::servers::{self, Kind, RESPONDER_ANSWER, Server, Site};
 
@@ -65,14 +63,7 @@ impl Run {
         });
         let versions = versions.collect::<Result<_, String>>()?;
         let steps = plan.rounds * (1 + plan.questions.len() * plan.kinds.len());
-        let progress = if std::io::stderr().is_terminal() {
-            ProgressBar::new(steps as u64).with_style(
-                ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} (about {eta} left)")
-                    .expect("the template is well-formed"),
-            )
-        } else {
-            ProgressBar::hidden()
-        };
+        let progress = progress::bar(steps);
         Ok(Self { plan, versions, progress })
     }
 
@@ -116,44 +107,26 @@ impl Run {
         })
     }
 
-    /// Runs the load generator, in a process of its own on its own core.
     fn load(
         &self,
         server: &Server,
         connections: usize,
         body_bytes: u64,
     ) -> Result<Measurement, String> {
-        let this = std::env::current_exe().map_err(|error| error.to_string())?;
-        let mut command = on_core(self.plan.load_core, this);
-        command.args(["load", "--host", &server.host]);
-        for (option, value) in [
-            ("--target", server.address.to_string()),
-            ("--connections", connections.to_string()),
-            ("--warmup-ms", self.plan.warmup_ms.to_string()),
-            ("--window-ms", self.plan.window_ms.to_string()),
-            ("--body-bytes", body_bytes.to_string()),
-            ("--server-core", self.plan.site.core.to_string()),
-            ("--load-core", self.plan.load_core.to_string()),
-        ] {
-            command.arg(option).arg(value);
-        }
-        let output = command
-            .output()
-            .map_err(|error| format!("cannot start the load generator: {error}"))?;
-        if !output.status.success() {
-            let stderr = String::from_utf8_lossy(&output.stderr);
-            return Err(format!("the load generator failed: {stderr}"));
-        }
-        serde_json::from_slice(&output.stdout)
-            .map_err(|error| format!("the load generator's answer is unreadable: {error}"))
+        let load = LoadArgs {
+            target: server.address,
+            host: vec![server.host.clone()],
+            connections,
+            warmup_ms: self.plan.warmup_ms,
+            window_ms: self.plan.window_ms,
+            body_bytes,
+            server_core: self.plan.site.core,
+            load_core: self.plan.load_core,
+        };
+        load.measure()
     }
 
     fn step(&self, what: &str) {
-        self.progress.inc(1);
-        if self.progress.is_hidden() {
-            eprintln!("measuring {what}");
-        } else {
-            self.progress.set_message(what.to_owned());
-        }
+        progress::step(&self.progress, &format!("measuring {what}"));
     }
 }

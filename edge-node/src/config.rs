@@ -127,6 +127,8 @@ pub struct LimitsConfig {
     pub wait_until_ms_max: u64,
     /// Subrequests of one invocation.
     pub subrequests_max: u32,
+    /// Isolates that one process holds; idle ones make room for others.
+    pub isolates_max: u32,
     /// Invocations of one worker that are under way at once in one process.
     pub concurrency_max: u32,
     /// Invocations of all workers of one account that are under way at once in one process.
@@ -159,6 +161,7 @@ impl Default for LimitsConfig {
             wall_ms_max: 300_000,
             wait_until_ms_max: 30_000,
             subrequests_max: 1_000,
+            isolates_max: 4_000,
             concurrency_max: 1_000,
             account_concurrency_max: 5_000,
             queue_max: 1_000,
@@ -309,6 +312,7 @@ impl NodeConfig {
             ("startup_cpu_ms_max", limits.startup_cpu_ms_max),
             ("heap_bytes_max", limits.heap_bytes_max),
             ("wall_ms_max", limits.wall_ms_max),
+            ("isolates_max", limits.isolates_max.into()),
             ("concurrency_max", limits.concurrency_max.into()),
             ("account_concurrency_max", limits.account_concurrency_max.into()),
             ("queue_max", limits.queue_max.into()),

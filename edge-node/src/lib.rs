@@ -17,7 +17,7 @@ mod process;
 pub mod project;
 pub mod registry;
 pub mod report;
-mod sandbox;
+pub mod sandbox;
 mod serving;
 pub mod state;
 pub mod supervisor;

@@ -146,10 +146,19 @@ const visible = {
   scheduler: new Scheduler(),
 };
 
-function installGlobals() {
-  // There is no other thread to share memory with, and what grows in it escapes every account.
+// No shared memory: a thread that counts would be a clock, and a promise that waits for memory outlives its
+// invocation. There is nobody to share with either.
+function removeSharedMemory() {
+  const { Atomics, SharedArrayBuffer } = globalThis;
   delete SharedArrayBuffer.prototype.constructor;
   delete globalThis.SharedArrayBuffer;
+  delete Atomics.wait;
+  delete Atomics.waitAsync;
+}
+
+function installGlobals() {
+  removeSharedMemory();
+  performanceModule.setTimeOrigin();
   for (const name in hidden) {
     ObjectDefineProperty(globalThis, name, {
       __proto__: null, value: hidden[name], writable: true, enumerable: false, configurable: true,

@@ -2,6 +2,7 @@
 // of a handler and one answer.
 (function () {
 const { core } = __bootstrap;
+core.loadExtScript("ext:atoll/async_ops.js");
 const { installClock } = core.loadExtScript("ext:atoll/clock.js");
 const { primordials } = __bootstrap;
 const {

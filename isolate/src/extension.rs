@@ -39,6 +39,7 @@ deno_core::extension!(
     lazy_loaded_js = [
         dir "js",
         "async_hooks_module.js",
+        "async_ops.js",
         "body.js",
         "clock.js",
         "events.js",

@@ -31,7 +31,10 @@ use crate::watchdog::{Pulse, Watchdog, WatchedThread};
 /// Linear memories are seen only once they are there: 2048 pages of 64 KiB are 128 MiB, the most for one.
 /// Loops that Maglev replaces while they run (OSR) look for interrupts so seldom that neither the watchdog nor
 /// the heap limit could end them; functions still get Maglev's code when they are called.
-const V8_FLAGS: &[&str] = &["atoll", "--wasm-max-mem-pages=2048", "--no-maglev-osr"];
+/// V8 sets the end of its stack, in KiB, from where an isolate is made; an isolate may be entered from deeper
+/// down. A quarter of a thread's 8 MiB leaves room for that and for the Rust that JS calls.
+const V8_FLAGS: &[&str] =
+    &["atoll", "--wasm-max-mem-pages=2048", "--no-maglev-osr", "--stack-size=1968"];
 
 /// V8 and what all isolate threads of a process share. Made once, before any other thread.
 pub struct Engine {
@@ -123,6 +126,11 @@ impl IsolateThread {
     /// What other threads may see of this one.
     pub fn pulse(&self) -> Pulse {
         self.watched.pulse()
+    }
+
+    /// What all isolates of the process hold together.
+    pub fn memory(&self) -> &Memory {
+        self.spares.memory()
     }
 }
 

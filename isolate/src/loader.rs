@@ -25,6 +25,9 @@ const ROOT: &str = "file:///";
 /// Raw bytes of a module, importable only by the module made for it.
 const BYTES_SCHEME: &str = "atoll-bytes";
 
+/// The type of import that gives a compiled WebAssembly module.
+pub(crate) const WASM_TYPE: &str = "wasm-module";
+
 /// Modules that the runtime itself provides.
 const BUILT_IN: &[&str] = &["cloudflare:workers", "node:async_hooks"];
 
@@ -86,12 +89,11 @@ impl ScriptLoader {
                 .module(&percent_decode(url.path()))
                 .ok_or_else(|| missing(url.as_str()))?;
             let bytes = ModuleCodeBytes::Boxed(module.bytes.to_vec().into_boxed_slice());
-            return Ok(ModuleSource::new(
-                ModuleType::Bytes,
-                ModuleSourceCode::Bytes(bytes),
-                url,
-                None,
-            ));
+            let kind = match module.kind {
+                ModuleKind::Wasm => ModuleType::Other(WASM_TYPE.into()),
+                _ => ModuleType::Bytes,
+            };
+            return Ok(ModuleSource::new(kind, ModuleSourceCode::Bytes(bytes), url, None));
         }
         let module = self.find(url).ok_or_else(|| missing(url.as_str()))?;
         let text = || {
@@ -113,8 +115,8 @@ impl ScriptLoader {
             ModuleKind::CommonJs => self.common_js(module, text()?),
             ModuleKind::Text => format!("export default {};", json_string(text()?)),
             ModuleKind::Json => format!("export default JSON.parse({});", json_string(text()?)),
-            ModuleKind::Data => from_bytes(&module.name, "bytes.buffer"),
-            ModuleKind::Wasm => from_bytes(&module.name, "new WebAssembly.Module(bytes)"),
+            ModuleKind::Data => from_bytes(&module.name, "bytes", "bytes.buffer"),
+            ModuleKind::Wasm => from_bytes(&module.name, WASM_TYPE, "bytes"),
             ModuleKind::SourceMap => return Err(missing(url.as_str())),
         };
         let cached = if module.kind == ModuleKind::EsModule { self.cached(module) } else { None };
@@ -159,9 +161,9 @@ impl ScriptLoader {
 }
 
 /// The module that gives out another module's bytes in some shape.
-fn from_bytes(name: &str, shape: &str) -> String {
+fn from_bytes(name: &str, kind: &str, shape: &str) -> String {
     let bytes = json_string(&format!("{BYTES_SCHEME}:{}", plain(name)));
-    format!("import bytes from {bytes} with {{ type: \"bytes\" }}; export default {shape};")
+    format!("import bytes from {bytes} with {{ type: \"{kind}\" }}; export default {shape};")
 }
 
 fn json_string(text: &str) -> String {

@@ -89,6 +89,11 @@ impl Spares {
         Self { shelf: RefCell::default(), memory, slices: Rc::default(), taken: Notify::new() }
     }
 
+    /// What all isolates of the process hold together.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     fn len(&self) -> usize {
         self.shelf.borrow().len()
     }

@@ -2,7 +2,7 @@
 
 mod support;
 
-use atoll_isolate::{ModuleKind, Outcome, Script, ScriptFormat};
+use atoll_isolate::{ModuleKind, Script, ScriptFormat};
 use support::{Setup, load, module, on_isolate_thread};
 
 /// The bytes of a module that exports `add`.
@@ -97,4 +97,60 @@ fn start_up_sees_one_time() {
             export default { fetch: () => new Response(`${b - a} ${a > 1.7e12} ${Date.now() >= a}`) };";
         assert_eq!(load(&thread, source).await.get(URL).await, "0 true true");
     });
+}
+
+/// Code comes from the script alone: strings never become code, and bytes only until the script has started.
+#[test]
+fn code_is_made_at_start_up_or_never() {
+    on_isolate_thread(|thread| async move {
+        let bytes = format!("new Uint8Array({WASM:?})");
+        let source = format!(
+            "import wasm from './add.wasm';
+             const early = await WebAssembly.instantiate({bytes});
+             const tried = [];
+             const attempt = async (name, make) => {{
+               try {{ await make(); tried.push(name); }} catch (e) {{ tried.push(`${{name}} ${{e.name}}`); }}
+             }};
+             try {{ eval('1'); tried.push('early eval'); }} catch (e) {{ tried.push(`early eval ${{e.name}}`); }}
+             export default {{ async fetch() {{
+               await attempt('eval', () => (0, eval)('1'));
+               await attempt('Function', () => new Function('return 1'));
+               await attempt('generator', () => Object.getPrototypeOf(function* () {{}}).constructor('yield 1'));
+               await attempt('async', () => Object.getPrototypeOf(async () => {{}}).constructor('1'));
+               await attempt('Module', () => new WebAssembly.Module({bytes}));
+               await attempt('compile', () => WebAssembly.compile({bytes}));
+               await attempt('instantiate', () => WebAssembly.instantiate({bytes}));
+               const late = (await import('./late.wasm')).default;
+               const sums = [early.instance, new WebAssembly.Instance(wasm), await WebAssembly.instantiate(late)]
+                 .map(({{ exports }}) => exports.add(2, 3));
+               return new Response(`${{tried.join()}} ${{sums}} ${{WebAssembly.validate({bytes})}}`);
+             }} }};"
+        );
+        let modules = vec![
+            module("index.js", ModuleKind::EsModule, source),
+            module("add.wasm", ModuleKind::Wasm, WASM),
+            module("late.wasm", ModuleKind::Wasm, WASM),
+        ];
+        let setup = Setup::new(Script::new(ScriptFormat::Modules, "index.js", modules));
+        let worker = setup.load(&thread).await.unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(
+            worker.get(URL).await,
+            "early eval EvalError,eval EvalError,Function EvalError,generator EvalError,async EvalError,\
+             Module CompileError,compile CompileError,instantiate CompileError 5,5,5 true"
+        );
+    });
+}
+
+#[test]
+fn there_is_no_shared_memory() {
+    check(&[
+        ("typeof SharedArrayBuffer", "undefined"),
+        ("'SharedArrayBuffer' in globalThis", "false"),
+        ("typeof Atomics.wait + typeof Atomics.waitAsync", "undefinedundefined"),
+        ("Atomics.add(new Int32Array(2), 0, 5)", "0"),
+        (
+            "new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true }).buffer.constructor === Object",
+            "true",
+        ),
+    ]);
 }

@@ -79,6 +79,35 @@ fn each_excess_has_its_outcome() {
             Outcome::Exception,
         ),
         (
+            "swallowed end",
+            "export default { async fetch() { for (;;) { try { for (;;) console.log('x'); } catch {} } } }",
+            Outcome::ExceededCpu,
+        ),
+        (
+            "timers",
+            "export default { fetch() { for (let i = 0; i < 10001; i++) setTimeout(() => {}, 1e6); } }",
+            Outcome::Exception,
+        ),
+        (
+            "response headers",
+            "export default { fetch() { const h = new Headers(); \
+               for (let i = 0; i < 40; i++) h.append('x' + i, 'y'.repeat(4000)); \
+               return new Response('', { headers: h }); } }",
+            Outcome::Exception,
+        ),
+        (
+            "request headers",
+            "export default { fetch() { const h = new Headers(); \
+               for (let i = 0; i < 40; i++) h.append('x' + i, 'y'.repeat(4000)); \
+               return fetch('http://b.test/', { headers: h }); } }",
+            Outcome::Exception,
+        ),
+        (
+            "long body",
+            "export default { fetch() { return new Response('x'.repeat(2 ** 28)); } }",
+            Outcome::Exception,
+        ),
+        (
             "eval",
             "export default { fetch() { return new Response(eval('1')); } }",
             Outcome::Exception,
@@ -238,5 +267,44 @@ fn optimised_loops_are_ended() {
                 "{failure:?}"
             );
         }
+    });
+}
+
+/// A worker that writes without end leaves as much as it may, and one note.
+#[test]
+fn console_output_is_bounded() {
+    let source = "export default { fetch() { for (let i = 0; i < 5000; i++) console.log('line', i); \
+        return new Response('done'); } }";
+    on_isolate_thread(move |thread| async move {
+        let limits = Limits { log_bytes_max: 4_000, ..Limits::default() };
+        let worker = Setup { limits, ..Setup::new(script(source)) }.load(&thread).await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(worker.get("http://a.test/").await, "done");
+            let lines = worker.host.lines.take();
+            assert!(lines.len() < 125, "{}", lines.len());
+            assert!(lines.last().unwrap().starts_with("Log truncated"), "{lines:?}");
+            let ended = worker.ended.borrow();
+            assert_eq!(ended.last().unwrap().logs.len(), lines.len());
+        }
+    });
+}
+
+/// Fetches past the connection limit wait in line; bodies that nobody reads do not hold it up for ever.
+#[test]
+fn connections_are_bounded() {
+    let source = "export default { async fetch(request) { \
+        if (request.url.endsWith('/all')) { \
+          const all = Array.from({ length: 40 }, (_, i) => fetch('http://b.test/' + i).then((r) => r.text())); \
+          return new Response((await Promise.all(all)).join('')); } \
+        const kept = []; for (let i = 0; i < 8; i++) kept.push(await fetch('http://b.test/' + i)); \
+        const read = await Promise.allSettled(kept.map((r) => r.text())); \
+        return new Response(read.map((r) => r.status[0]).join('')); } }";
+    on_isolate_thread(move |thread| async move {
+        let mut setup = Setup::new(script(source));
+        setup.host.answer = Some(Box::new(|_| http::Response::new("x".into())));
+        let worker = setup.load(&thread).await.unwrap();
+        assert_eq!(worker.get("http://a.test/all").await, "x".repeat(40));
+        assert_eq!(worker.host.open.get(), (0, 6));
+        assert_eq!(worker.get("http://a.test/unread").await, "rrffffff");
     });
 }

@@ -36,7 +36,10 @@ impl<V> PrefixMap<V> {
     }
 
     /// The values of all keys that begin `text`, the longest key first.
-    pub(crate) fn beginning<'a>(&'a self, text: &'a [u8]) -> impl Iterator<Item = &'a V> {
+    pub(crate) fn beginning<'a, 't>(
+        &'a self,
+        text: &'t [u8],
+    ) -> impl Iterator<Item = &'a V> + use<'a, 't, V> {
         let after = self.entries.partition_point(|entry| *entry.key <= *text);
         let mut at = after.checked_sub(1).map(|at| at as u32);
         let mut shared = None;

@@ -20,10 +20,12 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::Service as HttpService;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
+use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::batch::{BatchedStream, Flusher};
 use crate::connection::{Alpn, Connection, GuardedIo, InFlight, TrackedBody};
@@ -65,6 +67,10 @@ pub trait Service: 'static {
         request: Request<Incoming>,
         connection: &Rc<Connection>,
     ) -> impl Future<Output = Response<Self::Body>> + use<Self> + 'static;
+
+    /// Learns which host a client asks for, before the rest of its handshake and its request: time to get
+    /// ready. Must be quick, and must not trust that a request for that host will follow.
+    fn greeted(&self, _host: &str) {}
 
     /// Answers a request that a limit refuses before it is looked at.
     fn refuse(
@@ -110,8 +116,7 @@ pub async fn serve<S: Service>(
     let local = listener.local_addr()?;
     let flusher = Flusher::default();
     let flushing = tokio::task::spawn_local(flusher.clone().run());
-    let server =
-        Rc::new(Server { options, tls: tls.map(TlsAcceptor::from), service, local, flusher });
+    let server = Rc::new(Server { options, tls, service, local, flusher });
     let connections = Rc::new(Connections::default());
     let mut sweep = tokio::time::interval(server.options.sweep_interval());
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -146,7 +151,7 @@ pub async fn serve<S: Service>(
 /// What every connection of a listener shares.
 struct Server<S> {
     options: ServeOptions,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<ServerConfig>>,
     service: Rc<S>,
     local: SocketAddr,
     flusher: Flusher,
@@ -222,16 +227,29 @@ async fn serve_connection<S: Service>(
     // With a listener on every address only the socket knows which one the client asked for.
     let local =
         if server.local.ip().is_unspecified() { socket.local_addr()? } else { server.local };
-    let Some(acceptor) = &server.tls else {
+    let Some(tls) = &server.tls else {
         return serve_stream(socket, Connection { peer, local, tls: None }, server, place).await;
     };
-    let handshake = timeout(server.options.tls_handshake_timeout, acceptor.accept(socket));
+    let handshake = timeout(server.options.tls_handshake_timeout, shake_hands(socket, tls, server));
     let stream = tokio::select! {
         result = handshake => result.map_err(|_| "the tls handshake took too long")??,
         () = place.orders.changed() => return Ok(()),
     };
     let info = tls::session(stream.get_ref().1);
     serve_stream(stream, Connection { peer, local, tls: Some(info) }, server, place).await
+}
+
+/// Ends TLS, and tells the service the host as soon as the client has named it.
+async fn shake_hands<S: Service>(
+    socket: BatchedStream,
+    tls: &Arc<ServerConfig>,
+    server: &Server<S>,
+) -> io::Result<TlsStream<BatchedStream>> {
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
+    if let Some(host) = hello.client_hello().server_name() {
+        server.service.greeted(host);
+    }
+    hello.into_stream(Arc::clone(tls)).await
 }
 
 async fn serve_stream<S: Service, T>(

@@ -36,6 +36,8 @@ pub struct RouteTable<T> {
 struct PathRules {
     exact: HashMap<Box<str>, SchemeRules>,
     prefixes: PrefixMap<SchemeRules>,
+    /// All of them.
+    rules: Box<[u32]>,
 }
 
 /// The rules of one path, as indices into the table's targets.
@@ -96,14 +98,8 @@ impl<T> RouteTable<T> {
     /// Finds the most specific rule for a URL. The host may be in any case and carry a port;
     /// `path_and_query` begins with `/` and includes the query.
     pub fn match_url(&self, scheme: Scheme, host: &str, path_and_query: &str) -> Match<&T> {
-        let host = bare_host(host);
-        // No pattern is longer than a name of DNS, and no name that long has a worker.
         let mut buffer = [0; HOST_BYTES_MAX];
-        let Some(folded) = buffer.get_mut(..host.len()) else {
-            return Match::None;
-        };
-        folded.copy_from_slice(host.as_bytes());
-        folded.make_ascii_lowercase();
+        let Some(folded) = fold(host, &mut buffer) else { return Match::None };
         let named = std::str::from_utf8(folded).ok().and_then(|host| self.hosts.get(host));
         if let Some(rule) = named.and_then(|rules| rules.find(scheme, path_and_query)) {
             return self.outcome(rule);
@@ -111,6 +107,21 @@ impl<T> RouteTable<T> {
         folded.reverse();
         let found = self.suffixes.beginning(folded).find_map(|r| r.find(scheme, path_and_query));
         found.map_or(Match::None, |rule| self.outcome(rule))
+    }
+
+    /// The targets of all rules for exactly this host, in any case; of the longest wildcard suffix when there
+    /// are none. A target may come more than once.
+    pub fn of_host(&self, host: &str) -> impl Iterator<Item = &T> {
+        let mut buffer = [0; HOST_BYTES_MAX];
+        let rules = fold(host, &mut buffer).and_then(|folded| {
+            let named = std::str::from_utf8(folded).ok().and_then(|host| self.hosts.get(host));
+            named.or_else(|| {
+                folded.reverse();
+                self.suffixes.beginning(folded).next()
+            })
+        });
+        let rules = rules.map_or(&[][..], |found| &found.rules);
+        rules.iter().filter_map(|rule| self.targets[*rule as usize].as_ref())
     }
 
     /// The number of rules and host entries the table was built from.
@@ -134,6 +145,16 @@ impl<T> Default for RouteTable<T> {
     }
 }
 
+/// A host without its port, in lower case. No pattern is longer than a name of DNS, and no name that long has
+/// a worker.
+fn fold<'a>(host: &str, buffer: &'a mut [u8; HOST_BYTES_MAX]) -> Option<&'a mut [u8]> {
+    let host = bare_host(host);
+    let folded = buffer.get_mut(..host.len())?;
+    folded.copy_from_slice(host.as_bytes());
+    folded.make_ascii_lowercase();
+    Some(folded)
+}
+
 impl Draft {
     fn add(&mut self, scheme: Option<Scheme>, path: PathPattern, rule: u32) {
         let rules = match path {
@@ -148,8 +169,11 @@ impl Draft {
     }
 
     fn finish(self) -> PathRules {
+        let all = self.exact.values().chain(self.prefixes.values());
+        let rules = all.flat_map(|rules| [rules.any, rules.http, rules.https]).flatten().collect();
         let prefixes = self.prefixes.into_iter();
         PathRules {
+            rules,
             exact: self.exact,
             prefixes: PrefixMap::build(
                 prefixes.map(|(prefix, rules)| (Box::from(prefix.as_bytes()), rules)),
@@ -189,6 +213,23 @@ mod tests {
             rules.iter().map(|(text, target)| (Pattern::parse(text).unwrap(), *target)),
             hosts.iter().map(|(host, target)| (host.to_string(), *target)),
         )
+    }
+
+    #[test]
+    fn a_host_has_the_targets_of_its_own_rules() {
+        let rules = [("*.b.c/*", Some(1)), ("x.b.c/one*", Some(2)), ("x.b.c/two", None)];
+        let table = table(&rules, &[("x.b.c", 3), ("y.c", 4)]);
+        for (host, expected) in [
+            ("X.b.c:443", vec![2, 3]),
+            ("other.b.c", vec![1]),
+            ("y.c", vec![4]),
+            ("z.c", vec![]),
+            (&"long.".repeat(99), vec![]),
+        ] {
+            let mut targets: Vec<u32> = table.of_host(host).copied().collect();
+            targets.sort_unstable();
+            assert_eq!(targets, expected, "{host}");
+        }
     }
 
     #[test]

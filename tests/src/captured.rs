@@ -49,9 +49,7 @@ impl Captured {
 
     /// Sends a signal (`TERM`, `INT`).
     pub(crate) fn signal(&self, name: &str) {
-        let kill = format!("kill -{name} {}", self.id());
-        let status = Command::new("sh").args(["-c", &kill]).status();
-        assert!(status.is_ok_and(|status| status.success()), "{kill} fails");
+        send_signal(self.id(), name);
     }
 
     /// Waits for the process to end by itself.
@@ -83,6 +81,13 @@ impl Drop for Captured {
             self.show_output();
         }
     }
+}
+
+/// Sends a signal to a process.
+pub(crate) fn send_signal(process: u32, name: &str) {
+    let kill = format!("kill -{name} {process}");
+    let status = Command::new("sh").args(["-c", &kill]).status();
+    assert!(status.is_ok_and(|status| status.success()), "{kill} fails");
 }
 
 fn collect(pipe: impl Read + Send + 'static, output: Arc<Mutex<String>>) {

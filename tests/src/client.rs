@@ -167,6 +167,18 @@ impl Request {
         tokio::time::timeout(ANSWER_MAX, self.exchange(body)).await?
     }
 
+    /// Opens a plain HTTP/1.1 connection on which this GET can be sent again and again.
+    ///
+    /// # Errors
+    /// Fails when the connection cannot be opened.
+    pub async fn keep_alive(self) -> Result<KeepAlive, Failure> {
+        let tcp = TcpStream::connect(self.addresses.http).await?;
+        tcp.set_nodelay(true)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(tcp)).await?;
+        tokio::spawn(connection);
+        Ok(KeepAlive { sender, request: self })
+    }
+
     async fn exchange(self, body: RequestBody) -> Result<hyper::Response<Incoming>, Failure> {
         let address = match self.protocol {
             Protocol::Http1 | Protocol::Http2 => self.addresses.http,
@@ -216,6 +228,30 @@ impl Request {
     fn head(&self, uri: &str) -> http::request::Builder {
         let builder = hyper::Request::builder().method(self.method.clone()).uri(uri);
         self.headers.iter().fold(builder, |builder, (name, value)| builder.header(name, value))
+    }
+}
+
+/// A connection that stays open between requests.
+pub struct KeepAlive {
+    sender: http1::SendRequest<Full<Bytes>>,
+    request: Request,
+}
+
+impl KeepAlive {
+    /// Sends the GET once more.
+    ///
+    /// # Errors
+    /// Fails when the connection is cut, or nothing comes for a minute.
+    pub async fn get(&mut self) -> Result<Reply, Failure> {
+        let head = self.request.head(&self.request.path).header("host", &self.request.host);
+        let request = head.body(Full::new(Bytes::new()))?;
+        let exchange = async {
+            self.sender.ready().await?;
+            let (head, body) = self.sender.send_request(request).await?.into_parts();
+            let body = body.collect().await?.to_bytes();
+            Ok(Reply { status: head.status, version: head.version, headers: head.headers, body })
+        };
+        tokio::time::timeout(ANSWER_MAX, exchange).await?
     }
 }
 

@@ -25,12 +25,12 @@ mod shared;
 
 pub use api::{Api, ApiError};
 pub use binary::atoll_binary;
-pub use client::{Protocol, Reply, Request, RequestBody, StreamedBody, next_chunk};
+pub use client::{KeepAlive, Protocol, Reply, Request, RequestBody, StreamedBody, next_chunk};
 pub use clock::{POLL, WAIT_MAX, eventually};
 pub use dev::DevSession;
 pub use echo::{Digest, Seed};
 pub use metrics::Metrics;
-pub use node::{Addresses, Node, NodeOptions};
+pub use node::{Addresses, Node, NodeOptions, ServingProcess};
 pub use origin::{Answer, Origin};
 pub use process::Process;
 pub use project::{CommandOutput, Project};

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::Failure;
 use crate::api::Api;
 use crate::binary::atoll_binary;
-use crate::captured::Captured;
+use crate::captured::{Captured, send_signal};
 use crate::client::{Protocol, Request};
 use crate::clock::eventually;
 use crate::metrics::Metrics;
@@ -49,6 +49,15 @@ pub struct Addresses {
     pub https: SocketAddr,
     /// The REST API, metrics and health.
     pub admin: SocketAddr,
+}
+
+/// A serving process, as the node's health page has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServingProcess {
+    /// Its id while it lives.
+    pub pid: Option<u32>,
+    /// `starting`, `ready` or `down`.
+    pub state: String,
 }
 
 /// A running node. Dropping it kills the process; a failing test shows what the node wrote.
@@ -167,6 +176,33 @@ impl Node {
     /// Resident memory of the node and the processes that it started, in bytes.
     pub fn memory_rss_bytes(&self) -> u64 {
         self.processes().into_iter().map(Process::resident_bytes).sum()
+    }
+
+    /// The serving processes, when the node says something of them.
+    pub async fn serving_processes(&self) -> Option<Vec<ServingProcess>> {
+        let request = self.request_to_host("localhost", "/healthz").over(Protocol::Admin);
+        let text = request.send().await.ok()?.text();
+        let lines = text.lines().filter(|line| line.starts_with("process "));
+        let process = |line: &str| {
+            let field = |name: &str| line.split(' ').find_map(|field| field.strip_prefix(name));
+            Some(ServingProcess {
+                pid: field("pid=")?.parse().ok(),
+                state: field("state=")?.to_owned(),
+            })
+        };
+        lines.map(process).collect()
+    }
+
+    /// Sends a signal (`KILL`, `SEGV`) to one of the node's processes.
+    pub fn kill_process(&self, process: u32, signal: &str) {
+        let own = self.processes().into_iter().any(|own| own.id() == process);
+        assert!(own, "{process} is no process of the node");
+        send_signal(process, signal);
+    }
+
+    /// Open descriptors of the node's first process.
+    pub fn descriptors(&self) -> usize {
+        self.processes().first().map_or(0, |process| process.descriptors())
     }
 
     /// What the node has written so far.

@@ -40,10 +40,13 @@ impl Process {
         self.command().contains("serving-process")
     }
 
-    /// Its resident memory, in bytes; 0 when it has ended.
+    /// Its resident memory in bytes, with its share of what several processes have in common, such as the
+    /// program itself; 0 when it has ended.
     pub fn resident_bytes(self) -> u64 {
-        let kibibytes = self.status("VmRSS:");
-        let kibibytes = kibibytes.and_then(|size| size.split(' ').next()?.parse::<u64>().ok());
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.0));
+        let rollup = rollup.unwrap_or_default();
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+        let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
         kibibytes.unwrap_or(0) * 1024
     }
 

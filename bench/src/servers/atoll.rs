@@ -1,7 +1,8 @@
-//! A node of one thread with the question's handler deployed through the REST API, as a user's
-//! worker would be.
+//! A node of one thread, with workers deployed through the REST API as a user's would be.
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
 use serde_json::json;
@@ -11,28 +12,66 @@ use crate::api::Api;
 use crate::process::{Pinned, on_core};
 use crate::questions::Question;
 
+/// The node's state, in the server's directory.
+const DATA: &str = "data";
 const WORKER: &str = "bench";
 const HOST: &str = "bench.demo.localhost";
+
+/// A running node.
+pub(super) struct Node {
+    pub(super) process: Pinned,
+    pub(super) http: SocketAddr,
+    pub(super) admin: SocketAddr,
+}
+
+impl Node {
+    /// Starts a node with its state in `dir`, where it goes on with what an earlier one has left.
+    /// `config` is the text of its configuration file.
+    pub(super) fn start(site: &Site, dir: &Path, config: &str) -> Result<Self, String> {
+        require(&site.atoll, "cargo build --release")?;
+        let file = dir.join("config.toml");
+        std::fs::write(&file, config)
+            .map_err(|error| format!("cannot write {}: {error}", file.display()))?;
+        let mut command = on_core(site.core, &site.atoll);
+        command.arg("serve").arg("--config").arg(&file).arg("--data").arg(dir.join(DATA));
+        for listener in ["--http", "--https", "--admin"] {
+            command.args([listener, "127.0.0.1:0"]);
+        }
+        command.args(["--domain", "localhost", "--threads", &site.processes.to_string()]);
+        if has_processes(&site.atoll)? {
+            command.args(["--processes", &site.processes.to_string()]);
+        } else if site.processes > 1 {
+            return Err("this atoll has no option --processes; leave it out".to_owned());
+        }
+        let mut process = Pinned::start(command, dir)?;
+        let (http, admin) = addresses(&mut process)?;
+        Ok(Self { process, http, admin })
+    }
+}
+
+/// The REST API of the node with its state in `dir`, as the account that every new node has.
+pub(super) fn api(admin: SocketAddr, dir: &Path) -> Result<Api, String> {
+    let token = std::fs::read_to_string(dir.join(DATA).join("root.token"))
+        .map_err(|error| format!("no token: {error}"))?;
+    Api::connect(admin, token.trim().to_owned())
+}
+
+/// Whether `atoll serve` can be told how many serving processes to start.
+fn has_processes(atoll: &Path) -> Result<bool, String> {
+    let output = Command::new(atoll)
+        .args(["serve", "--help"])
+        .output()
+        .map_err(|error| format!("cannot start {}: {error}", atoll.display()))?;
+    Ok(String::from_utf8_lossy(&output.stdout).contains("--processes"))
+}
 
 pub(super) fn start(
     site: &Site,
     question: &Question,
     state: tempfile::TempDir,
 ) -> Result<Server, String> {
-    require(&site.atoll, "cargo build --release")?;
-    let data = state.path().join("data");
-    let mut command = on_core(site.core, &site.atoll);
-    command.arg("serve").arg("--data").arg(&data);
-    for listener in ["--http", "--https", "--admin"] {
-        command.args([listener, "127.0.0.1:0"]);
-    }
-    command.args(["--domain", "localhost", "--threads", "1"]);
-    let mut process = Pinned::start(command, state.path())?;
-    let (http, admin) = addresses(&mut process)?;
-
-    let token = std::fs::read_to_string(data.join("root.token"))
-        .map_err(|error| format!("no token: {error}"))?;
-    let api = Api::connect(admin, token.trim().to_owned())?;
+    let node = Node::start(site, state.path(), "")?;
+    let mut api = api(node.admin, state.path())?;
     let bindings = match question.kv_pair {
         Some((key, value)) => {
             let id = api.namespace_with(key, value)?;
@@ -43,7 +82,7 @@ pub(super) fn start(
     let source = std::fs::read_to_string(site.handler(question))
         .map_err(|error| format!("no handler: {error}"))?;
     api.upload(WORKER, &source, bindings)?;
-    Ok(Server::new(process, http, HOST, state))
+    Ok(Server::new(node.process, node.http, HOST, state))
 }
 
 /// Waits for the line that names the listeners' addresses.

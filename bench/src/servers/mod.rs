@@ -2,6 +2,7 @@
 //! ready.
 
 mod atoll;
+mod fleet;
 mod peers;
 mod responder;
 
@@ -16,6 +17,7 @@ use crate::api;
 use crate::process::Pinned;
 use crate::questions::Question;
 
+pub(crate) use fleet::{Fleet, callees};
 pub(crate) use responder::{ANSWER as RESPONDER_ANSWER, run as run_responder};
 
 /// How long a server may take until it gives the right answer.
@@ -41,6 +43,11 @@ impl Kind {
             Self::Bun => "bun",
         }
     }
+
+    /// Whether one process of it hosts many workers apart from each other.
+    pub(crate) fn hosts_many(self) -> bool {
+        matches!(self, Self::Atoll | Self::Workerd)
+    }
 }
 
 /// Where things lie, and the core that servers run on.
@@ -49,6 +56,8 @@ pub(crate) struct Site {
     pub(crate) compare: PathBuf,
     /// The `atoll` binary.
     pub(crate) atoll: PathBuf,
+    /// Serving processes of a node, of one thread each.
+    pub(crate) processes: usize,
     pub(crate) core: usize,
 }
 

@@ -16,10 +16,9 @@ pub(super) fn start(
     question: &Question,
     state: tempfile::TempDir,
 ) -> Result<Server, String> {
-    let binary = binary(&site.compare, kind)?;
     let address = free_port()?;
     let port = address.port().to_string();
-    let mut command = on_core(site.core, binary);
+    let mut command = command(site, kind)?;
     command.current_dir(&site.compare);
     match kind {
         Kind::Workerd => {
@@ -38,6 +37,11 @@ pub(super) fn start(
     }
     let process = Pinned::start(command, state.path())?;
     Ok(Server::new(process, address, "localhost", state))
+}
+
+/// The peer's binary on the servers' core, without arguments.
+pub(super) fn command(site: &Site, kind: Kind) -> Result<Command, String> {
+    Ok(on_core(site.core, binary(&site.compare, kind)?))
 }
 
 /// What the peer calls its version.

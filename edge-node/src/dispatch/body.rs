@@ -109,7 +109,7 @@ impl http_body::Body for PumpedBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.length.clone()
+        self.length
     }
 }
 

@@ -67,6 +67,7 @@ impl From<&LoadError> for Unanswered {
         let problem = match error {
             LoadError::Resting(outcome) => Problem::Ended(*outcome),
             LoadError::Quarantined => Problem::Quarantined,
+            LoadError::NoRoom => Problem::Ended(Outcome::Overloaded),
             _ => Problem::NotStarted,
         };
         Self { problem, message: error.to_string() }

@@ -115,6 +115,7 @@ impl Placer {
                 Ok(fetched?.map(AnswerBody::Here))
             }
             Place::There(thread, waiting) => {
+                self.placement.counts.handed.one();
                 let (answer, answered) = oneshot::channel();
                 let work = Work::Fetch(Box::new(call), answer);
                 if let Err(handed) = thread.hand_over(Handed::new(waiting, work)) {
@@ -218,6 +219,7 @@ impl Placer {
         let loaded = self.pool.instance(&version).await;
         self.seats.borrow_mut().remove(&version);
         if loaded.is_ok() {
+            self.placement.counts.promotions.one();
             tracing::debug!(version = version.as_str(), "promoted to a front thread");
         }
     }
@@ -225,6 +227,7 @@ impl Placer {
     fn demote(&self, version: &VersionId) {
         self.placement.replicas(version).demote(Instant::now());
         self.pool.retire(version);
+        self.placement.counts.demotions.one();
         tracing::debug!(version = version.as_str(), "demoted to back threads");
     }
 

@@ -1,5 +1,5 @@
-//! The instances of one thread: found by version, loaded on first use, dropped when they are condemned,
-//! no longer deployed, or the least recently used of too many.
+//! The instances of one thread: found by version, loaded on first use, dropped when they are condemned, no
+//! longer deployed, not called for long, or in the way of others.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -17,12 +17,19 @@ use rustc_hash::FxHashMap;
 use super::host::{Capabilities, InstanceHost, ThreadHost};
 use super::quarantine::Culprit;
 use super::replicas::Placement;
+use super::room::{Idle, Place, victim};
 use crate::config::LimitsConfig;
 use crate::registry::{Binding, Version, VersionId, VersionLimits};
 use crate::state::{ServingState, StateError};
 
-/// Instances that one thread holds. The least recently used idle one makes room for another.
-const INSTANCES_MAX: usize = 1_000;
+/// How long a load waits for an idle instance to make room.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// How often it looks meanwhile.
+const ROOM_CHECK: Duration = Duration::from_millis(5);
+
+/// How long an instance that is one of several of its version is kept without a call.
+const REPLICA_IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// How long a version that did not start is not tried again.
 const START_BACKOFF: Duration = Duration::from_secs(1);
@@ -36,6 +43,8 @@ pub(super) enum LoadError {
     State(#[from] StateError),
     #[error(transparent)]
     Start(StartError),
+    #[error("the process holds limits.isolates_max isolates and none of them is idle")]
+    NoRoom,
     #[error("the version went over its limits again and again and rests for a while: {}", .0.as_str())]
     Resting(Outcome),
     #[error("the version brought a serving process down and rests for a while")]
@@ -48,17 +57,36 @@ enum Slot {
     /// Being loaded; everyone who wants it waits for the same load.
     Loading(Loading),
     /// Takes calls.
-    Live { instance: Instance, used: Cell<u64> },
+    Live(Live),
     /// Did not start; not tried again before then.
     Failed { error: LoadError, until: Instant },
+}
+
+/// An instance that takes calls.
+struct Live {
+    instance: Instance,
+    /// When it was called last, by the pool's count of calls.
+    used: Cell<u64>,
+    /// The same by the clock, as of the last sweep.
+    used_at: Cell<Instant>,
+    /// What loading it took.
+    cost: Duration,
+    _place: Place,
+}
+
+impl Live {
+    fn is_idle(&self) -> bool {
+        self.instance.in_flight() == 0
+    }
 }
 
 /// The instances of one thread.
 pub(super) struct Pool {
     slots: RefCell<FxHashMap<VersionId, Slot>>,
     /// Instances that take no new calls and still have some under way.
-    leaving: RefCell<Vec<Instance>>,
+    leaving: RefCell<Vec<Live>>,
     clock: Cell<u64>,
+    swept_at: Cell<Instant>,
     placement: Arc<Placement>,
     /// The thread's place among the back threads, if it is one.
     back: Option<usize>,
@@ -81,6 +109,7 @@ impl Pool {
             slots: RefCell::default(),
             leaving: RefCell::default(),
             clock: Cell::new(0),
+            swept_at: Cell::new(Instant::now()),
             placement,
             back,
             isolates,
@@ -99,9 +128,10 @@ impl Pool {
         let now = self.clock.get() + 1;
         self.clock.set(now);
         match self.slots.borrow().get(version)? {
-            Slot::Live { instance, used } if instance.condemned().is_none() => {
-                used.set(now);
-                Some(instance.clone())
+            Slot::Live(live) if live.instance.condemned().is_none() => {
+                live.used.set(now);
+                live.used_at.set(self.swept_at.get());
+                Some(live.instance.clone())
             }
             _ => None,
         }
@@ -136,43 +166,56 @@ impl Pool {
     /// Drops a condemned instance and remembers why.
     fn note_offence(&self, version: &VersionId) {
         let condemned = match self.slots.borrow().get(version) {
-            Some(Slot::Live { instance, .. }) => instance.condemned(),
+            Some(Slot::Live(live)) => live.instance.condemned(),
             _ => None,
         };
         let Some(outcome) = condemned else { return };
-        let condemned = self.slots.borrow_mut().remove(version);
-        drop(condemned);
+        self.drop_slot(version);
         self.placement.offences.note(version, outcome, Instant::now());
     }
 
     /// Takes an instance out of use. It is dropped once nothing is under way in it.
     pub(super) fn retire(&self, version: &VersionId) {
         let retired = self.slots.borrow_mut().remove(version);
-        if let Some(Slot::Live { instance, .. }) = retired
-            && instance.in_flight() > 0
+        if let Some(Slot::Live(live)) = retired
+            && !live.is_idle()
         {
-            self.leaving.borrow_mut().push(instance);
+            self.leaving.borrow_mut().push(live);
         }
     }
 
     fn begin(self: &Rc<Self>, version: &VersionId) -> Loading {
-        self.make_room();
         if let Some(back) = self.back {
             self.placement.replicas(version).joined(back);
         }
         let (pool, id) = (self.clone(), version.clone());
         // The load goes on if the request that began it is dropped: others may wait for it.
         let task = atoll_isolate::spawn(async move {
+            let begun = Instant::now();
             let loaded = pool.load(&id).await;
-            let slot = match &loaded {
-                Ok(instance) => {
-                    Slot::Live { instance: instance.clone(), used: Cell::new(pool.clock.get()) }
+            let (slot, loaded) = match loaded {
+                Ok((instance, place)) => {
+                    pool.placement.counts.loads.one();
+                    let live = Live {
+                        instance: instance.clone(),
+                        used: Cell::new(pool.clock.get()),
+                        used_at: Cell::new(Instant::now()),
+                        cost: begun.elapsed(),
+                        _place: place,
+                    };
+                    (Some(Slot::Live(live)), Ok(instance))
                 }
+                // There may be room for the next call.
+                Err(LoadError::NoRoom) => (None, Err(LoadError::NoRoom)),
                 Err(error) => {
-                    Slot::Failed { error: error.clone(), until: Instant::now() + START_BACKOFF }
+                    let until = Instant::now() + START_BACKOFF;
+                    (Some(Slot::Failed { error: error.clone(), until }), Err(error))
                 }
             };
-            pool.slots.borrow_mut().insert(id, slot);
+            match slot {
+                Some(slot) => drop(pool.slots.borrow_mut().insert(id, slot)),
+                None => pool.drop_slot(&id),
+            }
             loaded
         });
         let loading =
@@ -181,7 +224,8 @@ impl Pool {
         loading
     }
 
-    async fn load(self: &Rc<Self>, id: &VersionId) -> Result<Instance, LoadError> {
+    async fn load(self: &Rc<Self>, id: &VersionId) -> Result<(Instance, Place), LoadError> {
+        let place = self.make_room().await?;
         let version = self.state.version(id).await?.ok_or(LoadError::Missing)?;
         let (bindings, capabilities) = environment(&version);
         let host = InstanceHost::new(self.host.clone(), version.worker.clone(), capabilities);
@@ -203,60 +247,86 @@ impl Pool {
                 inspector,
             );
         }
-        Ok(instance)
+        Ok((instance, place))
     }
 
-    fn make_room(&self) {
-        if self.slots.borrow().len() < INSTANCES_MAX {
-            return;
-        }
-        let slots = self.slots.borrow();
-        let idle = slots.iter().filter_map(|(version, slot)| match slot {
-            Slot::Live { instance, used } if instance.in_flight() == 0 => {
-                Some((used.get(), version.clone()))
+    /// Takes a place in the process, for which an idle instance may have to go.
+    async fn make_room(&self) -> Result<Place, LoadError> {
+        let room = &self.placement.room;
+        let deadline = Instant::now() + ROOM_WAIT_MAX;
+        loop {
+            if let Some(place) = room.take() {
+                return Ok(place);
             }
-            Slot::Failed { .. } => Some((0, version.clone())),
-            _ => None,
-        });
-        let oldest = idle.min_by_key(|(used, _)| *used);
-        drop(slots);
-        if let Some((_, version)) = oldest {
-            self.evict(&version);
+            if self.evict_one() {
+                continue;
+            }
+            if Instant::now() > deadline {
+                return Err(LoadError::NoRoom);
+            }
+            room.ask();
+            tokio::time::sleep(ROOM_CHECK).await;
         }
     }
 
-    fn evict(&self, version: &VersionId) {
-        let evicted = self.slots.borrow_mut().remove(version);
-        drop(evicted);
+    /// Drops an idle instance, if there is one.
+    pub(super) fn evict_one(&self) -> bool {
+        let idle = |(version, slot): (&VersionId, &Slot)| match slot {
+            Slot::Live(live) if live.is_idle() => {
+                Some(Idle { key: version.clone(), used: live.used.get(), cost: live.cost })
+            }
+            _ => None,
+        };
+        let idle = self.slots.borrow().iter().filter_map(idle).collect();
+        let Some(version) = victim(idle) else { return false };
+        self.drop_slot(&version);
+        self.placement.counts.evictions.one();
+        true
+    }
+
+    fn drop_slot(&self, version: &VersionId) {
+        let dropped = self.slots.borrow_mut().remove(version);
+        // Dropping an instance may drop what looks at the slots.
+        drop(dropped);
         if let Some(back) = self.back {
             self.placement.replicas(version).left(back);
         }
     }
 
+    /// Whether a version has other replicas than an idle one here, or can have: front threads have them on
+    /// top of those of back threads.
+    fn is_spare(&self, version: &VersionId) -> bool {
+        match self.back {
+            Some(_) => self.placement.replicas(version).is_spread(),
+            None => !self.placement.backs().is_empty(),
+        }
+    }
+
     /// Drops idle instances that `serves` does not want any more, and condemned ones.
     pub(super) fn sweep(&self, serves: impl Fn(&VersionId) -> bool) {
-        let idle = |instance: &Instance| instance.in_flight() == 0;
-        let gone =
-            self.leaving.borrow_mut().extract_if(.., |instance| idle(instance)).collect::<Vec<_>>();
+        let now = Instant::now();
+        self.swept_at.set(now);
+        let gone: Vec<Live> =
+            self.leaving.borrow_mut().extract_if(.., |live| live.is_idle()).collect();
         drop(gone);
         let (mut condemned, mut unwanted) = (Vec::new(), Vec::new());
         for (version, slot) in &*self.slots.borrow() {
             match slot {
-                Slot::Loading(_) => {}
-                Slot::Live { instance, .. } if instance.condemned().is_some() => {
+                Slot::Live(live) if live.instance.condemned().is_some() => {
                     condemned.push(version.clone());
                 }
-                Slot::Live { instance, .. } if idle(instance) && !serves(version) => {
-                    unwanted.push(version.clone());
+                Slot::Live(live) if live.is_idle() => {
+                    let rested = now.saturating_duration_since(live.used_at.get());
+                    if !serves(version) || rested > REPLICA_IDLE_MAX && self.is_spare(version) {
+                        unwanted.push(version.clone());
+                    }
                 }
-                Slot::Failed { until, .. } if *until <= Instant::now() => {
-                    unwanted.push(version.clone());
-                }
-                Slot::Live { .. } | Slot::Failed { .. } => {}
+                Slot::Failed { until, .. } if *until <= now => unwanted.push(version.clone()),
+                Slot::Loading(_) | Slot::Live(_) | Slot::Failed { .. } => {}
             }
         }
         condemned.iter().for_each(|version| self.note_offence(version));
-        unwanted.iter().for_each(|version| self.evict(version));
+        unwanted.iter().for_each(|version| self.drop_slot(version));
     }
 
     /// Instances that the thread holds.
@@ -268,10 +338,11 @@ impl Pool {
     pub(super) fn in_flight(&self) -> usize {
         let slots = self.slots.borrow();
         let live = slots.values().filter_map(|slot| match slot {
-            Slot::Live { instance, .. } => Some(instance.in_flight()),
+            Slot::Live(live) => Some(live),
             _ => None,
         });
-        live.sum::<usize>() + self.leaving.borrow().iter().map(Instance::in_flight).sum::<usize>()
+        let leaving = self.leaving.borrow();
+        live.chain(&*leaving).map(|live| live.instance.in_flight()).sum()
     }
 }
 

@@ -11,10 +11,12 @@ use tokio::sync::mpsc;
 
 use super::admission::Admission;
 use super::back::Handed;
+use super::counts::Counts;
 use super::offences::Offences;
 use super::placement::{
     Bar, CALLS_HOT, Choice, Load, SLICE_MAX, STARTUP_SLICE_MAX, ThreadSet, choose, smoothed,
 };
+use super::room::Room;
 use crate::registry::VersionId;
 
 /// Requests that wait for one back thread, of all versions together.
@@ -198,6 +200,8 @@ pub(super) struct Placement {
     versions: RwLock<FxHashMap<VersionId, Arc<Replicas>>>,
     pub(super) offences: Offences,
     pub(super) admission: Admission,
+    pub(super) room: Arc<Room>,
+    pub(super) counts: Counts,
 }
 
 impl Placement {
@@ -205,10 +209,12 @@ impl Placement {
     pub(super) fn new(
         backs: usize,
         admission: Admission,
+        room: Arc<Room>,
     ) -> (Arc<Self>, Vec<mpsc::Receiver<Handed>>) {
         let (offences, versions) = (Offences::default(), RwLock::default());
         let (backs, inboxes) = (0..backs).map(|_| BackThread::new()).unzip();
-        let placement = Self { backs, versions, offences, admission };
+        let placement =
+            Self { backs, versions, offences, admission, room, counts: Counts::default() };
         (Arc::new(placement), inboxes)
     }
 
@@ -287,8 +293,8 @@ mod tests {
 
     #[test]
     fn a_version_holds_its_queue_and_the_table_what_is_somewhere() {
-        let (placement, _inboxes) =
-            Placement::new(2, Admission::new(&LimitsConfig::default(), NonZeroU32::MIN));
+        let admission = Admission::new(&LimitsConfig::default(), NonZeroU32::MIN);
+        let (placement, _inboxes) = Placement::new(2, admission, Room::new(9));
         let version = VersionId::new("v");
         let replicas = placement.replicas(&version);
         let waiting: Vec<Waiting> = (0..3).filter_map(|_| replicas.wait(2)).collect();

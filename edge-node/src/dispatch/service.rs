@@ -75,6 +75,14 @@ impl Service for Front {
         }
     }
 
+    fn greeted(&self, host: &str) {
+        if let Some(target) = self.0.targets.sole_of_host(host)
+            && let Some(version) = target.single()
+        {
+            self.0.placer.warm(version);
+        }
+    }
+
     fn refuse(
         &self,
         request: &Request<Incoming>,

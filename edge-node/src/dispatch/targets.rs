@@ -120,6 +120,14 @@ impl Targets {
         }
     }
 
+    /// The worker that serves a host, if it is only one.
+    pub fn sole_of_host(&self, host: &str) -> Option<Arc<Target>> {
+        let table = self.router.load();
+        let mut targets = table.of_host(host);
+        let first = targets.next()?;
+        targets.all(|target| Arc::ptr_eq(target, first)).then(|| first.clone())
+    }
+
     /// A worker by name.
     pub fn worker(&self, worker: &WorkerRef) -> Option<Arc<Target>> {
         self.index.load().by_worker.get(worker).cloned()

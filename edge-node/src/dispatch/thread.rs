@@ -29,6 +29,7 @@ use super::placer::{Placer, Role};
 use super::pool::Pool;
 use super::quarantine::Quarantined;
 use super::replicas::Placement;
+use super::room::Room;
 use super::service::{Dispatcher, Front, new_id};
 use super::spares;
 use super::targets::Targets;
@@ -153,7 +154,9 @@ pub fn spawn_threads(
     let config = &shared.config;
     let backs = if shared.debuggees.is_some() { 0 } else { back_threads(config) };
     let admission = Admission::new(&config.limits, NonZeroU32::MIN);
-    let (placement, inboxes) = Placement::new(backs, admission);
+    let room = Room::new(config.limits.isolates_max as usize);
+    let (placement, inboxes) = Placement::new(backs, admission, room);
+    placement.show(shared.hub.metrics());
     // Back threads end when no front thread is left to hand anything over.
     let (fronts, front) = watch::channel(());
     let fronts = Arc::new(fronts);
@@ -345,7 +348,13 @@ async fn keep_house(seat: Seat, dispatcher: Rc<Dispatcher>) {
     let mut counted = 0;
     let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = seat.placement.room.asked() => {
+                placer.pool.evict_one();
+                continue;
+            }
+        }
         placer.sweep(|version| targets.serves(version));
         let held = placer.pool.len();
         if let Role::Back(index) = seat.role {

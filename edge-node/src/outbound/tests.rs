@@ -36,7 +36,7 @@ fn get(url: String) -> Request<ReqBody> {
     Request::get(url).body(empty()).unwrap()
 }
 
-fn outbound(options: OutboundOptions) -> Outbound {
+fn client(options: OutboundOptions) -> Outbound {
     Outbound::new(options, &SystemNetwork::read())
 }
 
@@ -143,7 +143,7 @@ async fn serve(tls: Option<Arc<rustls::ServerConfig>>) -> (SocketAddr, Arc<Atomi
 async fn what_is_not_public_is_refused_by_default() {
     let (address, _) = serve(None).await;
     let port = address.port();
-    let outbound = outbound(OutboundOptions::default());
+    let outbound = client(OutboundOptions::default());
     for host in [
         "127.0.0.1",
         "[::1]",
@@ -175,7 +175,7 @@ async fn what_is_not_public_is_refused_by_default() {
 #[tokio::test]
 async fn an_allowed_network_is_reached_and_no_other() {
     let (address, _) = serve(None).await;
-    let outbound = outbound(to_loopback());
+    let outbound = client(to_loopback());
     let port = address.port();
     for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"] {
         let response = outbound.send(get(format!("http://{host}:{port}/"))).await.unwrap();
@@ -185,14 +185,14 @@ async fn an_allowed_network_is_reached_and_no_other() {
     assert!(matches!(error, OutboundError::NotPublic { .. }));
     let everything =
         OutboundOptions { allow_private: PrivateAddresses::Allow, ..OutboundOptions::default() };
-    let outbound = outbound(everything);
+    let outbound = client(everything);
     assert!(outbound.send(get(format!("http://{address}/"))).await.is_ok());
 }
 
 #[tokio::test]
 async fn redirects_are_returned_and_connection_headers_stripped() {
     let (address, _) = serve(None).await;
-    let outbound = outbound(to_loopback());
+    let outbound = client(to_loopback());
     let response = outbound.send(get(format!("http://{address}/redirect"))).await.unwrap();
     assert_eq!(
         (response.status().as_u16(), &response.headers()["location"]),
@@ -214,7 +214,7 @@ async fn redirects_are_returned_and_connection_headers_stripped() {
 #[tokio::test]
 async fn bodies_are_decoded_when_asked() {
     let (address, _) = serve(None).await;
-    let outbound = outbound(to_loopback());
+    let outbound = client(to_loopback());
     for name in ["gzip", "deflate", "br", "zstd"] {
         let url = format!("http://{address}/encoded/{name}");
         let response = outbound.send(get(url.clone())).await.unwrap();
@@ -240,7 +240,7 @@ async fn bodies_are_decoded_when_asked() {
 #[tokio::test]
 async fn bodies_stream_both_ways_with_backpressure() {
     let (address, asked) = serve(None).await;
-    let outbound = outbound(to_loopback());
+    let outbound = client(to_loopback());
     let response = outbound.send(get(format!("http://{address}/big"))).await.unwrap();
     let mut body = response.into_body();
     let mut total = body.frame().await.unwrap().unwrap().into_data().unwrap().len();
@@ -261,7 +261,7 @@ async fn bodies_stream_both_ways_with_backpressure() {
 async fn limits_and_failures_say_what_happened() {
     let (address, _) = serve(None).await;
     let limit = Duration::from_millis(50);
-    let outbound = outbound(OutboundOptions { response_timeout: limit, ..to_loopback() });
+    let outbound = client(OutboundOptions { response_timeout: limit, ..to_loopback() });
     let error = outbound.send(get(format!("http://{address}/never"))).await.unwrap_err();
     assert_eq!(error.to_string(), "127.0.0.1 sent no response within 0.05 s");
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
@@ -280,10 +280,10 @@ async fn http2_is_used_over_tls_from_a_trusted_authority_only() {
     let store = Arc::new(atoll_router::CertStore::new(certificates));
     let (address, _) = serve(Some(atoll_router::server_config(store).unwrap())).await;
     let url = format!("https://localhost:{}/", address.port());
-    let error = outbound(to_loopback()).send(get(url.clone())).await.unwrap_err();
+    let error = client(to_loopback()).send(get(url.clone())).await.unwrap_err();
     assert!(error.to_string().contains("certificate"), "{error}");
     let root = CertificateDer::from_pem_file(made.path).unwrap();
-    let outbound = outbound(OutboundOptions { extra_roots: vec![root], ..to_loopback() });
+    let outbound = client(OutboundOptions { extra_roots: vec![root], ..to_loopback() });
     for _ in 0..2 {
         let response = outbound.send(get(url.clone())).await.unwrap();
         assert_eq!(response.version(), Version::HTTP_2);

@@ -42,7 +42,7 @@ pub(crate) enum ToServing {
         /// The request's number.
         request: u64,
         /// The version, none if there is none, or why it cannot be read.
-        version: Result<Option<(Box<Version>, Vec<ModulePart>)>, String>,
+        version: Result<Option<SplitVersion>, String>,
     },
     /// Is anyone there?
     Ping(u64),
@@ -107,6 +107,9 @@ pub(crate) enum FromCheck {
     /// What came of the script.
     Checked(Result<CheckReport, CheckError>),
 }
+
+/// A version without its modules' bytes, and what is to be known of these.
+pub(crate) type SplitVersion = (Box<Version>, Vec<ModulePart>);
 
 /// What is said of a module whose bytes are a part of the payload.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -14,7 +14,7 @@ use crate::process::{
     CheckStart, FrameLimits, FromCheck, LinkError, ToCheck, join_modules, open, own_link,
     receive_fds,
 };
-use crate::sandbox;
+use crate::sandbox::{self, SandboxOptions};
 
 /// What the supervisor may send: a version's modules are payload.
 const LIMITS: FrameLimits = FrameLimits { header_bytes_max: 64 << 20, payload_bytes_max: 1 << 30 };
@@ -44,7 +44,8 @@ async fn check() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     };
     init_log(&log)?;
     atoll_isolate::report_crashes(crashes)?;
-    tracing::debug!(sandbox = sandbox::enter(), "checking scripts");
+    let sandbox = sandbox::enter(&SandboxOptions::default());
+    tracing::debug!(%sandbox, "checking scripts");
     let engine = Arc::new(Engine::start(EngineOptions {
         code_cache_bytes_max: CODE_CACHE_BYTES_MAX,
         ..EngineOptions::default()

@@ -25,7 +25,7 @@ use crate::process::{
     join_modules, open, own_link, receive_fds,
 };
 use crate::report::InvocationReport;
-use crate::sandbox;
+use crate::sandbox::{self, SandboxOptions};
 
 /// How often counts are sent, and the threads are looked at.
 const METRICS_INTERVAL: Duration = Duration::from_secs(1);
@@ -84,7 +84,7 @@ async fn serve() -> Result<(), Fatal> {
     let tls = certificates::tls(&certificates)?;
     let system = SystemNetwork::read();
     // From here on nothing is read from the file system. There is no other thread yet.
-    let sandbox = sandbox::enter();
+    let sandbox = sandbox::enter(&SandboxOptions::default()).to_string();
     let kv = process::kv::connect(fds.kv, fds.epochs, &config.kv)?;
     let engine = Arc::new(Engine::start(EngineOptions {
         code_cache_bytes_max: CODE_CACHE_BYTES_MAX,

@@ -70,7 +70,7 @@ mod tests {
         for expected_s in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
             let time = quarantine.add(version.clone(), now);
             assert_eq!(time, Duration::from_secs(expected_s));
-            assert_eq!(quarantine.versions(now), [version.clone()]);
+            assert_eq!(quarantine.versions(now), vec![version.clone()]);
             assert_eq!(quarantine.next_release(now), Some(now + time));
             now += time;
             assert!(quarantine.versions(now).is_empty());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A process that lived this long ended for a reason of its own.
-const GOOD_LIFE: Duration = Duration::from_secs(10);
+const GOOD_LIFE: Duration = Duration::from_secs(1);
 
 /// Short lives in a row after which there are pauses.
 const SHORT_LIVES_FREE: u32 = 3;
@@ -47,7 +47,7 @@ mod tests {
             assert_eq!(pause, Duration::from_millis(expected_ms));
         };
         for expected in [0, 0, 0, 100, 200, 400] {
-            check(1, expected);
+            check(0, expected);
         }
         for _ in 0..100 {
             check(60, 0);

@@ -1,10 +1,14 @@
 //! Calls from Rust into the runtime's own JS: bootstrap, install, and one call for each event.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use deno_core::error::JsError;
-use deno_core::{JsRuntime, scope, v8};
+use deno_core::{CustomModuleEvaluationKind, FastString, JsRuntime, ModuleSourceCode, scope, v8};
+use deno_error::JsErrorBox;
 
 use crate::inspector::Inspector;
+use crate::loader::WASM_TYPE;
 use crate::ops::time::SeenTime;
 use crate::script::{Binding, BindingValue};
 
@@ -134,6 +138,37 @@ fn call<R>(
     }
 }
 
+unsafe extern "C" fn refuse_wasm(
+    _context: v8::Local<'_, v8::Context>,
+    _source: v8::Local<'_, v8::String>,
+) -> bool {
+    false
+}
+
+/// Makes the value of an imported WebAssembly module, whenever it is imported.
+pub(super) fn wasm_module(
+    scope: &mut v8::PinScope<'_, '_>,
+    kind: Cow<'_, str>,
+    name: &FastString,
+    code: ModuleSourceCode,
+) -> Result<CustomModuleEvaluationKind, JsErrorBox> {
+    let refused = |why: &str| JsErrorBox::type_error(format!("{}: {why}", name.as_str()));
+    if kind != WASM_TYPE {
+        return Err(refused("modules have no such type"));
+    }
+    v8::tc_scope!(let scope, scope);
+    match v8::WasmModuleObject::compile(scope, code.as_bytes()) {
+        Some(module) => {
+            let value: v8::Local<'_, v8::Value> = module.into();
+            Ok(CustomModuleEvaluationKind::Synthetic(v8::Global::new(scope, value)))
+        }
+        None => {
+            let thrown = scope.exception().map(|thrown| thrown.to_rust_string_lossy(scope));
+            Err(refused(&thrown.unwrap_or_default()))
+        }
+    }
+}
+
 /// What an event's dispatch function takes.
 pub(crate) enum Call<'a> {
     Fetch { method: &'a str, url: &'a str, has_body: bool },
@@ -193,12 +228,14 @@ impl Entries {
         call(scope, &self.expose_bindings, &[], |_, _| ())
     }
 
-    /// Hands the script's default export over. Gives the names of the handlers that it has.
+    /// Hands the script's default export over. Gives the names of the handlers that it has. From here on no
+    /// WebAssembly is made from bytes; imported modules and bindings are not concerned.
     pub(crate) fn install(
         &self,
         runtime: &mut JsRuntime,
         namespace: Option<&v8::Global<v8::Object>>,
     ) -> Result<Vec<String>, CallError> {
+        runtime.v8_isolate().set_allow_wasm_code_generation_callback(refuse_wasm);
         scope!(scope, runtime);
         let exported = match namespace {
             Some(namespace) => {

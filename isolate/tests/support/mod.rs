@@ -2,11 +2,11 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 
 use atoll_isolate::{
     Binding, Body, Engine, EngineOptions, FetchEvent, FetchHop, Host, HostError, Instance,
@@ -18,14 +18,17 @@ use futures_util::future::LocalBoxFuture;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 
+/// The budgets of the process, for a test file that sets them before its first test.
+pub(crate) static BUDGETS: OnceLock<EngineOptions> = OnceLock::new();
+
 type Job = Box<dyn FnOnce(&'static Engine) + Send>;
 
 /// V8 must start before any thread that uses it: this thread starts it and begets all the others.
 static RUNNER: LazyLock<Mutex<Sender<Job>>> = LazyLock::new(|| {
     let (jobs, inbox) = channel::<Job>();
     std::thread::spawn(move || {
-        let engine: &'static Engine =
-            Box::leak(Box::new(Engine::start(EngineOptions::default()).unwrap()));
+        let options = BUDGETS.get().cloned().unwrap_or_default();
+        let engine: &'static Engine = Box::leak(Box::new(Engine::start(options).unwrap()));
         for job in inbox {
             std::thread::Builder::new().stack_size(8 << 20).spawn(move || job(engine)).unwrap();
         }
@@ -66,6 +69,8 @@ pub(crate) struct TestHost {
     pub(crate) fetched: RefCell<Vec<String>>,
     #[allow(clippy::type_complexity)]
     pub(crate) answer: Option<Box<dyn Fn(&str) -> Response<Bytes>>>,
+    /// Fetches whose response has not come yet, and the most there ever were.
+    pub(crate) open: Rc<Cell<(usize, usize)>>,
 }
 
 impl Host for TestHost {
@@ -77,7 +82,14 @@ impl Host for TestHost {
         };
         let (parts, bytes) = answer(&url).into_parts();
         let body: Body = Box::pin(ResponseBody::Full(Some(bytes)));
-        Box::pin(async move { Ok(Response::from_parts(parts, body)) })
+        let open = self.open.clone();
+        Box::pin(async move {
+            let (now, most) = open.get();
+            open.set((now + 1, most.max(now + 1)));
+            tokio::task::yield_now().await;
+            open.set((open.get().0 - 1, open.get().1));
+            Ok(Response::from_parts(parts, body))
+        })
     }
 
     fn kv(&self, _: u32, call: KvCall) -> LocalBoxFuture<'static, Result<KvReply, HostError>> {

@@ -1,0 +1,189 @@
+//! Seccomp: the system calls that serving needs, and no others. What is refused fails with an error: a
+//! filter that killed would hand every tenant a way to end the process.
+//!
+//! Two filters stack. The kernel runs both and obeys the stricter answer; where both refuse, the one
+//! installed last. The first makes calls look absent for which libraries have an older way; the second
+//! allows what is listed and refuses everything else.
+
+use std::collections::BTreeMap;
+
+use libc::{c_long, *};
+use seccompiler::{
+    BackendError, BpfProgram, Error, SeccompAction, SeccompCmpArgLen, SeccompCmpOp,
+    SeccompCondition, SeccompFilter, SeccompRule, TargetArch, apply_filter_all_threads,
+};
+
+use super::{Measure, SandboxOptions};
+
+/// Calls that only concern what the process has already: its memory, threads, clocks and descriptors.
+const PLAIN: &[c_long] = &[
+    // Memory. The JIT makes pages executable, so that is no line that can be held here.
+    SYS_brk,
+    SYS_madvise,
+    SYS_membarrier,
+    SYS_mmap,
+    SYS_mprotect,
+    SYS_mremap,
+    SYS_munmap,
+    SYS_pkey_alloc,
+    SYS_pkey_free,
+    SYS_pkey_mprotect,
+    // Threads and signals.
+    SYS_exit,
+    SYS_exit_group,
+    SYS_futex,
+    SYS_get_robust_list,
+    SYS_getcpu,
+    SYS_gettid,
+    SYS_restart_syscall,
+    SYS_rseq,
+    SYS_rt_sigaction,
+    SYS_rt_sigprocmask,
+    SYS_rt_sigreturn,
+    SYS_sched_getaffinity,
+    SYS_sched_yield,
+    SYS_set_robust_list,
+    SYS_sigaltstack,
+    // Clocks and facts.
+    SYS_clock_getres,
+    SYS_clock_gettime,
+    SYS_clock_nanosleep,
+    SYS_getegid,
+    SYS_geteuid,
+    SYS_getgid,
+    SYS_getpid,
+    SYS_getrandom,
+    SYS_getrusage,
+    SYS_gettimeofday,
+    SYS_getuid,
+    SYS_nanosleep,
+    SYS_sysinfo,
+    SYS_uname,
+    // Descriptors.
+    SYS_close,
+    SYS_dup,
+    SYS_dup3,
+    SYS_epoll_create1,
+    SYS_epoll_ctl,
+    SYS_epoll_pwait,
+    SYS_epoll_pwait2,
+    SYS_eventfd2,
+    SYS_fstat,
+    SYS_lseek,
+    SYS_pipe2,
+    SYS_ppoll,
+    SYS_pread64,
+    SYS_read,
+    SYS_readv,
+    SYS_write,
+    SYS_writev,
+    // Sockets. Which ones may be made is a condition; a port to listen on comes from the supervisor.
+    SYS_accept4,
+    SYS_bind,
+    SYS_connect,
+    SYS_getpeername,
+    SYS_getsockname,
+    SYS_getsockopt,
+    SYS_recvfrom,
+    SYS_recvmmsg,
+    SYS_recvmsg,
+    SYS_sendmmsg,
+    SYS_sendmsg,
+    SYS_sendto,
+    SYS_setsockopt,
+    SYS_shutdown,
+    // The first filter answers these, before the list is asked.
+    SYS_clone3,
+];
+
+/// The older forms that this processor has beside some of the calls above.
+#[cfg(target_arch = "x86_64")]
+const OLDER: &[c_long] = &[SYS_epoll_wait, SYS_poll, SYS_dup2, SYS_time];
+#[cfg(not(target_arch = "x86_64"))]
+const OLDER: &[c_long] = &[];
+
+/// Calls whose flags lie in memory, where a filter cannot look: libraries then use the older `clone`.
+const ABSENT: &[c_long] = &[SYS_clone3];
+
+/// What every new thread is given by the C library, and no new process is.
+const THREAD: u64 = (CLONE_VM | CLONE_THREAD | CLONE_SIGHAND) as u64;
+
+/// Flags by which opening a file can change one.
+const WRITING: u64 = (O_ACCMODE | O_CREAT | O_TRUNC | O_TMPFILE & !O_DIRECTORY) as u64;
+
+/// `PR_SET_VMA`, by which allocators name their memory.
+const PR_SET_VMA: u64 = 0x5356_4d41;
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// Restricts every thread of the process.
+pub(super) fn restrict(options: &SandboxOptions) -> Measure {
+    let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else { return Measure::NotOffered };
+    let applied = (|| {
+        let absent = absent_filter(arch)?;
+        let allowed = allowed_filter(options, arch)?;
+        apply_filter_all_threads(&absent)?;
+        apply_filter_all_threads(&allowed)
+    })();
+    match applied {
+        Err(Error::Seccomp(error)) if error.raw_os_error() == Some(ENOSYS) => Measure::NotOffered,
+        other => Measure::of(other),
+    }
+}
+
+fn absent_filter(arch: TargetArch) -> Result<BpfProgram, BackendError> {
+    let rules = ABSENT.iter().map(|call| (i64::from(*call), Vec::new())).collect();
+    let absent = SeccompAction::Errno(ENOSYS as u32);
+    SeccompFilter::new(rules, SeccompAction::Allow, absent, arch)?.try_into()
+}
+
+fn allowed_filter(options: &SandboxOptions, arch: TargetArch) -> Result<BpfProgram, BackendError> {
+    let mut rules: Rules =
+        PLAIN.iter().chain(OLDER).map(|call| (i64::from(*call), Vec::new())).collect();
+    rules.extend(conditional()?);
+    if !options.readable.is_empty() {
+        let reading = masked(2, WRITING, 0)?;
+        rules.insert(SYS_openat, vec![reading]);
+    }
+    let refused = SeccompAction::Errno(EPERM as u32);
+    SeccompFilter::new(rules, refused, SeccompAction::Allow, arch)?.try_into()
+}
+
+/// Calls that are allowed with some arguments only.
+fn conditional() -> Result<Rules, BackendError> {
+    let own = u64::from(std::process::id());
+    let any_of = |argument: u8, values: &[u64]| {
+        values.iter().map(|value| masked(argument, u64::MAX, *value)).collect::<Result<Vec<_>, _>>()
+    };
+    Ok(Rules::from([
+        (SYS_clone, vec![masked(0, THREAD, THREAD)?]),
+        // Names of threads and of memory.
+        (SYS_prctl, any_of(0, &[PR_SET_NAME as u64, PR_GET_NAME as u64, PR_SET_VMA])?),
+        // Reading limits, not setting them, and of no other process.
+        (SYS_prlimit64, vec![SeccompRule::new(vec![equal(0, 0)?, equal(2, 0)?])?]),
+        // A crash handler raises its signal again.
+        (SYS_kill, any_of(0, &[own])?),
+        (SYS_tgkill, any_of(0, &[own])?),
+        // No local sockets, no raw ones, no kernel interfaces.
+        (SYS_socket, any_of(0, &[AF_INET as u64, AF_INET6 as u64])?),
+        (SYS_socketpair, any_of(0, &[AF_UNIX as u64])?),
+        (SYS_ioctl, any_of(1, &[FIONBIO, FIOCLEX, FIONREAD, TCGETS, TIOCGWINSZ])?),
+        (SYS_fcntl, any_of(1, &[F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC].map(flag))?),
+    ]))
+}
+
+fn flag(value: c_int) -> u64 {
+    u64::from(value.unsigned_abs())
+}
+
+fn equal(argument: u8, value: u64) -> Result<SeccompCondition, BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, value)
+}
+
+/// The argument's bits under `mask` are `value`. The kernel's types are 32 bits wide where these are used,
+/// and it ignores what a caller leaves above them; so does this.
+fn masked(argument: u8, mask: u64, value: u64) -> Result<SeccompRule, BackendError> {
+    let mask = mask & u64::from(u32::MAX);
+    let op = SeccompCmpOp::MaskedEq(mask);
+    SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, value)?])
+}

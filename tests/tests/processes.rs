@@ -1,0 +1,268 @@
+//! The promise: tenants' code runs in processes of its own. One that dies takes only its own requests
+//! along, is back within a moment, names whose code it executed, and loses no acknowledged write.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use atoll_tests::{
+    KeepAlive, Node, NodeOptions, Protocol, Reply, Script, ServingProcess, StreamedBody,
+    eventually, fixture, next_chunk,
+};
+use http::{Method, StatusCode};
+use tokio::task::JoinSet;
+
+/// Ends V8: an array so large that its elements can never be had.
+const ABORTS: &str = "new Array(1 << 27).fill(1.1)";
+
+/// Seconds of killing, unless `ATOLL_SOAK_S` says otherwise.
+const KILLING_S: u64 = 6;
+
+fn two_processes() -> NodeOptions {
+    NodeOptions { processes: Some(2), ..NodeOptions::default() }
+}
+
+fn hello() -> Script {
+    Script::module("export default { fetch() { return new Response('hello') } }")
+}
+
+/// The serving processes, once so many are ready and none of them is one of `gone`.
+async fn ready(node: &Node, count: usize, gone: &[u32]) -> Vec<ServingProcess> {
+    eventually("the serving processes are ready", async || {
+        let processes = node.serving_processes().await?;
+        let ready = |process: &&ServingProcess| {
+            process.state == "ready" && process.pid.is_some_and(|pid| !gone.contains(&pid))
+        };
+        (processes.iter().filter(ready).count() == count).then_some(processes)
+    })
+    .await
+}
+
+async fn metric(node: &Node, line_start: &str) -> Option<f64> {
+    let reply = node.request_to_host("localhost", "/metrics").over(Protocol::Admin).send().await;
+    let text = reply.ok()?.text();
+    let line = text.lines().find(|line| line.starts_with(line_start))?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
+/// Connections of a steady load, told apart by whether the process behind them was to survive.
+async fn connections(node: &Node, count: usize) -> Vec<KeepAlive> {
+    let mut connections = Vec::new();
+    for _ in 0..count {
+        connections.push(node.request("hello", "/").keep_alive().await.unwrap());
+    }
+    connections
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_that_aborts_the_engine_takes_only_its_process_along() {
+    let node = Node::start(two_processes()).await;
+    node.deploy("hello", &hello()).await;
+    let source = format!("export default {{ fetch() {{ {ABORTS}; return new Response('?') }} }}");
+    node.deploy("bomb", &Script::module(source)).await;
+    let before = ready(&node, 2, &[]).await;
+    let mut load = JoinSet::new();
+    let stop = Arc::new(AtomicBool::new(false));
+    for mut connection in connections(&node, 16).await {
+        let stop = stop.clone();
+        load.spawn(async move {
+            let mut answered = 0;
+            while !stop.load(Ordering::Relaxed) {
+                match connection.get().await {
+                    Ok(reply) => assert_eq!(reply.text(), "hello"),
+                    Err(_) => return (answered, false),
+                }
+                answered += 1;
+            }
+            (answered, true)
+        });
+    }
+    assert!(node.request("bomb", "/").send().await.is_err(), "the process dies under the request");
+    let crashed = Instant::now();
+    // Every process refuses the version from now on, the new one too.
+    let mut refused = 0;
+    while crashed.elapsed() < Duration::from_millis(800) {
+        let reply = node.request("bomb", "/").send().await.unwrap();
+        assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE, "{}", reply.text());
+        refused += 1;
+    }
+    assert!(refused > 1);
+    for _ in 0..20 {
+        assert_eq!(node.text("hello", "/").await, "hello");
+    }
+    let culprit = eventually("the log names the culprit", async || {
+        let log = node.output();
+        let line = log.lines().find(|line| line.contains("has crashed while it executed"))?;
+        Some(line.to_owned())
+    })
+    .await;
+    assert!(culprit.contains("worker=\"bomb\"") && culprit.contains("SIG"), "{culprit}");
+    let after = ready(&node, 2, &[]).await;
+    let same = before.iter().zip(&after).filter(|(old, new)| old.pid == new.pid).count();
+    assert_eq!(same, 1, "{before:?} {after:?}");
+    stop.store(true, Ordering::Relaxed);
+    let outcomes = load.join_all().await;
+    // The kernel spreads connections over the sockets of both processes.
+    let kept = outcomes.iter().filter(|(answered, whole)| *whole && *answered > 0).count();
+    let cut = outcomes.iter().filter(|(_, whole)| !whole).count();
+    assert!(kept > 0 && kept + cut == 16, "{outcomes:?}");
+    let crashes = format!(
+        "atoll_process_crashes_total{{account=\"{}\",worker=\"bomb\"}}",
+        node.api().account()
+    );
+    assert_eq!(metric(&node, &crashes).await, Some(1.0));
+    assert_eq!(metric(&node, "atoll_process_restarts_total").await, Some(1.0));
+    eventually("the version may run again", async || {
+        node.request("bomb", "/").send().await.is_err().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_upload_that_aborts_the_engine_is_refused() {
+    let node = Node::start(two_processes()).await;
+    let before = ready(&node, 2, &[]).await;
+    let source = format!("{ABORTS}; export default {{ fetch() {{ return new Response('?') }} }}");
+    let error = node.api().upload("bomb", &Script::module(source)).await.unwrap_err();
+    assert!(error.text.contains("aborted the engine"), "{error}");
+    node.deploy("hello", &hello()).await;
+    assert_eq!(node.text("hello", "/").await, "hello");
+    let after = ready(&node, 2, &[]).await;
+    assert!(before.iter().zip(&after).all(|(old, new)| old.pid == new.pid));
+}
+
+#[tokio::test]
+async fn metrics_of_all_processes_add_up_and_stay() {
+    let node = Node::start(two_processes()).await;
+    node.deploy("hello", &hello()).await;
+    let script = Script::module("export default { fetch() { throw new Error('oh dear') } }");
+    node.deploy("thrower", &script).await;
+    const REQUESTS: usize = 40;
+    for _ in 0..REQUESTS {
+        assert_eq!(node.text("hello", "/").await, "hello");
+    }
+    assert_eq!(node.request("thrower", "/").send().await.unwrap().status, 500);
+    let invocations = format!(
+        "atoll_invocations_total{{account=\"{}\",worker=\"hello\",outcome=\"ok\"}}",
+        node.api().account()
+    );
+    let counted = async || {
+        eventually("every invocation is counted", async || {
+            (metric(&node, &invocations).await? == REQUESTS as f64).then_some(())
+        })
+        .await;
+    };
+    counted().await;
+    eventually("the log has what did not end well", async || {
+        node.output().contains("oh dear").then_some(())
+    })
+    .await;
+    for process in ready(&node, 2, &[]).await {
+        node.kill_process(process.pid.unwrap(), "KILL");
+        ready(&node, 2, &[process.pid.unwrap()]).await;
+    }
+    counted().await;
+    assert_eq!(metric(&node, "atoll_process_restarts_total").await, Some(2.0));
+}
+
+#[tokio::test]
+async fn a_process_that_does_not_answer_is_replaced() {
+    let node = Node::start(two_processes()).await;
+    node.deploy("hello", &hello()).await;
+    let stuck = ready(&node, 2, &[]).await[0].pid.unwrap();
+    node.kill_process(stuck, "STOP");
+    ready(&node, 2, &[stuck]).await;
+    for _ in 0..10 {
+        assert_eq!(node.text("hello", "/").await, "hello");
+    }
+}
+
+#[tokio::test]
+async fn a_signal_to_all_processes_drains_the_node() {
+    let mut node = Node::start(two_processes()).await;
+    let script = Script::module(fixture("gate.js")).bind_text("VERSION", "v1");
+    node.deploy("gate", &script).await;
+    let (upload, body) = StreamedBody::channel();
+    let request = node.request("gate", "/").method(Method::POST);
+    let mut answer = request.open_with(body).await.unwrap().into_body();
+    assert!(next_chunk(&mut answer).await.unwrap().is_some());
+    for process in ready(&node, 2, &[]).await {
+        node.kill_process(process.pid.unwrap(), "TERM");
+        node.kill_process(process.pid.unwrap(), "INT");
+    }
+    node.terminate();
+    drop(upload);
+    assert_eq!(next_chunk(&mut answer).await.unwrap().unwrap(), "v1 end\n");
+    assert_eq!(node.exit_status().await.code(), Some(0));
+}
+
+/// A writer through the KV binding: what was acknowledged must be there, whatever is killed meanwhile.
+async fn write(node: &Node, writer: usize, stop: &AtomicBool, acked: &AtomicUsize) -> Vec<String> {
+    let mut keys = Vec::new();
+    let mut next = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let key = format!("{writer}-{next}");
+        next += 1;
+        let put = serde_json::json!({ "op": "put", "key": key, "value": value_of(&key) });
+        let reply = node.request("kv", "/").post(put.to_string()).await;
+        if reply.is_ok_and(|reply: Reply| reply.status == 200 && reply.json().get("ok").is_some()) {
+            keys.push(key);
+            acked.fetch_add(1, Ordering::Relaxed);
+        } else {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    keys
+}
+
+fn value_of(key: &str) -> String {
+    format!("the value of {key}")
+}
+
+/// Serving processes are killed again and again under load; in the end so is the supervisor.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledged_writes_survive_the_death_of_any_process() {
+    let soak_s = std::env::var("ATOLL_SOAK_S").ok().and_then(|text| text.parse().ok());
+    let mut node = Node::start(two_processes()).await;
+    let namespace = node.api().create_namespace("durable").await;
+    node.deploy("kv", &Script::module(fixture("kv.js")).bind_kv("KV", &namespace)).await;
+    node.deploy("hello", &hello()).await;
+    let (stop, acked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let descriptors = node.descriptors();
+    let until = Instant::now() + Duration::from_secs(soak_s.unwrap_or(KILLING_S));
+    let killing = async {
+        let mut kills = 0;
+        while Instant::now() < until {
+            let processes = ready(&node, 2, &[]).await;
+            let pid = processes[kills % 2].pid.unwrap();
+            let before = acked.load(Ordering::Relaxed);
+            node.kill_process(pid, if kills % 3 == 2 { "SEGV" } else { "KILL" });
+            ready(&node, 2, &[pid]).await;
+            eventually("writes go on", async || {
+                (acked.load(Ordering::Relaxed) > before + 3).then_some(())
+            })
+            .await;
+            // Dying seldom enough is what a restart without a pause supposes.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            kills += 1;
+        }
+        stop.store(true, Ordering::Relaxed);
+        kills
+    };
+    let writers = (0..4).map(|writer| write(&node, writer, &stop, &acked));
+    let (kills, keys) = tokio::join!(killing, futures_util::future::join_all(writers));
+    let keys = keys.concat();
+    assert!(kills > 1 && keys.len() > 10, "{kills} kills, {} keys", keys.len());
+    ready(&node, 2, &[]).await;
+    eventually("the supervisor's descriptors are as many as before", async || {
+        (node.descriptors() <= descriptors + 4).then_some(())
+    })
+    .await;
+    node.restart().await;
+    for key in &keys {
+        let value = node.api().kv_get(&namespace, key).await;
+        assert_eq!(value.as_deref(), Some(value_of(key).as_bytes()), "{key}");
+    }
+}
