@@ -102,9 +102,9 @@ struct RunArgs {
 
 #[derive(Args)]
 struct HostingArgs<T: Args> {
-    /// The key of a node's configuration for its memory budget in bytes.
-    #[arg(long, default_value = "memory_bytes_max")]
-    budget_key: String,
+    /// The configuration of a node that evicts: a line of TOML with `{bytes}` or `{isolates}`.
+    #[arg(long, default_value = "memory_bytes_max = {bytes}")]
+    budget_config: String,
     #[command(flatten)]
     question: T,
     #[command(flatten)]
@@ -216,7 +216,7 @@ impl<T: Args> HostingArgs<T> {
             site: self.site.site()?,
             kinds,
             load_core: self.site.load_core,
-            budget_key: self.budget_key,
+            budget_config: self.budget_config,
         };
         let versions = stage.kinds.iter().map(|&kind| {
             let version = servers::version(&stage.site, kind)?;

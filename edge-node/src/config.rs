@@ -32,7 +32,8 @@ pub struct NodeConfig {
     /// Threads that accept connections and run what is called often and never long; the number of cores when
     /// absent.
     pub threads: Option<NonZeroUsize>,
-    /// Threads that run every other worker; the number of cores, and at least two, when absent.
+    /// Threads of each process that run every other worker; its share of the cores, and at least two, when
+    /// absent.
     pub back_threads: Option<NonZeroUsize>,
     /// Serving processes of `atoll serve`, which share the threads; by the number of cores when absent.
     pub processes: Option<NonZeroUsize>,

@@ -13,6 +13,7 @@ pub mod node;
 mod node_file;
 pub mod observe;
 pub mod outbound;
+pub mod preflight;
 mod process;
 pub mod project;
 pub mod registry;

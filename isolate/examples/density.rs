@@ -1,6 +1,6 @@
 //! What one isolate costs: time to create, time to load and call, private memory, V8's heap, mappings.
 //!
-//! `cargo run --release -p atoll-isolate --example density [instances] [plain|spare]`
+//! `cargo run --release -p atoll-isolate --example density [instances]`
 #![allow(clippy::unwrap_used, reason = "a measurement fails by panicking")]
 
 use std::rc::Rc;
@@ -94,14 +94,18 @@ async fn measure(thread: IsolateThread, instances: usize) {
     call(&_warm[0]).await;
     let (private, pss, mappings) = memory();
     let mut loaded = Vec::with_capacity(instances);
-    let (mut loads, mut calls, mut again) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut creations, mut loads) = (Vec::new(), Vec::new());
+    let (mut calls, mut again) = (Vec::new(), Vec::new());
     for number in 0..instances {
+        let begun = Instant::now();
+        thread.make_spare();
         let started = Instant::now();
         let instance = load(&thread, number).await;
         let ready = Instant::now();
         call(&instance).await;
         let called = Instant::now();
         call(&instance).await;
+        creations.push(started - begun);
         loads.push(ready - started);
         calls.push(called - ready);
         again.push(called.elapsed());
@@ -115,7 +119,8 @@ async fn measure(thread: IsolateThread, instances: usize) {
         let (p50, p90) = milliseconds(times);
         println!("{name:28} p50 {p50:7.3} ms   p90 {p90:7.3} ms");
     };
-    show("create + load", loads);
+    show("create an isolate", creations);
+    show("load into it", loads);
     show("first call", calls);
     show("second call", again);
     println!("{:28} {:.3} MB", "private memory each", each(private, private_after));

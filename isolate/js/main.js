@@ -32,7 +32,8 @@ const {
 } = primordials;
 const { setAsyncContext } = core;
 const { fromInnerRequest } = core.loadExtScript("ext:deno_fetch/23_request.js");
-const { ResponsePrototype, toInnerResponse, wireHeaderList } = core.loadExtScript("ext:deno_fetch/23_response.js");
+const { Response, ResponsePrototype, toInnerResponse, wireHeaderList } = core.loadExtScript("ext:deno_fetch/23_response.js");
+const { URL } = core.loadExtScript("ext:deno_web/00_url.js");
 const { takeBody, bodyFromRid } = core.loadExtScript("ext:atoll/body.js");
 const { Invocation, currentInvocation } = core.loadExtScript("ext:atoll/invocation.js");
 const { Fetcher } = core.loadExtScript("ext:atoll/fetch.js");
@@ -272,6 +273,25 @@ function install(exported) {
 // What a listener throws goes to listeners for errors, and then to the log. Deno's own way out ends the isolate.
 saveGlobalThisReference({ __proto__: null, dispatchEvent });
 core.reportUnhandledException = (error) => op_report_error(currentInvocation()?.id ?? 0, error);
+
+// Does once, while the snapshot is made, what every worker does in its first call: functions that have run are
+// compiled in the snapshot.
+function warmUp() {
+  const inner = new IncomingRequest(0, "GET", "http://warm.up/", false);
+  inner.headers = [["host", "warm.up"]];
+  const request = fromInnerRequest(inner, "immutable");
+  const { pathname, searchParams } = new URL(request.url);
+  const headers = { "content-type": "text/plain", "x-host": request.headers.get("host") };
+  const text = new Response(`${request.method} ${pathname} ${searchParams.get("q")}`, { status: 200, headers });
+  const answers = [text, Response.json({ ok: true })];
+  for (let i = 0; i < answers.length; i++) {
+    const answer = toInnerResponse(answers[i]);
+    takeBody(answer.body);
+    onlyContentType(wireHeaderList(answer)[0]);
+  }
+}
+warmUp();
+
 core.setReportExceptionCallback((error) => op_report_error(currentInvocation()?.id ?? 0, error));
 core.setUnhandledPromiseRejectionHandler((_promise, error) => {
   op_report_error(currentInvocation()?.id ?? 0, error);

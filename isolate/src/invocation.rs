@@ -209,6 +209,11 @@ impl Invocations {
         key
     }
 
+    /// Invocations that have ever begun, up to a large number.
+    pub(crate) fn begun(&self) -> u32 {
+        self.next.get() - 1
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.table.borrow().len()
     }

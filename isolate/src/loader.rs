@@ -2,10 +2,8 @@
 //! WebAssembly and CommonJS into ES modules.
 
 use std::borrow::Cow;
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::fmt::Write as _;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use deno_core::url::Url;
@@ -34,11 +32,41 @@ const BUILT_IN: &[&str] = &["cloudflare:workers", "node:async_hooks"];
 pub(crate) struct ScriptLoader {
     script: Arc<Script>,
     cache: Arc<CodeCache>,
+    /// ES modules, by number, that V8 compiled because their code was not in the cache.
+    compiled: RefCell<Vec<usize>>,
 }
 
 impl ScriptLoader {
     pub(crate) fn new(script: Arc<Script>, cache: Arc<CodeCache>) -> Self {
-        Self { script, cache }
+        Self { script, cache, compiled: RefCell::default() }
+    }
+
+    /// Whether there is code to be kept for the next load of this script.
+    pub(crate) fn has_new_code(&self) -> bool {
+        !self.compiled.borrow().is_empty()
+    }
+
+    /// Keeps the code of each module that V8 compiled here. `code_of` makes it from a URL and a source.
+    pub(crate) fn keep_code(&self, mut code_of: impl FnMut(&str, &str) -> Option<Vec<u8>>) {
+        for index in self.compiled.take() {
+            let (Some(module), Some(hash)) =
+                (self.script.modules.get(index), self.script.hash_at(index))
+            else {
+                continue;
+            };
+            // Another instance of this process may have been quicker.
+            if self.cache.get(&hash).is_some() {
+                continue;
+            }
+            let (Ok(url), Ok(source)) =
+                (module_url(&module.name), std::str::from_utf8(&module.bytes))
+            else {
+                continue;
+            };
+            if let Some(code) = code_of(url.as_str(), source) {
+                self.cache.put(hash, &code);
+            }
+        }
     }
 
     /// The URL of the main module.
@@ -124,11 +152,16 @@ impl ScriptLoader {
         Ok(ModuleSource::new(ModuleType::JavaScript, code, url, cached))
     }
 
-    /// Only what is compiled as it was uploaded is cached: V8 tells sources apart by their length.
+    /// Only what is compiled as it was uploaded is cached: V8 tells sources apart by their length. A miss is
+    /// noted and made up for later: code made right after compiling lacks every function that is called.
     fn cached(&self, module: &Module) -> Option<SourceCodeCacheInfo> {
-        let hash = self.script.content_hash(&module.name)?;
+        let index = self.script.modules.iter().position(|known| std::ptr::eq(known, module))?;
+        let hash = self.script.hash_at(index)?;
+        let Some(code) = self.cache.get(&hash) else {
+            self.compiled.borrow_mut().push(index);
+            return None;
+        };
         let short = u64::from_le_bytes(hash[..8].try_into().expect("a SHA-256 has 32 bytes"));
-        let code = self.cache.get(&hash)?;
         Some(SourceCodeCacheInfo { hash: short, data: Some(Cow::Owned(code.to_vec())) })
     }
 
@@ -213,6 +246,11 @@ impl LateLoader {
         self.0.get_or_init(|| loader)
     }
 
+    /// The script's own loader, once there is one.
+    pub(crate) fn script(&self) -> Option<&ScriptLoader> {
+        self.0.get()
+    }
+
     fn bound(&self) -> Result<&ScriptLoader, JsErrorBox> {
         self.0.get().ok_or_else(|| JsErrorBox::generic("the isolate has no script yet"))
     }
@@ -235,18 +273,6 @@ impl ModuleLoader for LateLoader {
         options: ModuleLoadOptions,
     ) -> ModuleLoadResponse {
         ModuleLoadResponse::Sync(self.bound().and_then(|loader| loader.source(url, &options)))
-    }
-
-    fn code_cache_ready(
-        &self,
-        url: ModuleSpecifier,
-        _hash: u64,
-        code: &[u8],
-    ) -> Pin<Box<dyn Future<Output = ()>>> {
-        if let Some(loader) = self.0.get() {
-            loader.keep_code(&url, code);
-        }
-        Box::pin(std::future::ready(()))
     }
 
     /// Sources stay with the author: the map's word is taken for them.
@@ -289,13 +315,6 @@ impl ScriptLoader {
         Err(JsErrorBox::type_error(format!(
             "No such module \"{specifier}\". It is imported from \"{importer}\"."
         )))
-    }
-
-    fn keep_code(&self, url: &ModuleSpecifier, code: &[u8]) {
-        if let Some(hash) = self.find(url).and_then(|module| self.script.content_hash(&module.name))
-        {
-            self.cache.put(hash, code);
-        }
     }
 
     fn source_map(&self, file_name: &str) -> Option<Cow<'_, [u8]>> {

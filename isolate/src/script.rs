@@ -1,6 +1,6 @@
 //! What an instance is made of: modules, and the values that `env` holds.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -54,20 +54,21 @@ pub struct Script {
     pub(crate) format: ScriptFormat,
     pub(crate) main: String,
     pub(crate) modules: Vec<Module>,
-    hashes: Vec<ContentHash>,
+    hashes: OnceLock<Vec<ContentHash>>,
 }
 
 impl Script {
     /// Takes a main module's syntax and name, and every module, source maps too.
     pub fn new(format: ScriptFormat, main: impl Into<String>, modules: Vec<Module>) -> Self {
-        let hashes = modules.iter().map(|module| content_hash(&module.bytes)).collect();
-        Self { format, main: main.into(), modules, hashes }
+        Self { format, main: main.into(), modules, hashes: OnceLock::new() }
     }
 
-    /// The hash of the contents of the module of this name.
-    pub(crate) fn content_hash(&self, name: &str) -> Option<ContentHash> {
-        let index = self.modules.iter().position(|module| module.name == name)?;
-        self.hashes.get(index).copied()
+    /// The hash of the contents of the module of this number. Made once for each script.
+    pub(crate) fn hash_at(&self, index: usize) -> Option<ContentHash> {
+        self.hashes
+            .get_or_init(|| self.modules.iter().map(|module| content_hash(&module.bytes)).collect())
+            .get(index)
+            .copied()
     }
 
     /// Finds a module by name, with or without a leading `./` on either side.

@@ -1,20 +1,34 @@
-//! Blank isolates: created from the snapshot, their globals in place, waiting for a script. Most of a cold
-//! start's time goes into making one, so a thread makes a few when it has nothing else to do.
+//! What an idle thread does for the cold starts to come. It makes blank isolates: created from the snapshot,
+//! their globals in place, waiting for a script; most of a cold start's time goes into that. And it keeps the
+//! compiled code of scripts that have been called a few times, so that their next load compiles nothing.
 
 use std::cell::{Cell as StdCell, RefCell};
-use std::rc::Rc;
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use crate::boundary::{CallError, Cell, CellOptions, Entries, install_entries};
+use crate::boundary::{CallError, Cell, CellOptions, Entries, install_entries, module_code};
 use crate::inspector::Inspector;
-use crate::instance::IsolateThread;
+use crate::instance::{Inner, IsolateThread, State};
 use crate::loader::LateLoader;
 use crate::memory::{Memory, MemoryAccount};
 
 /// Blank isolates that one thread keeps at most, whatever it is asked for.
 const SPARES_MAX: usize = 64;
+
+/// Calls after which a script's functions that matter have been compiled.
+const CALLS_BEFORE_CODE: u32 = 3;
+
+/// Instances whose code is to be kept; the oldest is forgotten for another.
+const NEW_CODE_MAX: usize = 256;
+
+/// An instance whose script's code is not in the cache yet.
+struct NewCode {
+    instance: Weak<Inner>,
+    loader: Rc<LateLoader>,
+}
 
 /// An isolate that no script has been loaded into.
 pub(crate) struct Blank {
@@ -51,6 +65,7 @@ pub(crate) struct Spares {
     memory: Memory,
     slices: Rc<StdCell<u64>>,
     taken: Notify,
+    new_code: RefCell<VecDeque<NewCode>>,
 }
 
 impl IsolateThread {
@@ -77,6 +92,12 @@ impl IsolateThread {
         }
     }
 
+    /// Keeps the compiled code of one script that has been called often enough. Says whether there was one.
+    /// Must be called on the thread itself, between slices.
+    pub fn keep_code(&self) -> bool {
+        self.spares.keep_code()
+    }
+
     /// How often the thread has entered an isolate: it stands still while the thread is idle.
     pub fn slices(&self) -> u64 {
         self.spares.slices.get()
@@ -86,12 +107,48 @@ impl IsolateThread {
 impl Spares {
     /// A thread's shelf, empty yet. What is put there counts against `memory`.
     pub(crate) fn new(memory: Memory) -> Self {
-        Self { shelf: RefCell::default(), memory, slices: Rc::default(), taken: Notify::new() }
+        Self {
+            shelf: RefCell::default(),
+            memory,
+            slices: Rc::default(),
+            taken: Notify::new(),
+            new_code: RefCell::default(),
+        }
     }
 
     /// What all isolates of the process hold together.
     pub(crate) fn memory(&self) -> &Memory {
         &self.memory
+    }
+
+    /// Notes that the instance's script was compiled here, and that its code is worth keeping.
+    pub(crate) fn note_new_code(&self, instance: Weak<Inner>, loader: Rc<LateLoader>) {
+        let mut waiting = self.new_code.borrow_mut();
+        if waiting.len() == NEW_CODE_MAX {
+            waiting.pop_front();
+        }
+        waiting.push_back(NewCode { instance, loader });
+    }
+
+    fn keep_code(&self) -> bool {
+        let ready = |new: &NewCode| {
+            new.instance.upgrade().filter(|instance| {
+                instance.state() == State::Live && instance.invocations.len() == 0
+            })
+        };
+        let mut waiting = self.new_code.borrow_mut();
+        waiting.retain(|new| new.instance.strong_count() > 0);
+        let found = waiting.iter().position(|new| {
+            ready(new).is_some_and(|instance| instance.invocations.begun() >= CALLS_BEFORE_CODE)
+        });
+        let Some(new) = found.and_then(|index| waiting.remove(index)) else { return false };
+        drop(waiting);
+        let (Some(instance), Some(loader)) = (ready(&new), new.loader.script()) else {
+            return false;
+        };
+        instance
+            .inside(|runtime| loader.keep_code(|url, source| module_code(runtime, url, source)));
+        true
     }
 
     fn len(&self) -> usize {

@@ -192,7 +192,8 @@ fn polluter(when: &str, pollution: &str) -> String {
 
 /// The worker's own answer, if the pollution left it able to give one. Any documented end will do.
 async fn outcome(worker: &Worker) -> Option<String> {
-    let request = Request::post(URL).header("x-test", "yes").body(body("body")).unwrap();
+    let request =
+        Request::post(URL).header("x-test", "yes").body(body("body")).expect("a valid request");
     match worker.request(request).await {
         Ok(response) => Some(text(response).await),
         Err(failure) => {

@@ -2,8 +2,8 @@
 
 mod support;
 
-use atoll_isolate::Limits;
-use support::{Setup, load, on_isolate_thread, script};
+use atoll_isolate::{Limits, ModuleKind, Script, ScriptFormat};
+use support::{Setup, load, module, on_isolate_thread, script};
 
 const HELLO: &str = "let calls = 0; export default { fetch: () => new Response(`${++calls}`) }";
 
@@ -67,5 +67,37 @@ fn who_keeps_spares_is_told_when_one_is_taken() {
         load(&thread, HELLO).await;
         assert!(thread.slices() > idle);
         waiter.await.unwrap();
+    });
+}
+
+/// Code is kept once a script has been called a few times, and the next instance starts from it.
+#[test]
+fn code_is_kept_after_the_first_calls() {
+    on_isolate_thread(|thread| async move {
+        let source = "import { two } from './two.js'; const one = () => 1; \
+            export default { fetch: () => new Response(`${one() + two()}`) };";
+        let modules = || {
+            vec![
+                module("index.js", ModuleKind::EsModule, source),
+                module("two.js", ModuleKind::EsModule, "export const two = () => 2;"),
+            ]
+        };
+        let load = async || {
+            let setup = Setup::new(Script::new(ScriptFormat::Modules, "index.js", modules()));
+            setup.load(&thread).await.unwrap_or_else(|error| panic!("{error}"))
+        };
+        let first = load().await;
+        for _ in 0..3 {
+            assert!(!thread.keep_code(), "too few calls");
+            assert_eq!(first.get("http://a.test/").await, "3");
+        }
+        assert!(thread.keep_code());
+        assert!(!thread.keep_code(), "once is enough");
+        let second = load().await;
+        for _ in 0..4 {
+            assert_eq!(second.get("http://a.test/").await, "3");
+        }
+        assert!(!thread.keep_code(), "the second instance compiled nothing");
+        assert_eq!(first.get("http://a.test/").await, "3");
     });
 }

@@ -3,8 +3,9 @@
 use serde::Serialize;
 
 use super::random::Random;
-use super::{Stage, Summary, Tenant, calls, ms, settle};
+use super::{Stage, Summary, Tenant, calls, first_error, ms, one_line, settle};
 use crate::calls::Pace;
+use crate::histogram::Histogram;
 use crate::servers::{Fleet, Kind};
 
 /// What a small worker's isolate is charged with, of a budget that is kept below its end.
@@ -29,7 +30,8 @@ pub(super) struct Budgeted {
 
 /// The configuration of a node that fits about so many small isolates.
 pub(super) fn config(stage: &Stage, isolates: usize) -> String {
-    format!("{} = {}\n", stage.budget_key, isolates * CHARGED_BYTES)
+    let text = stage.budget_config.replace("{isolates}", &isolates.to_string());
+    text.replace("{bytes}", &(isolates * CHARGED_BYTES).to_string()) + "\n"
 }
 
 /// Calls all tenants in random order.
@@ -63,7 +65,7 @@ pub(super) fn measure(
 
 impl Budgeted {
     fn refused(config: String, workers: usize, error: String) -> Self {
-        let latency = Summary::of(&crate::histogram::Histogram::new());
+        let latency = Summary::of(&Histogram::new());
         let (first_error, evictions, isolates_live) = (None, None, None);
         let refused = Some(error);
         Self { config, workers, latency, errors: 0, first_error, evictions, isolates_live, refused }
@@ -71,7 +73,7 @@ impl Budgeted {
 
     pub(super) fn sentence(&self) -> String {
         if let Some(error) = &self.refused {
-            return format!("With `{}`: not measured, {error}", self.config.trim());
+            return format!("With `{}`: not measured, {}", self.config.trim(), one_line(error));
         }
         let count = |value: Option<f64>| {
             value.map_or_else(|| "an unknown number of".to_owned(), |value| format!("{value:.0}"))
@@ -86,9 +88,7 @@ impl Budgeted {
             count(self.isolates_live),
             ms(self.latency.p50_ms),
             ms(self.latency.p99_ms),
-            self.first_error
-                .as_ref()
-                .map_or_else(String::new, |error| format!(" First error: {error}")),
+            first_error(&self.first_error),
         )
     }
 }

@@ -4,7 +4,7 @@
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Findings, Stage, Summary, Tenant, budget, calls, ms, settle, tenants};
+use super::{Findings, Stage, Summary, Tenant, budget, calls, ms, one_line, settle, tenants};
 use crate::calls::{Pace, Seen};
 use crate::histogram::Histogram;
 use crate::plot::{self, Curve};
@@ -94,17 +94,20 @@ pub(crate) fn ask(stage: &Stage, args: &Args) -> Result<Findings, String> {
         for (&(kind, case, label), cold) in cases.iter().zip(&mut cold) {
             eprintln!("cold-start: {label}, round {}", round + 1);
             if let Err(error) = measure(stage, args, kind, case, &tenants, cold) {
+                let error = one_line(&error);
                 notes.push(format!("{label}, round {}: not measured, {error}", round + 1));
             }
         }
     }
-    if let Some(evicted) = cold.iter().find(|cold| cold.label == CASES[2].2) {
-        notes.push(format!("{}: {:.0} evictions", evicted.label, evicted.evictions));
-    }
     cold.retain(|cold| cold.first.total() > 0);
-    notes.extend(cold.iter().filter_map(|cold| {
-        cold.first_error.as_ref().map(|error| format!("{}: {error}", cold.label))
-    }));
+    for Cold { label, evictions, first_error, .. } in &cold {
+        if *evictions > 0.0 {
+            notes.push(format!("{label}: {evictions:.0} evictions"));
+        }
+        if let Some(error) = first_error {
+            notes.push(format!("{label}: {}", one_line(error)));
+        }
+    }
     let curves = cold.iter().map(|cold| Curve { label: cold.label, latencies: &cold.first });
     let curves: Vec<_> = curves.collect();
     Ok(Findings {

@@ -4,23 +4,21 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::random::Random;
-use super::{Findings, Stage, Summary, budget, calls, fill, megabytes, ms, settle, tenants};
+use super::{
+    Findings, Stage, Summary, budget, calls, fill, first_error, megabytes, ms, settle, tenants,
+};
 use crate::calls::{Pace, Seen};
 use crate::footprint::Held;
 use crate::plot::{self, Bar, Panel, Scale};
 use crate::results::Grid;
 use crate::servers::{Fleet, Kind};
 
-const HEADINGS: [&str; 12] = [
+const HEADINGS: [&str; 8] = [
     "server",
-    "first p50 ms",
-    "first p99 ms",
-    "warm p50 ms",
-    "warm p99 ms",
-    "first, unpaced p50 ms",
-    "first, unpaced p99 ms",
-    "random p50 ms",
-    "random p99 ms",
+    "first ms, p50 / p99",
+    "warm ms",
+    "first, unpaced ms",
+    "random ms",
     "MB an isolate",
     "mappings",
     "errors",
@@ -166,7 +164,9 @@ impl Dense {
     fn cells(&self) -> Vec<String> {
         let pairs = [&self.first, &self.warm, &self.first_unpaced, &self.random];
         let mut cells = vec![self.server.name().to_owned()];
-        cells.extend(pairs.iter().flat_map(|summary| [ms(summary.p50_ms), ms(summary.p99_ms)]));
+        cells.extend(
+            pairs.iter().map(|summary| format!("{} / {}", ms(summary.p50_ms), ms(summary.p99_ms))),
+        );
         cells.push(megabytes(self.bytes_each()));
         cells.push(format!("{:.1}", self.growth.mappings as f64 / self.isolates.max(1.0)));
         cells.push(self.errors.to_string());
@@ -196,13 +196,12 @@ fn notes(args: &Args, tenants: &[tenants::Tenant], dense: &[Dense]) -> Vec<Strin
     )];
     for one in dense {
         notes.push(format!(
-            "{}: a first call costs {} ms more than a warm one (p50). Memory grew by {:.0} MB \
-             (Pss of {} processes; {:.0} MB of private pages) for {:.0} isolates; {:.0} MB before. \
-             {}.{}",
+            "{}: a first call costs {} ms more than a warm one (p50). Its tree of processes ({}) grew \
+             by {:.0} MB (Pss; {:.0} MB of private pages) for {:.0} isolates, from {:.0} MB. {}.{}",
             one.server.name(),
             ms(one.first.p50_ms - one.warm.p50_ms),
-            one.growth.pss_bytes as f64 / 1e6,
             one.processes,
+            one.growth.pss_bytes as f64 / 1e6,
             one.growth.private_bytes as f64 / 1e6,
             one.isolates,
             one.idle.pss_bytes as f64 / 1e6,
@@ -210,9 +209,7 @@ fn notes(args: &Args, tenants: &[tenants::Tenant], dense: &[Dense]) -> Vec<Strin
                 || "Evictions: not reported".to_owned(),
                 |evictions| format!("Evictions: {evictions:.0}")
             ),
-            one.first_error
-                .as_ref()
-                .map_or_else(String::new, |error| format!(" First error: {error}")),
+            first_error(&one.first_error),
         ));
     }
     if let [atoll, peer, ..] = dense {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{CALL_WITHIN_MS, Findings, Stage, Summary, Tenant, calls, ms, settle};
+use super::{CALL_WITHIN_MS, Findings, Stage, Summary, Tenant, calls, ms, one_line, settle};
 use crate::api;
 use crate::calls::{Neighbour, Pace};
 use crate::plot::{self, Bar, Panel, Scale};
@@ -131,7 +131,8 @@ fn tenant(stage: &Stage, name: &str, file: &str) -> Result<Tenant, String> {
     let path = stage.site.compare.join(file);
     let source = std::fs::read_to_string(&path)
         .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    Ok(Tenant { name: name.to_owned(), source, answer: LIGHT_ANSWER.to_owned() })
+    let (name, answer) = (name.to_owned(), LIGHT_ANSWER.to_owned());
+    Ok(Tenant { account: name.clone(), name, source, answer })
 }
 
 /// The light worker's first call is another question's.
@@ -178,8 +179,11 @@ fn notes(args: &Args, all: &[Beside]) -> Vec<String> {
             notes.push(format!("{} beside {neighbour}: first error: {error}", server.name()));
         }
         if let Some(death) = died {
-            let line = death.lines().next().unwrap_or_default();
-            notes.push(format!("{} beside {neighbour}: the server died: {line}", server.name()));
+            let death = one_line(death);
+            notes.push(format!(
+                "{} beside {neighbour}: the server died: {death:.300}",
+                server.name()
+            ));
         }
     }
     notes

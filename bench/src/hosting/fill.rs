@@ -1,5 +1,7 @@
 //! How many isolates fit on this machine, and what stops them?
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::{Stage, calls, megabytes, settle, tenants};
@@ -8,9 +10,11 @@ use crate::footprint::{Held, kilobytes};
 use crate::servers::{Fleet, Kind};
 
 /// Workers deployed and called before the limits are looked at again.
-const BATCH: usize = 250;
+const BATCH: usize = 500;
 /// Connections that first calls are made on: they reach every serving process.
 const CONNECTIONS: usize = 4;
+/// A node's metrics are up to date after this long: its processes report each second.
+const METRICS_WITHIN: Duration = Duration::from_millis(1_500);
 /// The part of the machine's memory, and of a process's mappings, that is used at most.
 const USED_MAX: f64 = 0.8;
 const MAPPINGS_MAX: f64 = 0.95;
@@ -56,6 +60,7 @@ pub(super) fn measure(stage: &Stage, wanted: usize) -> Result<Filled, String> {
             filled.stopped_by = format!("the node died: {error}");
             break;
         }
+        std::thread::sleep(METRICS_WITHIN);
         let live = fleet.isolates_live()?.unwrap_or((filled.called + BATCH) as f64);
         let loaded = live - filled.isolates;
         let now = fleet.footprint()?;
@@ -74,7 +79,7 @@ pub(super) fn measure(stage: &Stage, wanted: usize) -> Result<Filled, String> {
         } else if mappings as f64 > mappings_max as f64 * MAPPINGS_MAX {
             format!("vm.max_map_count: a process has {mappings} mappings of {mappings_max} allowed")
         } else if loaded < BATCH as f64 * KEPT_MIN {
-            "the node's own memory budget: it evicts".to_owned()
+            "the node's own limits: it evicts".to_owned()
         } else {
             continue;
         };
@@ -86,7 +91,7 @@ pub(super) fn measure(stage: &Stage, wanted: usize) -> Result<Filled, String> {
 impl Filled {
     pub(super) fn sentence(&self) -> String {
         format!(
-            "Of {} wanted isolates {:.0} were loaded in {} processes ({} workers called, {} errors), \
+            "Of {} wanted isolates {:.0} were loaded (processes: {}; workers called: {}; errors: {}), \
              {} MB and {:.1} mappings each. Stopped by {}.",
             self.wanted,
             self.isolates,

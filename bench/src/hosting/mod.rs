@@ -39,8 +39,8 @@ pub(crate) struct Stage {
     /// The servers that host many workers.
     pub(crate) kinds: Vec<Kind>,
     pub(crate) load_core: usize,
-    /// The configuration key of a node's memory budget, in bytes.
-    pub(crate) budget_key: String,
+    /// The configuration of a node that holds `{isolates}` small isolates, or `{bytes}` of them.
+    pub(crate) budget_config: String,
 }
 
 impl Stage {
@@ -103,4 +103,14 @@ fn ms(value: f64) -> String {
 
 fn megabytes(bytes: f64) -> String {
     format!("{:.2}", bytes / 1e6)
+}
+
+/// A message of several lines as part of a sentence.
+fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A sentence about it, if there was one.
+fn first_error(error: &Option<String>) -> String {
+    error.as_ref().map_or_else(String::new, |error| format!(" First error: {}.", one_line(error)))
 }

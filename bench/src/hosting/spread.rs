@@ -39,7 +39,7 @@ pub(crate) struct Args {
 
 impl Default for Args {
     fn default() -> Self {
-        Self { workers: 1_000, connections: 64, seconds: 5.0, warmup_seconds: 5.0, rounds: 3 }
+        Self { workers: 1_000, connections: 64, seconds: 5.0, warmup_seconds: 10.0, rounds: 3 }
     }
 }
 

@@ -1,27 +1,13 @@
-//! What placement does, counted for the metrics.
+//! What happens to instances, and what threads are doing, for the metrics.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use atoll_isolate::Memory;
 
 use super::replicas::{BackThread, Placement};
-use crate::observe::Metrics;
-
-/// One number that grows.
-#[derive(Default)]
-pub(super) struct Count(AtomicU64);
-
-impl Count {
-    pub(super) fn one(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn value(&self) -> i64 {
-        i64::try_from(self.0.load(Ordering::Relaxed)).unwrap_or(i64::MAX)
-    }
-}
+use crate::observe::{Count, Metrics};
 
 /// What happened to instances in this process.
-#[derive(Default)]
 pub(super) struct Counts {
     /// Instances loaded: cold starts and further replicas.
     pub(super) loads: Count,
@@ -35,27 +21,42 @@ pub(super) struct Counts {
     pub(super) handed: Count,
 }
 
+impl Counts {
+    pub(super) fn new(metrics: &Metrics) -> Self {
+        Self {
+            loads: metrics.counter("isolate_loads", "Instances loaded"),
+            evictions: metrics
+                .counter("isolate_evictions", "Idle instances dropped to make room for others"),
+            promotions: metrics.counter(
+                "isolate_promotions",
+                "Instances given to versions on a front thread, where they are called often",
+            ),
+            demotions: metrics.counter(
+                "isolate_demotions",
+                "Versions sent back to the back threads for running long on a front thread",
+            ),
+            handed: metrics.counter("calls_handed_over", "Calls handed to a back thread"),
+        }
+    }
+}
+
 impl Placement {
-    /// Shows the counts.
-    pub(super) fn show(self: &Arc<Self>, metrics: &Metrics) {
-        let add = |name, help, value: fn(&Self) -> i64| {
-            let placement = self.clone();
-            metrics.add_gauge(name, help, move || value(&placement));
+    /// Shows what is there now.
+    pub(super) fn show(self: &Arc<Self>, metrics: &Metrics, memory: &Memory) {
+        let placement = self.clone();
+        let help = "What calls lately waited for the most delayed back thread";
+        metrics.add_gauge("queue_delay_us", help, move || {
+            let most = placement.backs().iter().map(BackThread::delay).max().unwrap_or_default();
+            i64::try_from(most.as_micros()).unwrap_or(i64::MAX)
+        });
+        let add = |name, help, value: fn(&Memory) -> usize| {
+            let memory = memory.clone();
+            let value = move || i64::try_from(value(&memory)).unwrap_or(i64::MAX);
+            metrics.add_gauge(name, help, value);
         };
-        add("isolate_loads", "Instances loaded", |all| all.counts.loads.value());
-        add("isolate_evictions", "Idle instances dropped to make room", |all| {
-            all.counts.evictions.value()
-        });
-        add("isolate_promotions", "Versions given an instance on a front thread", |all| {
-            all.counts.promotions.value()
-        });
-        add("isolate_demotions", "Versions sent back to the back threads", |all| {
-            all.counts.demotions.value()
-        });
-        add("calls_handed_over", "Calls handed to a back thread", |all| all.counts.handed.value());
-        add("queue_delay_us", "What calls lately waited for the most delayed back thread", |all| {
-            let delays = all.backs().iter().map(BackThread::delay);
-            delays.max().map_or(0, |most| i64::try_from(most.as_micros()).unwrap_or(i64::MAX))
-        });
+        add("isolate_memory_bytes", "Memory that isolates hold", Memory::used);
+        add("isolate_memory_bytes_max", "Memory that isolates may hold", Memory::max);
+        add("isolate_heap_bytes", "Memory that JS heaps hold", Memory::heap_used);
+        add("isolate_heap_bytes_max", "Memory that JS heaps may hold", Memory::heap_max);
     }
 }

@@ -115,7 +115,7 @@ impl Placer {
                 Ok(fetched?.map(AnswerBody::Here))
             }
             Place::There(thread, waiting) => {
-                self.placement.counts.handed.one();
+                self.placement.counts.handed.add(1);
                 let (answer, answered) = oneshot::channel();
                 let work = Work::Fetch(Box::new(call), answer);
                 if let Err(handed) = thread.hand_over(Handed::new(waiting, work)) {
@@ -219,7 +219,7 @@ impl Placer {
         let loaded = self.pool.instance(&version).await;
         self.seats.borrow_mut().remove(&version);
         if loaded.is_ok() {
-            self.placement.counts.promotions.one();
+            self.placement.counts.promotions.add(1);
             tracing::debug!(version = version.as_str(), "promoted to a front thread");
         }
     }
@@ -227,7 +227,7 @@ impl Placer {
     fn demote(&self, version: &VersionId) {
         self.placement.replicas(version).demote(Instant::now());
         self.pool.retire(version);
-        self.placement.counts.demotions.one();
+        self.placement.counts.demotions.add(1);
         tracing::debug!(version = version.as_str(), "demoted to back threads");
     }
 

@@ -17,7 +17,7 @@ use rustc_hash::FxHashMap;
 use super::host::{Capabilities, InstanceHost, ThreadHost};
 use super::quarantine::Culprit;
 use super::replicas::Placement;
-use super::room::{Idle, Place, victim};
+use super::room::{Idle, Place, Pressure, victim};
 use crate::config::LimitsConfig;
 use crate::registry::{Binding, Version, VersionId, VersionLimits};
 use crate::state::{ServingState, StateError};
@@ -27,6 +27,18 @@ const ROOM_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// How often it looks meanwhile.
 const ROOM_CHECK: Duration = Duration::from_millis(5);
+
+/// Idle instances dropped, while memory is short, for each that is loaded.
+const EVICTIONS_PER_LOAD: usize = 4;
+
+/// Idle instances dropped at once while memory is short. Dropping one takes about a millisecond.
+const EVICTIONS_PER_LOOK: usize = 8;
+
+/// How long an instance is not called before it gives back what memory it can.
+const SHRINK_IDLE: Duration = Duration::from_secs(30);
+
+/// Instances of one thread that do so in one sweep: each takes some milliseconds.
+const SHRINKS_PER_SWEEP: usize = 4;
 
 /// How long an instance that is one of several of its version is kept without a call.
 const REPLICA_IDLE_MAX: Duration = Duration::from_secs(30);
@@ -43,7 +55,9 @@ pub(super) enum LoadError {
     State(#[from] StateError),
     #[error(transparent)]
     Start(StartError),
-    #[error("the process holds limits.isolates_max isolates and none of them is idle")]
+    #[error(
+        "the process has no room for one more isolate (limits.isolates_max, memory) and none is idle"
+    )]
     NoRoom,
     #[error("the version went over its limits again and again and rests for a while: {}", .0.as_str())]
     Resting(Outcome),
@@ -69,6 +83,8 @@ struct Live {
     used: Cell<u64>,
     /// The same by the clock, as of the last sweep.
     used_at: Cell<Instant>,
+    /// It was not called since it gave back what memory it could.
+    shrunk: Cell<bool>,
     /// What loading it took.
     cost: Duration,
     _place: Place,
@@ -131,6 +147,7 @@ impl Pool {
             Slot::Live(live) if live.instance.condemned().is_none() => {
                 live.used.set(now);
                 live.used_at.set(self.swept_at.get());
+                live.shrunk.set(false);
                 Some(live.instance.clone())
             }
             _ => None,
@@ -146,12 +163,7 @@ impl Pool {
             return Ok(instance);
         }
         self.note_offence(version);
-        if self.host.quarantined.contains(version) {
-            return Err(LoadError::Quarantined);
-        }
-        if let Some(outcome) = self.placement.offences.resting(version, Instant::now()) {
-            return Err(LoadError::Resting(outcome));
-        }
+        self.check_rest(version)?;
         let loading = match self.slots.borrow().get(version) {
             Some(Slot::Loading(loading)) => Some(loading.clone()),
             Some(Slot::Failed { error, until }) if Instant::now() < *until => {
@@ -171,7 +183,10 @@ impl Pool {
         };
         let Some(outcome) = condemned else { return };
         self.drop_slot(version);
-        self.placement.offences.note(version, outcome, Instant::now());
+        // The node had no memory left: that is no fault of the version.
+        if outcome != Outcome::Overloaded {
+            self.placement.offences.note(version, outcome, Instant::now());
+        }
     }
 
     /// Takes an instance out of use. It is dropped once nothing is under way in it.
@@ -181,6 +196,16 @@ impl Pool {
             && !live.is_idle()
         {
             self.leaving.borrow_mut().push(live);
+        }
+    }
+
+    fn check_rest(&self, version: &VersionId) -> Result<(), LoadError> {
+        if self.host.quarantined.contains(version) {
+            return Err(LoadError::Quarantined);
+        }
+        match self.placement.offences.resting(version, Instant::now()) {
+            Some(outcome) => Err(LoadError::Resting(outcome)),
+            None => Ok(()),
         }
     }
 
@@ -195,11 +220,12 @@ impl Pool {
             let loaded = pool.load(&id).await;
             let (slot, loaded) = match loaded {
                 Ok((instance, place)) => {
-                    pool.placement.counts.loads.one();
+                    pool.placement.counts.loads.add(1);
                     let live = Live {
                         instance: instance.clone(),
                         used: Cell::new(pool.clock.get()),
                         used_at: Cell::new(Instant::now()),
+                        shrunk: Cell::new(false),
                         cost: begun.elapsed(),
                         _place: place,
                     };
@@ -254,18 +280,41 @@ impl Pool {
     async fn make_room(&self) -> Result<Place, LoadError> {
         let room = &self.placement.room;
         let deadline = Instant::now() + ROOM_WAIT_MAX;
+        let mut evicted = 0;
         loop {
-            if let Some(place) = room.take() {
+            let pressure = room.pressure();
+            // With memory short a few idle instances go for each that comes, but not all of them.
+            let enough = match pressure {
+                Pressure::Low => true,
+                Pressure::High => evicted >= EVICTIONS_PER_LOAD,
+                Pressure::Full => false,
+            };
+            if enough && let Some(place) = room.take() {
                 return Ok(place);
             }
             if self.evict_one() {
+                evicted += 1;
                 continue;
+            }
+            if pressure == Pressure::High
+                && let Some(place) = room.take()
+            {
+                return Ok(place);
             }
             if Instant::now() > deadline {
                 return Err(LoadError::NoRoom);
             }
             room.ask();
             tokio::time::sleep(ROOM_CHECK).await;
+        }
+    }
+
+    /// While memory is short, drops some idle instances.
+    pub(super) fn relieve(&self) {
+        for _ in 0..EVICTIONS_PER_LOOK {
+            if self.placement.room.pressure() == Pressure::Low || !self.evict_one() {
+                return;
+            }
         }
     }
 
@@ -280,7 +329,7 @@ impl Pool {
         let idle = self.slots.borrow().iter().filter_map(idle).collect();
         let Some(version) = victim(idle) else { return false };
         self.drop_slot(&version);
-        self.placement.counts.evictions.one();
+        self.placement.counts.evictions.add(1);
         true
     }
 
@@ -309,7 +358,7 @@ impl Pool {
         let gone: Vec<Live> =
             self.leaving.borrow_mut().extract_if(.., |live| live.is_idle()).collect();
         drop(gone);
-        let (mut condemned, mut unwanted) = (Vec::new(), Vec::new());
+        let (mut condemned, mut unwanted, mut shrinks) = (Vec::new(), Vec::new(), Vec::new());
         for (version, slot) in &*self.slots.borrow() {
             match slot {
                 Slot::Live(live) if live.instance.condemned().is_some() => {
@@ -319,6 +368,9 @@ impl Pool {
                     let rested = now.saturating_duration_since(live.used_at.get());
                     if !serves(version) || rested > REPLICA_IDLE_MAX && self.is_spare(version) {
                         unwanted.push(version.clone());
+                    } else if rested > SHRINK_IDLE && !live.shrunk.get() {
+                        shrinks.push(live.instance.clone());
+                        live.shrunk.set(shrinks.len() <= SHRINKS_PER_SWEEP);
                     }
                 }
                 Slot::Failed { until, .. } if *until <= now => unwanted.push(version.clone()),
@@ -327,6 +379,7 @@ impl Pool {
         }
         condemned.iter().for_each(|version| self.note_offence(version));
         unwanted.iter().for_each(|version| self.drop_slot(version));
+        shrinks.iter().take(SHRINKS_PER_SWEEP).for_each(Instance::shrink);
     }
 
     /// Instances that the thread holds.

@@ -210,11 +210,11 @@ impl Placement {
         backs: usize,
         admission: Admission,
         room: Arc<Room>,
+        counts: Counts,
     ) -> (Arc<Self>, Vec<mpsc::Receiver<Handed>>) {
         let (offences, versions) = (Offences::default(), RwLock::default());
         let (backs, inboxes) = (0..backs).map(|_| BackThread::new()).unzip();
-        let placement =
-            Self { backs, versions, offences, admission, room, counts: Counts::default() };
+        let placement = Self { backs, versions, offences, admission, room, counts };
         (Arc::new(placement), inboxes)
     }
 
@@ -269,6 +269,8 @@ mod tests {
 
     use super::*;
     use crate::config::LimitsConfig;
+    use crate::dispatch::room::Pressure;
+    use crate::observe::Metrics;
 
     #[test]
     fn a_version_is_proven_by_short_calls_in_a_row() {
@@ -294,7 +296,9 @@ mod tests {
     #[test]
     fn a_version_holds_its_queue_and_the_table_what_is_somewhere() {
         let admission = Admission::new(&LimitsConfig::default(), NonZeroU32::MIN);
-        let (placement, _inboxes) = Placement::new(2, admission, Room::new(9));
+        let room = Room::new(9, || Pressure::Low);
+        let (placement, _inboxes) =
+            Placement::new(2, admission, room, Counts::new(&Metrics::default()));
         let version = VersionId::new("v");
         let replicas = placement.replicas(&version);
         let waiting: Vec<Waiting> = (0..3).filter_map(|_| replicas.wait(2)).collect();

@@ -4,15 +4,46 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use atoll_isolate::Memory;
 use tokio::sync::Notify;
+
+/// What a new instance needs, in bytes, with room to grow a little.
+const INSTANCE_BYTES: usize = 8 << 20;
 
 /// Of so many instances that were not called for the longest time, the cheapest to load again goes first.
 const EQUALLY_OLD: usize = 8;
+
+/// How the memory of the process stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pressure {
+    /// There is enough.
+    Low,
+    /// Idle instances should go.
+    High,
+    /// Not even one more instance fits.
+    Full,
+}
+
+impl Pressure {
+    /// What a budget says.
+    pub(super) fn of(memory: &Memory) -> Self {
+        let fits = |used: usize, max: usize| used.saturating_add(INSTANCE_BYTES) <= max;
+        let (all, heap) = (memory.used(), memory.heap_used());
+        if !fits(all, memory.max()) || !fits(heap, memory.heap_max()) {
+            Self::Full
+        } else if memory.pressed() {
+            Self::High
+        } else {
+            Self::Low
+        }
+    }
+}
 
 /// Room for the instances of one process.
 pub(super) struct Room {
     taken: AtomicUsize,
     max: usize,
+    measure: Box<dyn Fn() -> Pressure + Send + Sync>,
     /// Threads that have an idle instance are asked to drop one.
     wanted: Notify,
 }
@@ -27,8 +58,17 @@ impl Drop for Place {
 }
 
 impl Room {
-    pub(super) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { taken: AtomicUsize::new(0), max, wanted: Notify::new() })
+    /// Room for `max` instances, as far as the memory allows that `measure` looks at.
+    pub(super) fn new(
+        max: usize,
+        measure: impl Fn() -> Pressure + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let (taken, measure) = (AtomicUsize::new(0), Box::new(measure));
+        Arc::new(Self { taken, max, measure, wanted: Notify::new() })
+    }
+
+    pub(super) fn pressure(&self) -> Pressure {
+        (self.measure)()
     }
 
     /// Takes a place, if one is left.
@@ -88,7 +128,7 @@ mod tests {
 
     #[test]
     fn no_more_places_are_taken_than_there_are() {
-        let room = Room::new(2);
+        let room = Room::new(2, || Pressure::Low);
         let places: Vec<Place> = (0..5).filter_map(|_| room.take()).collect();
         assert_eq!((places.len(), room.taken.load(Ordering::Relaxed)), (2, 2));
         drop(places);

@@ -1,4 +1,5 @@
-//! Keeps a few blank isolates ready on one thread, made only while the thread has nothing else to do.
+//! What one thread does while it has nothing else to do: it keeps a few blank isolates ready, and the compiled
+//! code of the scripts that it has called.
 
 use std::time::Duration;
 
@@ -8,17 +9,23 @@ use atoll_isolate::IsolateThread;
 /// and whatever arrives meanwhile waits for it.
 const IDLE_MIN: Duration = Duration::from_millis(2);
 
-/// Makes blank isolates whenever there are fewer than `wanted`. Never ends.
+/// How often a thread with all the isolates it wants looks whether there is code to keep.
+const CODE_CHECK: Duration = Duration::from_millis(250);
+
+/// Makes blank isolates whenever there are fewer than `wanted`, and keeps code. Never ends.
 pub(super) async fn keep(isolates: IsolateThread, wanted: usize) {
-    if wanted == 0 {
-        return;
-    }
     loop {
-        isolates.spare_wanted(wanted).await;
+        // Ends early when a blank isolate is taken; running out of time is as good.
+        let _ = tokio::time::timeout(CODE_CHECK, isolates.spare_wanted(wanted)).await;
         let slices = isolates.slices();
         tokio::time::sleep(IDLE_MIN).await;
-        if isolates.slices() == slices {
+        if isolates.slices() != slices {
+            continue;
+        }
+        if isolates.spares() < wanted {
             isolates.make_spare();
+        } else {
+            isolates.keep_code();
         }
     }
 }

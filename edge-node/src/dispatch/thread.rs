@@ -17,11 +17,13 @@ use rustls::ServerConfig;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
+use tokio::time::MissedTickBehavior;
 
 use super::admission::Admission;
 use super::back::{Handed, serve_handed};
 use super::call::CronCall;
 use super::cf::CfTexts;
+use super::counts::Counts;
 use super::events::Subject;
 use super::host::{ConsoleLine, ThreadHost};
 use super::placement::BACK_THREADS_MAX;
@@ -29,7 +31,7 @@ use super::placer::{Placer, Role};
 use super::pool::Pool;
 use super::quarantine::Quarantined;
 use super::replicas::Placement;
-use super::room::Room;
+use super::room::{Pressure, Room};
 use super::service::{Dispatcher, Front, new_id};
 use super::spares;
 use super::targets::Targets;
@@ -51,6 +53,9 @@ const BACK_THREADS_MIN: usize = 2;
 
 /// How often instances that are no longer wanted are dropped.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How often each thread looks whether memory is short and idle instances should go.
+const PRESSURE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How often a drain looks whether the last invocation has ended.
 const DRAIN_CHECK: Duration = Duration::from_millis(20);
@@ -153,10 +158,12 @@ pub fn spawn_threads(
 ) -> Result<Vec<DataThread>, ThreadError> {
     let config = &shared.config;
     let backs = if shared.debuggees.is_some() { 0 } else { back_threads(config) };
-    let admission = Admission::new(&config.limits, NonZeroU32::MIN);
-    let room = Room::new(config.limits.isolates_max as usize);
-    let (placement, inboxes) = Placement::new(backs, admission, room);
-    placement.show(shared.hub.metrics());
+    let metrics = shared.hub.metrics();
+    let admission = Admission::new(&config.limits, processes(config));
+    let memory = shared.engine.memory().clone();
+    let room = Room::new(config.limits.isolates_max as usize, move || Pressure::of(&memory));
+    let (placement, inboxes) = Placement::new(backs, admission, room, Counts::new(metrics));
+    placement.show(metrics, shared.engine.memory());
     // Back threads end when no front thread is left to hand anything over.
     let (fronts, front) = watch::channel(());
     let fronts = Arc::new(fronts);
@@ -164,8 +171,8 @@ pub fn spawn_threads(
     for (index, sockets) in sockets.into_iter().enumerate() {
         let seat = Seat { shared: shared.clone(), placement: placement.clone(), role: Role::Front };
         let (drain, front) = (drain.clone(), front.clone());
-        threads.push(spawn(format!("front-{index}"), move |inbox, starting| async move {
-            run_front(seat, sockets, drain, inbox, starting).await;
+        threads.push(spawn(format!("front-{index}"), move |inbox| async move {
+            run_front(seat, sockets, drain, inbox).await;
             drop(front);
         })?);
     }
@@ -173,34 +180,42 @@ pub fn spawn_threads(
         let role = Role::Back(index);
         let seat = Seat { shared: shared.clone(), placement: placement.clone(), role };
         let fronts = fronts.clone();
-        threads.push(spawn(format!("back-{index}"), move |inbox, starting| async move {
-            run_back(seat, index, handed, inbox, starting, &fronts).await;
+        threads.push(spawn(format!("back-{index}"), move |inbox| async move {
+            run_back(seat, index, handed, inbox, &fronts).await;
         })?);
     }
     Ok(threads)
 }
 
+/// The serving processes of the node, this one included.
+fn processes(config: &NodeConfig) -> NonZeroU32 {
+    config.processes.and_then(|processes| processes.try_into().ok()).unwrap_or(NonZeroU32::MIN)
+}
+
 fn back_threads(config: &NodeConfig) -> usize {
-    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let threads =
-        config.back_threads.map_or_else(|| cores().max(BACK_THREADS_MIN), NonZeroUsize::get);
-    threads.min(BACK_THREADS_MAX)
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let share = cores.div_ceil(processes(config).get() as usize).max(BACK_THREADS_MIN);
+    config.back_threads.map_or(share, NonZeroUsize::get).min(BACK_THREADS_MAX)
 }
 
 fn spawn<F: Future<Output = ()>>(
     name: String,
-    run: impl FnOnce(mpsc::Receiver<Job>, Starting) -> F + Send + 'static,
+    run: impl FnOnce(Inbox) -> F + Send + 'static,
 ) -> Result<DataThread, ThreadError> {
     let (jobs, inbox) = mpsc::channel(JOBS_QUEUED_MAX);
     let (starting, started) = oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let run = move || LocalSet::new().block_on(&runtime, run(inbox, starting));
+    let run = move || LocalSet::new().block_on(&runtime, run(Inbox { jobs: inbox, starting }));
     let thread = std::thread::Builder::new().name(name).stack_size(STACK_BYTES);
     Ok(DataThread { jobs, started, join: thread.spawn(run)? })
 }
 
-/// Says that a thread takes work from now on.
-type Starting = oneshot::Sender<()>;
+/// What a thread receives from outside of dispatch, and owes.
+struct Inbox {
+    jobs: mpsc::Receiver<Job>,
+    /// To be told when the thread is ready.
+    starting: oneshot::Sender<()>,
+}
 
 /// What a thread begins with.
 struct Seat {
@@ -216,11 +231,11 @@ struct Tasks {
 }
 
 impl Tasks {
-    fn begin(seat: Seat, inbox: mpsc::Receiver<Job>) -> std::io::Result<Self> {
+    fn begin(seat: Seat, jobs: mpsc::Receiver<Job>) -> std::io::Result<Self> {
         let dispatcher = dispatcher(&seat)?;
         let running = vec![
             tokio::task::spawn_local(keep_house(seat, dispatcher.clone())),
-            tokio::task::spawn_local(take_jobs(dispatcher.clone(), inbox)),
+            tokio::task::spawn_local(take_jobs(dispatcher.clone(), jobs)),
         ];
         Ok(Self { dispatcher, running })
     }
@@ -246,15 +261,9 @@ impl Drop for Tasks {
     }
 }
 
-async fn run_front(
-    seat: Seat,
-    sockets: Sockets,
-    drain: DrainSignal,
-    inbox: mpsc::Receiver<Job>,
-    starting: Starting,
-) {
+async fn run_front(seat: Seat, sockets: Sockets, drain: DrainSignal, inbox: Inbox) {
     let shared = seat.shared.clone();
-    let mut tasks = match Tasks::begin(seat, inbox) {
+    let mut tasks = match Tasks::begin(seat, inbox.jobs) {
         Ok(tasks) => tasks,
         Err(error) => return tracing::error!(%error, "a front thread cannot start"),
     };
@@ -274,7 +283,7 @@ async fn run_front(
         tasks.running.push(tokio::task::spawn_local(loading));
     }
     // Whoever started the thread may not care.
-    let _ = starting.send(());
+    let _ = inbox.starting.send(());
     for listener in listeners {
         match listener.await {
             Ok(Ok(drained)) => {
@@ -291,19 +300,18 @@ async fn run_back(
     seat: Seat,
     index: usize,
     handed: mpsc::Receiver<Handed>,
-    inbox: mpsc::Receiver<Job>,
-    starting: Starting,
+    inbox: Inbox,
     fronts: &watch::Sender<()>,
 ) {
     let shared = seat.shared.clone();
-    let mut tasks = match Tasks::begin(seat, inbox) {
+    let mut tasks = match Tasks::begin(seat, inbox.jobs) {
         Ok(tasks) => tasks,
         Err(error) => return tracing::error!(%error, "a back thread cannot start"),
     };
     let serving = serve_handed(tasks.dispatcher.placer.clone(), index, handed);
     tasks.running.push(tokio::task::spawn_local(serving));
     // Whoever started the thread may not care.
-    let _ = starting.send(());
+    let _ = inbox.starting.send(());
     fronts.closed().await;
     tasks.finish(&shared.config).await;
 }
@@ -347,9 +355,15 @@ async fn keep_house(seat: Seat, dispatcher: Rc<Dispatcher>) {
     let Dispatcher { placer, targets, .. } = &*dispatcher;
     let mut counted = 0;
     let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+    let mut looks = tokio::time::interval(PRESSURE_INTERVAL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
+            _ = looks.tick() => {
+                placer.pool.relieve();
+                continue;
+            }
             () = seat.placement.room.asked() => {
                 placer.pool.evict_one();
                 continue;

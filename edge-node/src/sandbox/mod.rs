@@ -11,10 +11,13 @@ mod system_calls;
 use std::fmt;
 use std::path::PathBuf;
 
+use system_calls::Files;
+
 /// What a confined process may still do.
 #[derive(Debug, Clone, Default)]
 pub struct SandboxOptions {
-    /// Files, and directories with all in them, that it may open for reading. None by default.
+    /// Files, and directories with all in them, that it may open for reading. None by default, and none
+    /// where the kernel cannot bound which.
     pub readable: Vec<PathBuf>,
 }
 
@@ -49,12 +52,15 @@ pub struct SandboxReport {
 #[must_use]
 pub fn enter(options: &SandboxOptions) -> SandboxReport {
     // Each step takes away what the step before it needs.
-    SandboxReport {
-        no_new_privileges: Measure::of(rustix::thread::set_no_new_privs(true)),
-        capabilities: capabilities::drop_all(),
-        reach: reach::restrict(options),
-        system_calls: system_calls::restrict(options),
-    }
+    let no_new_privileges = Measure::of(rustix::thread::set_no_new_privs(true));
+    let capabilities = capabilities::drop_all();
+    let reach = reach::restrict(options);
+    let files = match reach {
+        Measure::Applied | Measure::Partly(_) => Files::Bounded,
+        Measure::Refused(_) | Measure::NotOffered => Files::Closed,
+    };
+    let system_calls = system_calls::restrict(files);
+    SandboxReport { no_new_privileges, capabilities, reach, system_calls }
 }
 
 impl Measure {

@@ -1,6 +1,8 @@
 //! Landlock: what the process can reach outside itself. It denies all files but those named, own TCP
 //! ports, and signals and abstract sockets of processes outside. Outgoing connections stay.
 
+use std::path::{Path, PathBuf};
+
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, Ruleset,
     RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, path_beneath_rules,
@@ -11,6 +13,9 @@ use super::{Measure, SandboxOptions};
 /// The newest interface that this was tested with. An older kernel gets what it knows of it.
 const ABI_MAX: ABI = ABI::V7;
 
+/// From where V8 seeds its hashes, for each isolate. It would fall back on the clock.
+const RANDOM: &str = "/dev/urandom";
+
 /// Restricts the calling thread and all that it will start.
 pub(super) fn restrict(options: &SandboxOptions) -> Measure {
     match try_restrict(options) {
@@ -20,13 +25,14 @@ pub(super) fn restrict(options: &SandboxOptions) -> Measure {
 }
 
 fn try_restrict(options: &SandboxOptions) -> Result<Measure, RulesetError> {
+    let readable = options.readable.iter().map(PathBuf::as_path).chain([Path::new(RANDOM)]);
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(ABI_MAX))?
         .handle_access(AccessNet::BindTcp)?
         .scope(Scope::from_all(ABI_MAX))?
         .create()?
-        .add_rules(path_beneath_rules(&options.readable, AccessFs::from_read(ABI_MAX)))?
+        .add_rules(path_beneath_rules(readable, AccessFs::ReadFile))?
         .restrict_self()?;
     Ok(match (status.ruleset, status.landlock) {
         (RulesetStatus::NotEnforced, _) => Measure::NotOffered,

@@ -13,7 +13,7 @@ use seccompiler::{
     SeccompCondition, SeccompFilter, SeccompRule, TargetArch, apply_filter_all_threads,
 };
 
-use super::{Measure, SandboxOptions};
+use super::Measure;
 
 /// Calls that only concern what the process has already: its memory, threads, clocks and descriptors.
 const PLAIN: &[c_long] = &[
@@ -41,6 +41,8 @@ const PLAIN: &[c_long] = &[
     SYS_rt_sigprocmask,
     SYS_rt_sigreturn,
     SYS_sched_getaffinity,
+    SYS_sched_getparam,
+    SYS_sched_getscheduler,
     SYS_sched_yield,
     SYS_set_robust_list,
     SYS_sigaltstack,
@@ -116,12 +118,22 @@ const PR_SET_VMA: u64 = 0x5356_4d41;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
+/// Whether the process may open files for reading at all. A filter sees no paths: it has to trust that
+/// something else bounds which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Files {
+    /// Another measure decides which.
+    Bounded,
+    /// None.
+    Closed,
+}
+
 /// Restricts every thread of the process.
-pub(super) fn restrict(options: &SandboxOptions) -> Measure {
+pub(super) fn restrict(files: Files) -> Measure {
     let Ok(arch) = TargetArch::try_from(std::env::consts::ARCH) else { return Measure::NotOffered };
     let applied = (|| {
         let absent = absent_filter(arch)?;
-        let allowed = allowed_filter(options, arch)?;
+        let allowed = allowed_filter(files, arch)?;
         apply_filter_all_threads(&absent)?;
         apply_filter_all_threads(&allowed)
     })();
@@ -137,16 +149,19 @@ fn absent_filter(arch: TargetArch) -> Result<BpfProgram, BackendError> {
     SeccompFilter::new(rules, SeccompAction::Allow, absent, arch)?.try_into()
 }
 
-fn allowed_filter(options: &SandboxOptions, arch: TargetArch) -> Result<BpfProgram, BackendError> {
+fn allowed_filter(files: Files, arch: TargetArch) -> Result<BpfProgram, BackendError> {
+    let refused = SeccompAction::Errno(EPERM as u32);
+    SeccompFilter::new(allowed(files)?, refused, SeccompAction::Allow, arch)?.try_into()
+}
+
+fn allowed(files: Files) -> Result<Rules, BackendError> {
     let mut rules: Rules =
         PLAIN.iter().chain(OLDER).map(|call| (i64::from(*call), Vec::new())).collect();
     rules.extend(conditional()?);
-    if !options.readable.is_empty() {
-        let reading = masked(2, WRITING, 0)?;
-        rules.insert(SYS_openat, vec![reading]);
+    if files == Files::Bounded {
+        rules.insert(SYS_openat, vec![masked(2, WRITING, 0)?]);
     }
-    let refused = SeccompAction::Errno(EPERM as u32);
-    SeccompFilter::new(rules, refused, SeccompAction::Allow, arch)?.try_into()
+    Ok(rules)
 }
 
 /// Calls that are allowed with some arguments only.
@@ -186,4 +201,82 @@ fn masked(argument: u8, mask: u64, value: u64) -> Result<SeccompRule, BackendErr
     let mask = mask & u64::from(u32::MAX);
     let op = SeccompCmpOp::MaskedEq(mask);
     SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, value)?])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_leads_out_is_listed() {
+        let out = [
+            SYS_add_key,
+            SYS_bpf,
+            SYS_capset,
+            SYS_chroot,
+            SYS_execve,
+            SYS_execveat,
+            SYS_fchmod,
+            SYS_finit_module,
+            SYS_fsopen,
+            SYS_init_module,
+            SYS_io_uring_enter,
+            SYS_io_uring_register,
+            SYS_io_uring_setup,
+            SYS_kcmp,
+            SYS_kexec_file_load,
+            SYS_kexec_load,
+            SYS_keyctl,
+            SYS_linkat,
+            SYS_listen,
+            SYS_memfd_create,
+            SYS_mkdirat,
+            SYS_mount,
+            SYS_move_mount,
+            SYS_open_by_handle_at,
+            SYS_open_tree,
+            SYS_openat2,
+            SYS_perf_event_open,
+            SYS_personality,
+            SYS_pidfd_getfd,
+            SYS_pidfd_open,
+            SYS_pidfd_send_signal,
+            SYS_pivot_root,
+            SYS_process_madvise,
+            SYS_process_vm_readv,
+            SYS_process_vm_writev,
+            SYS_ptrace,
+            SYS_reboot,
+            SYS_renameat2,
+            SYS_request_key,
+            SYS_rt_sigqueueinfo,
+            SYS_seccomp,
+            SYS_setns,
+            SYS_setuid,
+            SYS_swapon,
+            SYS_tkill,
+            SYS_truncate,
+            SYS_umount2,
+            SYS_unlinkat,
+            SYS_unshare,
+            SYS_userfaultfd,
+        ];
+        let rules = allowed(Files::Bounded).unwrap();
+        for call in out {
+            assert!(!rules.contains_key(&call), "system call {call}");
+        }
+        assert!(rules.contains_key(&SYS_openat));
+        assert!(!allowed(Files::Closed).unwrap().contains_key(&SYS_openat));
+    }
+
+    #[test]
+    fn filters_fit_the_kernel() {
+        /// `BPF_MAXINSNS`.
+        const INSTRUCTIONS_MAX: usize = 4096;
+        let arch = TargetArch::try_from(std::env::consts::ARCH).unwrap();
+        for filter in [absent_filter(arch).unwrap(), allowed_filter(Files::Bounded, arch).unwrap()]
+        {
+            assert!((1..INSTRUCTIONS_MAX).contains(&filter.len()), "{}", filter.len());
+        }
+    }
 }

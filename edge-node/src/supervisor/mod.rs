@@ -257,6 +257,7 @@ fn shares(threads: usize, processes: usize) -> Result<Vec<usize>, NodeError> {
 fn childs_config(config: &NodeConfig, processes: usize) -> NodeConfig {
     let mut config = config.clone();
     config.kv.cache_bytes_max /= processes as u64;
+    config.processes = NonZeroUsize::new(processes);
     config
 }
 

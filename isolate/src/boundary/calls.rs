@@ -169,6 +169,22 @@ pub(super) fn wasm_module(
     }
 }
 
+/// The compiled code of a module that the isolate has run, with every function that has been called since.
+/// V8 finds the module again by its source and name, so nothing is compiled here unless V8 has dropped it.
+pub(crate) fn module_code(runtime: &mut JsRuntime, name: &str, source: &str) -> Option<Vec<u8>> {
+    scope!(scope, runtime);
+    v8::tc_scope!(let scope, scope);
+    let name = v8::String::new(scope, name)?;
+    let source = v8::String::new(scope, source)?;
+    // As deno_core compiled it: another origin would be another module.
+    let origin =
+        v8::ScriptOrigin::new(scope, name.into(), 0, 0, false, 0, None, false, false, true, None);
+    let mut source = v8::script_compiler::Source::new(source, Some(&origin));
+    let module = v8::script_compiler::compile_module(scope, &mut source)?;
+    let code = module.get_unbound_module_script(scope).create_code_cache()?;
+    Some(code.to_vec())
+}
+
 /// What an event's dispatch function takes.
 pub(crate) enum Call<'a> {
     Fetch { method: &'a str, url: &'a str, has_body: bool },

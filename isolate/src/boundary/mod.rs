@@ -9,7 +9,7 @@ mod clock;
 mod crash;
 mod heap;
 
-pub(crate) use calls::{Call, CallError, Entries, install_entries};
+pub(crate) use calls::{Call, CallError, Entries, install_entries, module_code};
 pub(crate) use cell::{Cell, CellOptions};
 pub(crate) use clock::ThreadClock;
 pub use crash::{CRASH_LABEL_BYTES_MAX, report_crashes};
