@@ -39,7 +39,8 @@ const { Invocation, currentInvocation } = core.loadExtScript("ext:atoll/invocati
 const { Fetcher } = core.loadExtScript("ext:atoll/fetch.js");
 const { KvNamespace } = core.loadExtScript("ext:atoll/kv.js");
 const { console, installGlobals } = core.loadExtScript("ext:atoll/globals.js");
-const { entrypointFromListeners } = core.loadExtScript("ext:atoll/events.js");
+const { dispatchEvent, entrypointFromListeners } = core.loadExtScript("ext:atoll/events.js");
+const { saveGlobalThisReference } = core.loadExtScript("ext:deno_web/02_event.js");
 const workersModule = core.loadExtScript("ext:atoll/workers_module.js");
 core.loadExtScript("ext:atoll/async_hooks_module.js");
 
@@ -268,6 +269,10 @@ function install(exported) {
   }
   return found;
 }
+
+// What a listener throws goes to listeners for errors, and then to the log. Deno's own way out ends the isolate.
+saveGlobalThisReference({ __proto__: null, dispatchEvent });
+core.reportUnhandledException = (error) => op_report_error(currentInvocation()?.id ?? 0, error);
 
 // Does once, while the snapshot is made, what every worker does in its first call: functions that have run are
 // compiled in the snapshot.

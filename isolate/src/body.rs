@@ -166,6 +166,10 @@ impl StreamBody {
         if self.over {
             return Poll::Ready(None);
         }
+        if self.guard.as_ref().is_some_and(|guard| !guard.goes_on(cx)) {
+            self.over = true;
+            return Poll::Ready(Some(Err("the worker was ended".into())));
+        }
         let reading =
             self.reading.get_or_insert_with(|| self.resource.clone().read(READ_BYTES_MAX));
         let read = std::task::ready!(reading.as_mut().poll(cx));

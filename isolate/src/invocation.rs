@@ -100,6 +100,8 @@ pub(crate) struct Invocation {
     on_end: Option<OnEnd>,
     /// Bodies that came in, oldest first: of the request, and of responses to subrequests.
     bodies: Vec<Weak<BodyResource>>,
+    /// Who sends the response's body, and is to hear of the end.
+    sender: Option<Waker>,
     connections: Connections,
 }
 
@@ -200,6 +202,7 @@ impl Invocations {
             cpu: Duration::ZERO,
             on_end: Some(on_end),
             bodies: Vec::new(),
+            sender: None,
             connections: Connections::new(self.limits.connections_max),
         };
         table.insert(key, invocation);
@@ -465,6 +468,9 @@ impl Invocations {
         let Some(mut invocation) = self.table.borrow_mut().remove(&key) else { return };
         invocation.cancel.cancel();
         invocation.bodies.iter().filter_map(Weak::upgrade).for_each(|body| body.shut());
+        if let Some(sender) = invocation.sender.take() {
+            sender.wake();
+        }
         if let Some(waker) = invocation.waker.take() {
             waker.wake();
         }
@@ -497,6 +503,15 @@ pub(crate) struct BodyGuard {
 impl BodyGuard {
     pub(crate) fn new(invocations: Rc<Invocations>, key: InvocationKey) -> Self {
         Self { invocations, key, over: false }
+    }
+
+    /// Whether the invocation goes on; if it does, `cx` hears of its end.
+    pub(crate) fn goes_on(&self, cx: &Context<'_>) -> bool {
+        let listen = |invocation: &mut Invocation| match &mut invocation.sender {
+            Some(sender) => sender.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        };
+        self.invocations.with(self.key, listen).is_some()
     }
 
     pub(crate) fn complete(mut self) {

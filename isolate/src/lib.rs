@@ -33,6 +33,7 @@ pub use body::{ResponseBody, StreamBody};
 pub use boundary::{CRASH_LABEL_BYTES_MAX, report_crashes};
 pub use call::{Failure, FetchEvent, Fetched, Fetching};
 pub use code_cache::CodeCache;
+pub use deno_core::unsync::JoinHandle;
 pub use host::{Body, BoxError, Decode, FetchHop, Host, HostError, KvCall, KvEntry, KvReply, Via};
 pub use inspector::{Inspector, InspectorCommands, InspectorMessage, InspectorMessages};
 pub use instance::{Engine, EngineOptions, Instance, InstanceOptions, IsolateThread};

@@ -91,7 +91,24 @@ impl InstanceHost {
             return Box::pin(async { Err(no_capability()) });
         };
         let callee = WorkerRef { account: self.worker.account.clone(), worker: name.clone() };
-        Box::pin(call_service(self.thread.clone(), callee, hop))
+        // In a task of its own: the callee may be the very isolate whose ops are being polled here.
+        let call = call_service(self.thread.clone(), callee, hop);
+        let mut call = CalledService(atoll_isolate::spawn(call));
+        Box::pin(async move {
+            let ended = (&mut call.0).await;
+            ended.unwrap_or_else(|_| {
+                Err(HostError::Failed("the service binding broke off".to_owned()))
+            })
+        })
+    }
+}
+
+/// A call of a service, ended with whoever waits for it.
+struct CalledService(atoll_isolate::JoinHandle<Result<Response<Body>, HostError>>);
+
+impl Drop for CalledService {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -103,7 +103,9 @@ pub(crate) fn op_respond<'a>(
 ) -> Result<(), JsErrorBox> {
     let invocations = invocations(state);
     let status = StatusCode::from_u16(status)
-        .map_err(|_| JsErrorBox::range_error(format!("{status} is not an HTTP status")))?;
+        .ok()
+        .filter(|status| !status.is_informational())
+        .ok_or_else(|| JsErrorBox::range_error(format!("{status} is no status of a response")))?;
     let body = if body.is_null_or_undefined() {
         ResponseBody::Empty
     } else if let Ok(text) = v8::Local::<v8::String>::try_from(body) {

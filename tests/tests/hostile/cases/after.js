@@ -24,10 +24,10 @@ ctx.waitUntil();
 ctx.waitUntil(null);
 ctx.waitUntil(42);
 
-//# hoards: late memory or late exception
+//# hoards: late memory or late exception or late cpu
 ctx.waitUntil((async () => { await scheduler.wait(5); for (;;) kept.push(new Array(1_000).fill({}).map(() => ({}))); })());
 
-//# hoards-buffers: late memory or late exception
+//# hoards-buffers: late memory or late exception or late cpu or ok
 ctx.waitUntil((async () => { await scheduler.wait(5); for (;;) kept.push(new Uint8Array(1 << 20).fill(1)); })());
 
 //# floods-the-internet: ok or late exception

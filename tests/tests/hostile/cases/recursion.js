@@ -61,12 +61,12 @@ new RegExp('('.repeat(1e5) + ')'.repeat(1e5)).test('x');
 Error.prepareStackTrace = () => new Error('again').stack;
 throw new Error('on purpose');
 
-//# recursion-in-a-causes-chain: exception
+//# recursion-in-a-causes-chain: exception or cpu
 let error = new Error('on purpose');
 for (let i = 0; i < 1e5; i++) error = new Error('on purpose', { cause: error });
 throw error;
 
-//# recursion-in-aggregated-errors: exception
+//# recursion-in-aggregated-errors: exception or cpu
 let error = new Error('on purpose');
 for (let i = 0; i < 1e5; i++) error = new AggregateError([error, error], 'on purpose');
 throw error;
@@ -80,7 +80,7 @@ throw error;
 const thenable = { then(resolve) { thenable.then(resolve); } };
 return thenable;
 
-//# recursion-of-dispatched-events: exception
+//# recursion-of-dispatched-events: exception or cpu
 const target = new EventTarget();
 target.addEventListener('x', () => target.dispatchEvent(new Event('x')));
 target.dispatchEvent(new Event('x'));
@@ -96,11 +96,11 @@ let stream = new ReadableStream({ start(controller) { controller.enqueue(1); con
 for (let i = 0; i < 2_000; i++) stream = stream.pipeThrough(new TransformStream());
 await stream.getReader().read();
 
-//# recursion-at-the-edge-of-the-stack: exception
+//# recursion-at-the-edge-of-the-stack: exception or cpu
 const edge = () => { try { edge(); } catch { new Response('x', { headers: { a: 'b' } }); console.log('x'); throw new Error('on purpose'); } };
 edge();
 
-//# recursion-into-the-service-itself: exception
+//# recursion-into-the-service-itself: exception or cpu or overloaded
 if (request.url.length > 2_000) throw new Error('on purpose');
 const response = await env.SELF.fetch(request.url + 'x');
 if (!response.ok) throw new Error('on purpose');

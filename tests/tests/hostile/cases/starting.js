@@ -14,12 +14,12 @@ again();
 await new Promise(() => {});
 export default { fetch() {} };
 
-//# starts-with-a-hoard: refused exceeded-memory
+//# starts-with-a-hoard: refused exceeded-
 const kept = [];
 for (;;) kept.push(new Array(1_000).fill({}).map(() => ({})));
 export default { fetch() {} };
 
-//# starts-with-buffers: refused exceed
+//# starts-with-buffers: refused e
 const kept = [];
 for (;;) kept.push(new Uint8Array(1 << 20).fill(1));
 export default { fetch() {} };
@@ -90,6 +90,6 @@ new WebAssembly.Instance(new WebAssembly.Module(new Uint8Array([
 ])));
 export default { fetch() {} };
 
-//# starts-by-waiting-for-another-thread: refused Atomics
+//# starts-by-waiting-for-another-thread: refused not defined
 Atomics.wait(new Int32Array(new SharedArrayBuffer(8)), 0, 0);
 export default { fetch() {} };
