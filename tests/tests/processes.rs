@@ -168,6 +168,35 @@ async fn metrics_of_all_processes_add_up_and_stay() {
 }
 
 #[tokio::test]
+async fn a_deploy_and_a_tail_reach_every_process() {
+    let node = Node::start(two_processes()).await;
+    for version in ["v1", "v2", "v3"] {
+        let source = format!(
+            "export default {{ fetch(r) {{ console.log('at ' + r.url); return new Response('{version}') }} }}"
+        );
+        node.deploy("versioned", &Script::module(source)).await;
+        // The kernel spreads connections over the processes.
+        for _ in 0..20 {
+            assert_eq!(node.text("versioned", "/").await, version);
+        }
+    }
+    let tail = TailSession::start(&node, "versioned");
+    eventually("the tail shows console lines", async || {
+        node.text("versioned", "/first").await;
+        tail.output().contains("/first").then_some(())
+    })
+    .await;
+    for n in 0..20 {
+        node.text("versioned", &format!("/then-{n}-")).await;
+    }
+    eventually("the tail shows what each process does", async || {
+        let output = tail.output();
+        (0..20).all(|n| output.contains(&format!("/then-{n}-"))).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_process_that_does_not_answer_is_replaced() {
     let node = Node::start(two_processes()).await;
     node.deploy("hello", &hello()).await;
