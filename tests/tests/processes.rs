@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use atoll_tests::{
     KeepAlive, Node, NodeOptions, Protocol, Reply, Script, ServingProcess, StreamedBody,
-    eventually, fixture, next_chunk,
+    TailSession, eventually, fixture, next_chunk,
 };
 use http::{Method, StatusCode};
 use tokio::task::JoinSet;
