@@ -102,6 +102,18 @@ impl Api {
         Ok(api)
     }
 
+    /// Makes an account; answers its API.
+    pub(crate) fn create_account(&mut self, subdomain: &str) -> Result<Self, String> {
+        let body = serde_json::json!({ "name": subdomain, "subdomain": subdomain }).to_string();
+        let created = self.call("POST", "/accounts", "application/json", body.as_bytes())?;
+        let field = |name: &str| {
+            let value = created[name].as_str().map(str::to_owned);
+            value.ok_or_else(|| format!("the new account has no {name}"))
+        };
+        let connection = Connection::new(self.connection.target);
+        Ok(Self { connection, token: field("token")?, account: field("id")? })
+    }
+
     /// Makes a KV namespace that holds one pair; answers its id.
     pub(crate) fn namespace_with(&mut self, key: &str, value: &str) -> Result<String, String> {
         let namespaces = format!("/accounts/{}/storage/kv/namespaces", self.account);

@@ -33,8 +33,13 @@ use crate::watchdog::{Pulse, Watchdog, WatchedThread};
 /// the heap limit could end them; functions still get Maglev's code when they are called.
 /// V8 sets the end of its stack, in KiB, from where an isolate is made; an isolate may be entered from deeper
 /// down. A quarter of a thread's 8 MiB leaves room for that and for the Rust that JS calls.
-const V8_FLAGS: &[&str] =
-    &["atoll", "--wasm-max-mem-pages=2048", "--no-maglev-osr", "--stack-size=1968"];
+const V8_FLAGS: &[&str] = &[
+    "atoll",
+    "--wasm-max-mem-pages=2048",
+    "--no-maglev-osr",
+    "--stack-size=1968",
+    "--no-memory-pool-share-memory-on-teardown",
+];
 
 /// V8 and what all isolate threads of a process share. Made once, before any other thread.
 pub struct Engine {
@@ -171,12 +176,16 @@ impl Instance {
     /// Makes an isolate, runs the script's top level in it, and finds its handlers.
     ///
     /// # Errors
-    /// When the script does not compile, throws, or goes over a limit while it starts.
+    /// When the script does not compile, throws, or goes over a limit while it starts; with
+    /// [`Outcome::Overloaded`] when the process has no memory left for it.
     pub async fn load(
         thread: &IsolateThread,
         options: InstanceOptions,
     ) -> Result<Self, StartError> {
         let InstanceOptions { script, bindings, limits, host, inspector, label } = options;
+        if !thread.memory().takes_another() {
+            return Err(StartError::Limit(Outcome::Overloaded));
+        }
         let blank = match inspector {
             true => thread.spares.inspected()?,
             false => thread.spares.take()?,
@@ -216,6 +225,9 @@ impl Instance {
         let handlers = start(&inner, &entries, &script, loader, &bindings).await?;
         *inner.entries.borrow_mut() = Some(entries);
         inner.cell.borrow_mut().measure();
+        if let Some(refusal) = inner.account.refusal() {
+            return Err(StartError::Limit(refusal.into()));
+        }
         if loader.has_new_code() {
             thread.spares.note_new_code(Rc::downgrade(&inner), late.clone());
         }

@@ -8,7 +8,10 @@ use crate::outcome::Outcome;
 
 /// What an isolate costs outside of its heap, buffers and linear memories, in bytes: V8's tables and stacks,
 /// the ops' state. Measured: private memory of an idle isolate less what V8 reports.
-pub(crate) const OVERHEAD_BYTES: usize = 512 << 10;
+pub(crate) const OVERHEAD_BYTES: usize = 640 << 10;
+
+/// What an isolate holds once a small script has started in it, in bytes.
+const STARTED_BYTES: usize = 2 << 20;
 
 /// The old generation that every isolate starts with, in bytes. More is granted step by step.
 pub(crate) const HEAP_START_BYTES: usize = 16 << 20;
@@ -107,6 +110,13 @@ impl Memory {
     /// Whether either budget is nearly used up, so that idle instances should go.
     pub fn pressed(&self) -> bool {
         !self.has_room(0)
+    }
+
+    /// Whether there is room for one more isolate.
+    pub(crate) fn takes_another(&self) -> bool {
+        [&self.0.heap, &self.0.all]
+            .iter()
+            .all(|budget| budget.used().saturating_add(STARTED_BYTES) <= budget.max)
     }
 
     /// Whether a step of this many heap bytes stays below the high-water marks.

@@ -131,7 +131,8 @@ fn tenant(stage: &Stage, name: &str, file: &str) -> Result<Tenant, String> {
     let path = stage.site.compare.join(file);
     let source = std::fs::read_to_string(&path)
         .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    Ok(Tenant { name: name.to_owned(), source, answer: LIGHT_ANSWER.to_owned() })
+    let (name, answer) = (name.to_owned(), LIGHT_ANSWER.to_owned());
+    Ok(Tenant { account: name.clone(), name, source, answer })
 }
 
 /// The light worker's first call is another question's.

@@ -8,6 +8,8 @@ use super::random::Random;
 const SECTIONS_MAX: usize = 8;
 /// Rows of a section's table, at most.
 const ROWS_MAX: usize = 24;
+/// As many strangers share a server; an account may not have all of its workers.
+const WORKERS_OF_ACCOUNT: usize = 100;
 const NOUNS: [&str; 8] =
     ["orders", "users", "invoices", "posts", "events", "devices", "tickets", "rooms"];
 
@@ -15,6 +17,8 @@ const NOUNS: [&str; 8] =
 #[derive(Clone)]
 pub(crate) struct Tenant {
     pub(crate) name: String,
+    /// The subdomain of the account that owns it.
+    pub(crate) account: String,
     pub(crate) source: String,
     pub(crate) answer: String,
 }
@@ -28,6 +32,7 @@ pub(super) fn small_apis(from: usize, to: usize) -> Vec<Tenant> {
 pub(super) fn copies(count: usize, source: &str, answer: &str) -> Vec<Tenant> {
     let copy = |index| Tenant {
         name: format!("c{index}"),
+        account: account(index),
         source: format!("// Copy {index}.\n{source}"),
         answer: answer.to_owned(),
     };
@@ -89,7 +94,11 @@ export default {{
         summaries.join(", ")
     );
     let answer = format!(r#"{{"worker":"{name}","sections":[{}]}}"#, answers.join(","));
-    Tenant { name, source, answer }
+    Tenant { name, account: account(index), source, answer }
+}
+
+fn account(index: usize) -> String {
+    format!("account{}", index / WORKERS_OF_ACCOUNT)
 }
 
 /// A table of rows with routes that read and write it; answers what its summary must be.

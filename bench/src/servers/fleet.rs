@@ -18,7 +18,7 @@ use crate::hosting::Tenant;
 use crate::process::Pinned;
 use crate::progress;
 
-const DOMAIN: &str = "demo.localhost";
+const DOMAIN: &str = "localhost";
 const WORKERD_CONFIG: &str = r#"using Workerd = import "/workerd/workerd.capnp";
 
 const config :Workerd.Config = (
@@ -76,17 +76,24 @@ impl<'a> Fleet<'a> {
         Ok(fleet)
     }
 
-    /// Deploys further workers to a node.
+    /// Deploys further workers to a node, into accounts that it makes for them.
     pub(crate) fn deploy(&self, tenants: &[Tenant]) -> Result<(), String> {
         let Some(admin) = self.running.admin else {
             return Err("only a node takes further workers".to_owned());
         };
         let bar = progress::bar(tenants.len());
         bar.set_message("workers deployed");
-        let workers: Vec<_> =
-            tenants.iter().map(|tenant| (tenant.name.as_str(), tenant.source.as_str())).collect();
-        let api = atoll::api(admin, self.state.path())?;
-        api.upload_all(&workers, || bar.inc(1)).map_err(|error| format!("deploying: {error}"))?;
+        let mut root = atoll::api(admin, self.state.path())?;
+        for tenants in tenants.chunk_by(|one, other| one.account == other.account) {
+            let workers: Vec<_> = tenants
+                .iter()
+                .map(|tenant| (tenant.name.as_str(), tenant.source.as_str()))
+                .collect();
+            let uploaded = root
+                .create_account(&tenants[0].account)
+                .and_then(|api| api.upload_all(&workers, || bar.inc(1)));
+            uploaded.map_err(|error| format!("deploying: {error}"))?;
+        }
         bar.finish_and_clear();
         Ok(())
     }
@@ -105,13 +112,15 @@ impl<'a> Fleet<'a> {
         self.running.address
     }
 
-    pub(crate) fn footprint(&self) -> Result<Footprint, String> {
+    pub(crate) fn footprint(&mut self) -> Result<Footprint, String> {
+        self.check_alive()?;
         Footprint::of_tree(self.running.process.id())
     }
 
     /// An error when the server has ended by itself.
     pub(crate) fn check_alive(&mut self) -> Result<(), String> {
-        self.running.process.check_alive()
+        let alive = self.running.process.check_alive();
+        alive.map_err(|error| format!("{}: {error}", self.kind.name()))
     }
 
     /// The sum of a node's metrics that `name` picks; nothing for a peer and for a metric that
@@ -136,7 +145,7 @@ impl<'a> Fleet<'a> {
 /// The tenants as they are called, on every kind of server alike.
 pub(crate) fn callees(tenants: &[Tenant]) -> Vec<Callee> {
     let callee = |tenant: &Tenant| Callee {
-        host: format!("{}.{DOMAIN}", tenant.name),
+        host: format!("{}.{}.{DOMAIN}", tenant.name, tenant.account),
         answer: tenant.answer.clone(),
     };
     tenants.iter().map(callee).collect()

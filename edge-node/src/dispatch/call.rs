@@ -3,7 +3,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use atoll_isolate::{Body, Failure, FetchEvent, Fetching, FinishHeaders, Instance, OnEnd, Outcome};
+use atoll_isolate::{
+    Body, Failure, FetchEvent, Fetching, FinishHeaders, Instance, OnEnd, Outcome, StartError,
+};
 use http::{HeaderMap, Request, Response};
 
 use super::admission::Refusal;
@@ -67,7 +69,9 @@ impl From<&LoadError> for Unanswered {
         let problem = match error {
             LoadError::Resting(outcome) => Problem::Ended(*outcome),
             LoadError::Quarantined => Problem::Quarantined,
-            LoadError::NoRoom => Problem::Ended(Outcome::Overloaded),
+            LoadError::NoRoom | LoadError::Start(StartError::Limit(Outcome::Overloaded)) => {
+                Problem::Ended(Outcome::Overloaded)
+            }
             _ => Problem::NotStarted,
         };
         Self { problem, message: error.to_string() }

@@ -102,7 +102,7 @@ fn words(problem: Problem) -> Text {
             S::SERVICE_UNAVAILABLE,
             1200,
             "Too busy",
-            "This worker has more requests under way, or waiting, than it may.",
+            "This worker has more requests under way or waiting than it may, or the node has no memory left for it.",
             LATER,
         ),
         Problem::RateLimited(_) | Problem::Ended(Outcome::RateLimited) => text(

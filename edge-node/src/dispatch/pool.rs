@@ -183,7 +183,10 @@ impl Pool {
         };
         let Some(outcome) = condemned else { return };
         self.drop_slot(version);
-        self.placement.offences.note(version, outcome, Instant::now());
+        // The node had no memory left: that is no fault of the version.
+        if outcome != Outcome::Overloaded {
+            self.placement.offences.note(version, outcome, Instant::now());
+        }
     }
 
     /// Takes an instance out of use. It is dropped once nothing is under way in it.

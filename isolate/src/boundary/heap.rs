@@ -16,8 +16,15 @@ use deno_core::{JsRuntime, v8};
 
 use crate::memory::{MemoryAccount, Refusal};
 
-/// By how much the limit is raised until the isolate can be looked at: more than the largest string or array
-/// of V8 takes.
+/// By how much the limit is raised until the isolate can be looked at, in bytes: more than the largest string
+/// or array of V8 takes.
+///
+/// Found to abort the process all the same, so that only another process contains them: results of `split()`
+/// or `match()` with more than 2^27 elements, which V8 checks for by dying; an uncaught error whose message is
+/// nearly as long as a string can be; ops that lay out more than 2 GiB in one piece (`structuredClone` or
+/// `URLSearchParams` of strings of hundreds of megabytes); several largest objects at the same moment on
+/// different threads, for which the cage has no room. Builtins that take no interrupts (`fill()`,
+/// `JSON.parse()`, `replace()` of hundreds of megabytes) end only when they are done.
 const LARGEST_OBJECT_BYTES: usize = 1_100 << 20;
 
 /// A heap with less room than this below its limit has reached it, in bytes. With more room it was one
