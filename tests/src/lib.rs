@@ -22,6 +22,7 @@ mod process;
 mod project;
 mod script;
 mod shared;
+mod tail;
 
 pub use api::{Api, ApiError};
 pub use binary::atoll_binary;
@@ -36,6 +37,7 @@ pub use process::Process;
 pub use project::{CommandOutput, Project};
 pub use script::{ModuleType, Script, fixture, fixture_bytes};
 pub use shared::{NodeGuard, SharedNode};
+pub use tail::TailSession;
 
 /// A runtime error that a test reports by its text.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use atoll_tests::{
     KeepAlive, Node, NodeOptions, Protocol, Reply, Script, ServingProcess, StreamedBody,
-    eventually, fixture, next_chunk,
+    TailSession, eventually, fixture, next_chunk,
 };
 use http::{Method, StatusCode};
 use tokio::task::JoinSet;
@@ -165,6 +165,35 @@ async fn metrics_of_all_processes_add_up_and_stay() {
     }
     counted().await;
     assert_eq!(metric(&node, "atoll_process_restarts_total").await, Some(2.0));
+}
+
+#[tokio::test]
+async fn a_deploy_and_a_tail_reach_every_process() {
+    let node = Node::start(two_processes()).await;
+    for version in ["v1", "v2", "v3"] {
+        let source = format!(
+            "export default {{ fetch(r) {{ console.log('at ' + r.url); return new Response('{version}') }} }}"
+        );
+        node.deploy("versioned", &Script::module(source)).await;
+        // The kernel spreads connections over the processes.
+        for _ in 0..20 {
+            assert_eq!(node.text("versioned", "/").await, version);
+        }
+    }
+    let tail = TailSession::start(&node, "versioned");
+    eventually("the tail shows console lines", async || {
+        node.text("versioned", "/first").await;
+        tail.output().contains("/first").then_some(())
+    })
+    .await;
+    for n in 0..20 {
+        node.text("versioned", &format!("/then-{n}-")).await;
+    }
+    eventually("the tail shows what each process does", async || {
+        let output = tail.output();
+        (0..20).all(|n| output.contains(&format!("/then-{n}-"))).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -44,6 +44,9 @@ impl Culprit {
 
     /// Understands such a label.
     pub fn parse(label: &str) -> Option<Self> {
+        if !label.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return None;
+        }
         let mut parts = label.split('/');
         let (account, worker, version) = (parts.next()?, parts.next()?, parts.next()?);
         if parts.next().is_some() || [account, worker, version].contains(&"") {
@@ -67,6 +70,7 @@ mod tests {
         check("a/w", false);
         check("a//v", false);
         check("a/w/v/x", false);
+        check("a/w/v\u{1b}", false);
         assert_eq!(Culprit::parse("a/w/v").unwrap().version, VersionId::new("v"));
     }
 }

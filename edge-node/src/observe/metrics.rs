@@ -249,12 +249,12 @@ impl Metrics {
             let known = lock(&self.counters);
             let wanted = known.len() < NAMES_MAX || known.contains_key(&name);
             drop(known);
-            if wanted && is_name(&name) {
+            if wanted && is_fit(&name, &help) {
                 self.counter(&name, &help).add(value);
             }
         }
         let mut gauges = delta.gauges;
-        gauges.retain(|gauge| is_name(&gauge.name));
+        gauges.retain(|gauge| is_fit(&gauge.name, &gauge.help));
         gauges.truncate(NAMES_MAX);
         lock(&self.of_processes).insert(process, gauges);
     }
@@ -314,8 +314,11 @@ fn take(counter: &AtomicU64) -> u64 {
 }
 
 /// What another process calls a metric must not break the text that scrapers read.
-fn is_name(name: &str) -> bool {
-    (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+fn is_fit(name: &str, help: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        && help.len() <= 256
+        && !help.contains(char::is_control)
 }
 
 /// Counts one invocation as under way while it lives.

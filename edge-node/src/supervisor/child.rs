@@ -19,6 +19,9 @@ const PROGRAM: &str = "/proc/self/exe";
 /// What a crash report may be long: more than all threads of a process can write.
 const CRASH_REPORT_BYTES_MAX: u64 = 64 << 10;
 
+/// Instances that may have executed when a process crashed: one for each of its threads.
+const CULPRITS_MAX: usize = 128;
+
 /// How long a process may take to end once its link is closed.
 const EXIT_MAX: Duration = Duration::from_secs(1);
 
@@ -96,7 +99,8 @@ impl Child {
         let _ =
             std::fs::File::from(self.crashes).take(CRASH_REPORT_BYTES_MAX).read_to_end(&mut report);
         let report = String::from_utf8_lossy(&report);
-        let mut culprits: Vec<Culprit> = report.lines().filter_map(Culprit::parse).collect();
+        let mut culprits: Vec<Culprit> =
+            report.lines().take(CULPRITS_MAX).filter_map(Culprit::parse).collect();
         culprits.dedup();
         Ended { pid: self.pid, status, culprits }
     }

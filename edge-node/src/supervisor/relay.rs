@@ -37,6 +37,9 @@ const DRAIN_GRACE: Duration = Duration::from_secs(5);
 /// Versions that are read for one process at once.
 const VERSION_READS_MAX: usize = 16;
 
+/// What a process may say of its confinement, in characters.
+const SANDBOX_CHARS_MAX: usize = 500;
+
 /// What a serving process may send: reports with their logs are the longest.
 const LIMITS: FrameLimits = FrameLimits { header_bytes_max: 16 << 20, payload_bytes_max: 0 };
 
@@ -171,6 +174,9 @@ impl<'a> Relay<'a> {
     }
 
     fn note_ready(&self, sandbox: String) {
+        // It is shown to people: no line of it may pass for one of ours.
+        let fit = |letter: &char| !letter.is_control();
+        let sandbox: String = sandbox.chars().filter(fit).take(SANDBOX_CHARS_MAX).collect();
         let took_ms = self.now_ms();
         let place = self.place;
         tracing::info!(process = place, sandbox, took_ms, "a serving process is ready");
