@@ -223,14 +223,26 @@ impl<T: Args> HostingArgs<T> {
             Ok(format!("{} {version}", kind.name()))
         });
         let versions = versions.collect::<Result<Vec<_>, String>>()?;
+        let mut unanswered = 0;
         for question in questions {
-            let findings = question(&stage, &self.question)?;
+            // What one question did to a server does not keep the others from being asked.
+            let findings = match question(&stage, &self.question) {
+                Ok(findings) => findings,
+                Err(error) => {
+                    eprintln!("not measured: {error}");
+                    unanswered += 1;
+                    continue;
+                }
+            };
             print!("{}", findings.text());
             for path in findings.write(&self.site.results(), &Machine::here(), &versions)? {
                 println!("wrote {}", path.display());
             }
         }
-        Ok(())
+        match unanswered {
+            0 => Ok(()),
+            count => Err(format!("{count} of {} questions were not answered", questions.len())),
+        }
     }
 }
 
