@@ -18,8 +18,8 @@ use std::thread;
 
 use atoll_edge_node::sandbox::{Measure, SandboxOptions, enter};
 use atoll_isolate::{
-    Body, Engine, FetchEvent, FetchHop, Host, HostError, Instance, InstanceOptions, KvCall,
-    KvReply, Limits, LogLine, Module, ModuleKind, Script, ScriptFormat,
+    Body, Engine, EngineOptions, FetchEvent, FetchHop, Host, HostError, Instance, InstanceOptions,
+    KvCall, KvReply, Limits, LogLine, Module, ModuleKind, Script, ScriptFormat,
 };
 use futures_util::future::LocalBoxFuture;
 use http::{Request, Response};
@@ -135,14 +135,18 @@ fn refused_by_reach(before: &Before) {
     refused("reading a file", fs::read("/etc/passwd"));
     refused("reading a neighbour of a readable file", fs::read(before.place.join("secret")));
     refused("listing a directory", fs::read_dir("/etc"));
-    refused("reading the process's own files", fs::read("/proc/self/environ"));
+    let parent = PathBuf::from(format!("/proc/{}/environ", before.parent.as_raw_nonzero()));
+    refused("reading what the parent was given", fs::read(parent));
+    refused("reading a file by way of the process's own", fs::read("/proc/self/root/etc/passwd"));
+    fs::read("/proc/self/statm").unwrap();
+    thread::spawn(|| fs::read("/proc/thread-self/stat").unwrap()).join().unwrap();
     assert_eq!(fs::read(before.place.join("readable")).unwrap(), b"text");
     // V8 seeds its hashes from it.
     File::open("/dev/urandom").unwrap();
 }
 
 fn serving_goes_on(listener: StdTcpListener) {
-    let engine = Arc::new(Engine::start(1 << 20).unwrap());
+    let engine = Arc::new(Engine::start(EngineOptions::default()).unwrap());
     let isolates: Vec<_> = (0..2)
         .map(|_| {
             let engine = engine.clone();
@@ -201,6 +205,7 @@ async fn answer(engine: &Engine) -> String {
         limits: Limits::default(),
         host: Rc::new(NoHost),
         inspector: false,
+        label: "confined".into(),
     };
     let instance = Instance::load(&engine.thread().unwrap(), options).await.unwrap();
     let event = FetchEvent {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atoll_isolate::{
-    Body, Engine, FetchEvent, FetchHop, Host, HostError, Instance, InstanceOptions, IsolateThread,
-    KvCall, KvReply, Limits, LogLine, Module, ModuleKind, Script, ScriptFormat,
+    Body, Engine, EngineOptions, FetchEvent, FetchHop, Host, HostError, Instance, InstanceOptions,
+    IsolateThread, KvCall, KvReply, Limits, LogLine, Module, ModuleKind, Script, ScriptFormat,
 };
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
@@ -72,6 +72,7 @@ async fn load(thread: &IsolateThread, number: usize) -> Instance {
         limits: Limits::default(),
         host: Rc::new(NoHost),
         inspector: false,
+        label: "density".into(),
     };
     Instance::load(thread, options).await.unwrap()
 }
@@ -123,6 +124,11 @@ async fn measure(thread: IsolateThread, instances: usize) {
     show("load into it", loads);
     show("first call", calls);
     show("second call", again);
+    let held = |of: fn(&atoll_isolate::InstanceMemory) -> usize| {
+        let all: usize = loaded.iter().map(|instance| of(&instance.memory())).sum();
+        all as f64 / instances as f64 / 1e6
+    };
+    println!("{:28} {:.3} MB", "V8 heap committed each", held(|memory| memory.heap));
     println!("{:28} {:.3} MB", "private memory each", each(private, private_after));
     println!("{:28} {:.3} MB", "proportional memory each", each(pss, pss_after));
     println!("{:28} {:.1}", "mappings each", (mappings_after - mappings) as f64 / instances as f64);
@@ -130,7 +136,7 @@ async fn measure(thread: IsolateThread, instances: usize) {
 
 fn main() {
     let instances = std::env::args().nth(1).map_or(INSTANCES, |n| n.parse().unwrap());
-    let engine = Engine::start(16 << 20).unwrap();
+    let engine = Engine::start(EngineOptions::default()).unwrap();
     let thread = std::thread::Builder::new().stack_size(8 << 20);
     let run = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -78,7 +78,7 @@ async fn measure(thread: IsolateThread) {
         instances.push(instance);
     }
     let charged = |instances: &[Instance]| {
-        instances.iter().map(Instance::memory_bytes).sum::<usize>() / INSTANCES >> 10
+        (instances.iter().map(Instance::memory_bytes).sum::<usize>() / INSTANCES) >> 10
     };
     let each = |now: usize| now.saturating_sub(start) / INSTANCES;
     println!("idle: {} KiB resident, {} KiB charged", each(resident_kib()), charged(&instances));

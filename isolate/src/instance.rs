@@ -229,7 +229,7 @@ impl Instance {
             return Err(StartError::Limit(refusal.into()));
         }
         if loader.has_new_code() {
-            thread.spares.note_new_code(Rc::downgrade(&inner), late.clone());
+            thread.spares.note_new_code(Rc::downgrade(&inner), late);
         }
         spawn(drive(Rc::downgrade(&inner)));
         Ok(Self { inner, handlers: handlers.into() })
@@ -345,6 +345,10 @@ impl Inner {
 
     /// Calls a handler and, when it answers at once, leaves the answer with the invocation.
     pub(crate) fn dispatch(&self, key: InvocationKey, event: &Call<'_>) {
+        if let State::Condemned(outcome) = self.state.get() {
+            self.invocations.answer(key, Answer::Failed(outcome, limit_exception(outcome)));
+            return;
+        }
         let entries = self.entries.borrow();
         let Some(entries) = &*entries else { return };
         let (called, cpu) =

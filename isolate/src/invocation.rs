@@ -319,7 +319,8 @@ impl Invocations {
         self.table.borrow().keys().copied().collect()
     }
 
-    /// Charges CPU time, in equal parts, to these invocations.
+    /// Charges the CPU time of a slice of the event loop, in equal parts, to every invocation in flight: one
+    /// poll runs continuations of many, and does not say how long each took.
     pub(crate) fn charge_all(&self, cpu: Duration) {
         let mut table = self.table.borrow_mut();
         let share = cpu / u32::try_from(table.len().max(1)).unwrap_or(u32::MAX);

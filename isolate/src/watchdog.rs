@@ -160,7 +160,7 @@ impl Watchdog {
     pub(crate) fn enlist(&self) -> std::io::Result<WatchedThread> {
         let slot = Arc::new(Slot {
             clock: ThreadClock::current()?,
-            pages: ThreadPages::current()?,
+            pages: ThreadPages::current(),
             running: Mutex::new(None),
         });
         lock(&self.shared.slots).push(slot.clone());

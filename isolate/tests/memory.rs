@@ -136,24 +136,28 @@ fn growth_past_the_budget_is_refused() {
             growing.push(limited(&thread, source, 128 * MIB).await);
         }
         let mut overloaded = 0;
-        for _ in 0..20 {
+        let mut pressed = false;
+        for _ in 0..12 {
             let mut left = Vec::new();
             for worker in growing {
                 let request = http::Request::get("http://a.test/").body(None).unwrap();
                 match worker.request(request).await {
                     Ok(_) => left.push(worker),
                     Err(failure) if failure.outcome == Outcome::Overloaded => overloaded += 1,
-                    Err(failure) => assert_eq!(failure.outcome, Outcome::ExceededMemory),
+                    Err(failure) => {
+                        assert_eq!(failure.outcome, Outcome::ExceededMemory, "{failure:?}");
+                    }
                 }
                 // What the one thread grew by in a slice may go past it before it is seen.
                 let used = thread.memory().heap_used();
                 assert!(used <= HEAPS_MAX + 32 * MIB, "{used}");
             }
             growing = left;
+            pressed |= thread.memory().pressed();
             assert_eq!(neighbour.get("http://b.test/").await, "fine");
         }
         assert!(overloaded > 0 && !growing.is_empty(), "{overloaded} {}", growing.len());
-        assert!(thread.memory().pressed());
+        assert!(pressed);
         drop(growing);
         assert!(!thread.memory().pressed());
         assert_eq!(neighbour.instance.condemned(), None);

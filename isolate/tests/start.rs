@@ -2,7 +2,7 @@
 
 mod support;
 
-use atoll_isolate::{Limits, ModuleKind, Script, ScriptFormat};
+use atoll_isolate::{Limits, ModuleKind, Outcome, Script, ScriptFormat};
 use support::{Setup, load, module, on_isolate_thread, script};
 
 const HELLO: &str = "let calls = 0; export default { fetch: () => new Response(`${++calls}`) }";
@@ -24,18 +24,22 @@ fn a_spare_isolate_becomes_an_instance() {
     });
 }
 
+/// Limits are set when the script is known, whatever the isolate was made for.
 #[test]
-fn a_spare_isolate_made_for_other_limits_is_left() {
+fn a_spare_isolate_takes_any_limits() {
     on_isolate_thread(|thread| async move {
         thread.make_spare();
-        let mut setup = Setup::new(script(HELLO));
-        setup.limits = Limits { heap_bytes_max: 64 << 20, ..setup.limits };
-        let worker = setup.load(&thread).await.unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(worker.get("http://a.test/").await, "1");
-        assert_eq!(thread.spares(), 1);
-        // The next ones are made like the last that was asked for.
+        let source =
+            "export default { fetch: () => new Response(`${new Uint8Array(8 << 20).length}`) }";
+        let mut setup = Setup::new(script(source));
+        setup.limits = Limits { memory_bytes_max: 4 << 20, ..setup.limits };
+        let small = setup.load(&thread).await.unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(thread.spares(), 0);
+        assert_eq!(small.get_failure("http://a.test/").await.outcome, Outcome::Exception);
         thread.make_spare();
-        assert_eq!(thread.spares(), 1);
+        let large = load(&thread, source).await;
+        assert_eq!(large.get("http://a.test/").await, "8388608");
+        thread.make_spare();
         thread.drop_spares();
         assert_eq!(thread.spares(), 0);
     });

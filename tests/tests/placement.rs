@@ -29,24 +29,23 @@ const NAMED: &str = "
         return new Response(instance, { headers: { sum } });
     } };";
 
+const PROMOTIONS: &str = "atoll_isolate_promotions_total";
+
 /// Rounds of that loop that take some tens of milliseconds.
 const LONG: u64 = 10_000_000;
 
 async fn node(threads: usize, config: &str) -> Node {
-    Node::start(NodeOptions { threads, ..NodeOptions::with_config(config) }).await
+    let processes = Some(1);
+    Node::start(NodeOptions { threads, processes, ..NodeOptions::with_config(config) }).await
 }
 
-/// A metric's value, of all its labels together.
+/// A metric's value. Serving processes tell the supervisor theirs once a second.
 async fn metric(node: &Node, name: &str) -> f64 {
-    let request = node.request_to_host("localhost", "/metrics").over(Protocol::Admin);
-    let text = request.send().await.unwrap().text();
-    let values = text.lines().filter_map(|line| {
-        let (series, value) = line.rsplit_once(' ')?;
-        let series = series.split('{').next()?;
-        let series = series.strip_suffix("_total").unwrap_or(series);
-        (series.strip_prefix("atoll_")? == name).then(|| value.parse::<f64>().ok())?
-    });
-    values.sum()
+    node.metrics().await.unwrap().sum(name, &[])
+}
+
+async fn becomes(node: &Node, name: &str, wanted: impl Fn(f64) -> bool) {
+    eventually(name, async || wanted(metric(node, name).await).then_some(())).await;
 }
 
 fn code(reply: &Reply) -> u64 {
@@ -80,16 +79,16 @@ async fn a_fast_path_is_earned_and_lost() {
     let node = node(1, "back_threads = 2").await;
     node.deploy("hot", &Script::module(NAMED)).await;
     let first = node.text("hot", "/").await;
-    assert_eq!(metric(&node, "isolate_promotions").await, 0.0);
+    assert_eq!(metric(&node, PROMOTIONS).await, 0.0);
     let promoted = eventually("another instance answers", async || {
         let name = node.text("hot", "/").await;
         (name != first).then_some(name)
     })
     .await;
-    assert_eq!(metric(&node, "isolate_promotions").await, 1.0);
+    becomes(&node, PROMOTIONS, |count| count == 1.0).await;
     assert_eq!(node.text("hot", &format!("/?n={LONG}")).await, promoted);
     assert_eq!(node.text("hot", "/").await, first, "it is sent back");
-    assert_eq!(metric(&node, "isolate_demotions").await, 1.0);
+    becomes(&node, "atoll_isolate_demotions_total", |count| count == 1.0).await;
     for _ in 0..50 {
         assert_eq!(node.text("hot", "/").await, first, "and stays there for a while");
     }
@@ -125,7 +124,8 @@ async fn workers_on_different_threads_reach_each_other() {
             (200, "A-X B-X C-X D-X E-X F-X")
         );
     }
-    assert!(metric(&node, "calls_handed_over").await > 3.0, "some callee is on another thread");
+    // Some callee is on another thread than the caller.
+    becomes(&node, "atoll_calls_handed_over_total", |count| count > 3.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -201,10 +201,7 @@ async fn what_is_too_much_at_once_is_turned_away() {
         let node = node(1, &format!("[limits]\n{limit} = 2")).await;
         node.deploy("busy", &Script::module(waits)).await;
         let long = [(); 2].map(|()| tokio::spawn(node.request("busy", "/wait").send()));
-        eventually("both are under way", async || {
-            (metric(&node, "invocations_in_flight").await == 2.0).then_some(())
-        })
-        .await;
+        becomes(&node, "atoll_invocations_in_flight", |count| count == 2.0).await;
         let ask = async || {
             let request = node.request("busy", "/").header("accept", "application/json");
             request.send().await.unwrap()
@@ -253,10 +250,8 @@ async fn more_workers_than_isolates_take_turns() {
             assert_eq!(reply.status, 200, "round {round}, w{n}: {}", reply.text());
         }
     }
-    assert!(metric(&node, "isolate_evictions").await >= f64::from(2 * workers - 2 * isolates));
-    eventually("the count is right", async || {
-        let live = metric(&node, "isolates_live").await;
-        (live > 0.0 && live <= f64::from(isolates)).then_some(())
-    })
-    .await;
+    let evicted = f64::from(2 * workers - 2 * isolates);
+    becomes(&node, "atoll_isolate_evictions_total", |count| count >= evicted).await;
+    let held = f64::from(isolates);
+    becomes(&node, "atoll_isolates_live", |live| live > 0.0 && live <= held).await;
 }

@@ -12,6 +12,9 @@ const IDLE_MIN: Duration = Duration::from_millis(2);
 /// How often a thread with all the isolates it wants looks whether there is code to keep.
 const CODE_CHECK: Duration = Duration::from_millis(250);
 
+/// How long to wait when no isolate could be made.
+const RETRY: Duration = Duration::from_millis(20);
+
 /// Makes blank isolates whenever there are fewer than `wanted`, and keeps code. Never ends.
 pub(super) async fn keep(isolates: IsolateThread, wanted: usize) {
     loop {
@@ -22,10 +25,14 @@ pub(super) async fn keep(isolates: IsolateThread, wanted: usize) {
         if isolates.slices() != slices {
             continue;
         }
-        if isolates.spares() < wanted {
+        let spares = isolates.spares();
+        if spares < wanted {
             isolates.make_spare();
-        } else {
+        }
+        if isolates.spares() == spares {
+            // There are enough, or memory is too short for another.
             isolates.keep_code();
+            tokio::time::sleep(RETRY).await;
         }
     }
 }

@@ -4,14 +4,19 @@
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, path_beneath_rules,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd,
+    Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+    path_beneath_rules,
 };
 
 use super::{Measure, SandboxOptions};
 
 /// The newest interface that this was tested with. An older kernel gets what it knows of it.
 const ABI_MAX: ABI = ABI::V7;
+
+/// What the process looks at to know its own memory. Nothing in there leads to another file that is not
+/// allowed by itself.
+const OWN: &str = "/proc/self";
 
 /// From where V8 seeds its hashes, for each isolate. It would fall back on the clock.
 const RANDOM: &str = "/dev/urandom";
@@ -25,6 +30,7 @@ pub(super) fn restrict(options: &SandboxOptions) -> Measure {
 }
 
 fn try_restrict(options: &SandboxOptions) -> Result<Measure, RulesetError> {
+    let own = PathFd::new(OWN).ok();
     let readable = options.readable.iter().map(PathBuf::as_path).chain([Path::new(RANDOM)]);
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -33,7 +39,12 @@ fn try_restrict(options: &SandboxOptions) -> Result<Measure, RulesetError> {
         .scope(Scope::from_all(ABI_MAX))?
         .create()?
         .add_rules(path_beneath_rules(readable, AccessFs::ReadFile))?
+        .add_rules(
+            own.iter().map(|own| Ok::<_, RulesetError>(PathBeneath::new(own, AccessFs::ReadFile))),
+        )?
         .restrict_self()?;
+    // Open for good: the kernel may forget a directory of a process that nobody holds, and its rule too.
+    std::mem::forget(own);
     Ok(match (status.ruleset, status.landlock) {
         (RulesetStatus::NotEnforced, _) => Measure::NotOffered,
         (_, LandlockStatus::Available { effective_abi, .. }) => applied(effective_abi),

@@ -144,7 +144,7 @@ pub(super) fn restrict(files: Files) -> Measure {
 }
 
 fn absent_filter(arch: TargetArch) -> Result<BpfProgram, BackendError> {
-    let rules = ABSENT.iter().map(|call| (i64::from(*call), Vec::new())).collect();
+    let rules = ABSENT.iter().map(|call| (*call, Vec::new())).collect();
     let absent = SeccompAction::Errno(ENOSYS as u32);
     SeccompFilter::new(rules, SeccompAction::Allow, absent, arch)?.try_into()
 }
@@ -155,8 +155,7 @@ fn allowed_filter(files: Files, arch: TargetArch) -> Result<BpfProgram, BackendE
 }
 
 fn allowed(files: Files) -> Result<Rules, BackendError> {
-    let mut rules: Rules =
-        PLAIN.iter().chain(OLDER).map(|call| (i64::from(*call), Vec::new())).collect();
+    let mut rules: Rules = PLAIN.iter().chain(OLDER).map(|call| (*call, Vec::new())).collect();
     rules.extend(conditional()?);
     if files == Files::Bounded {
         rules.insert(SYS_openat, vec![masked(2, WRITING, 0)?]);

@@ -62,6 +62,7 @@ fn run(name: &str) {
                 limits,
                 host: Rc::new(NoHost),
                 inspector: false,
+                label: "exhaust".to_owned(),
             };
             let instance = Instance::load(&isolates, options).await.expect("it starts");
             let began = Instant::now();

@@ -21,6 +21,11 @@ static SNAPSHOT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/runtime.snaps
 /// The heap size that the young generation is made for, in bytes.
 const YOUNG_FOR_HEAP_BYTES: usize = 128 << 20;
 
+/// Address space for the compiled code of all isolates of a process, in bytes: the most that V8 takes. The
+/// first isolate's wish counts, and the default is a quarter of this. An isolate with any machine code holds at
+/// least one page of 256 KiB of it, and V8 aborts where there is none left.
+const CODE_RANGE_BYTES: usize = 512 << 20;
+
 /// What a new cell is made with.
 pub(crate) struct CellOptions {
     pub(crate) loader: Rc<dyn ModuleLoader>,
@@ -70,6 +75,7 @@ impl Cell {
         let params = v8::CreateParams::default()
             .heap_limits(0, YOUNG_FOR_HEAP_BYTES)
             .set_max_old_generation_size_in_bytes(HEAP_START_BYTES)
+            .set_code_range_size_in_bytes(CODE_RANGE_BYTES)
             .array_buffer_allocator(allocator(&options.account).make_shared())
             .allow_atomics_wait(false);
         let mut runtime = JsRuntime::new(RuntimeOptions {
