@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use deno_core::{OpState, op2, v8};
 use deno_error::JsErrorBox;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 
 use super::{HEADERS_BYTES_MAX, header_bytes, headers_too_large, invocations};
@@ -133,6 +133,10 @@ pub(crate) fn op_respond<'a>(
         ONLY_TEXT => drop(response.headers_mut().insert(CONTENT_TYPE, TEXT)),
         ONLY_JSON => drop(response.headers_mut().insert(CONTENT_TYPE, JSON)),
         _ => listed(scope, headers, response.headers_mut())?,
+    }
+    if matches!(response.body(), ResponseBody::Full(_)) {
+        // Its length is known, whatever the worker says of it.
+        response.headers_mut().remove(CONTENT_LENGTH);
     }
     invocations.answer(key, Answer::Response(response));
     Ok(())

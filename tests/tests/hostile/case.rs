@@ -92,6 +92,8 @@ pub(crate) struct Case {
     pub(crate) visit: Visit,
     /// The upload is refused with a message that has this.
     pub(crate) refused: Option<String>,
+    /// It calls itself: which of its calls ends how is a matter of luck.
+    pub(crate) many: bool,
     /// Why the case cannot pass yet.
     pub(crate) failing: Option<String>,
     source: String,
@@ -115,6 +117,7 @@ impl Case {
             ends,
             visit: Visit::Get,
             refused,
+            many: false,
             failing: None,
             source: source.to_owned(),
         };
@@ -126,6 +129,7 @@ impl Case {
                 "half" => case.visit = Visit::Half(number()),
                 "leave" => case.visit = Visit::Leave(number()),
                 "idle" => case.visit = Visit::Idle(Duration::from_millis(number() as u64)),
+                "many" => case.many = true,
                 "failing" => case.failing = Some(value.to_owned()),
                 _ => panic!("{head}: unknown option {key}"),
             }

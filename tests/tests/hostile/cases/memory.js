@@ -135,6 +135,9 @@ for (;;) kept.push(new TextDecoder().decode(bytes));
 let text = 'x'.repeat(1e6);
 for (;;) kept.push(text = btoa(text));
 
+//# streams: cpu or memory
+for (;;) kept.push(new ReadableStream({ pull() {} }).getReader().read());
+
 //# stream-queue: memory or exception or cpu
 const stream = new ReadableStream({ start(controller) { for (;;) controller.enqueue(new Uint8Array(1 << 16)); } });
 kept.push(stream);

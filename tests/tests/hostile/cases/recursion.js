@@ -100,13 +100,13 @@ await stream.getReader().read();
 const edge = () => { try { edge(); } catch { new Response('x', { headers: { a: 'b' } }); console.log('x'); throw new Error('on purpose'); } };
 edge();
 
-//# recursion-into-the-service-itself: exception or cpu or overloaded
+//# recursion-into-the-service-itself: exception or cpu or overloaded; many
 if (request.url.length > 2_000) throw new Error('on purpose');
 const response = await env.SELF.fetch(request.url + 'x');
 if (!response.ok) throw new Error('on purpose');
 return response;
 
-//# recursion-through-the-public-host: exception or wall or ok
+//# recursion-through-the-public-host: exception or wall or ok; many
 const response = await fetch(env.OWN);
 if (!response.ok) throw new Error('on purpose');
 return response;
