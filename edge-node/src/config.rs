@@ -5,12 +5,16 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use atoll_isolate::HEAPS_BYTES_CEILING;
 use ipnet::IpNet;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
+
+/// Keys that have another name now.
+const RENAMED: [(&str, &str); 1] = [("heap_bytes_max", "limits.memory_bytes_max")];
 
 /// What `atoll serve --config FILE` reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,6 +47,8 @@ pub struct NodeConfig {
     pub tls: TlsConfig,
     /// What workers and their clients may use.
     pub limits: LimitsConfig,
+    /// What isolates may hold.
+    pub memory: MemoryConfig,
     /// How isolates are kept at hand.
     pub isolates: IsolatesConfig,
     /// Where workers may connect to.
@@ -69,11 +75,28 @@ impl Default for NodeConfig {
             drain_ms_max: 30_000,
             tls: TlsConfig::default(),
             limits: LimitsConfig::default(),
+            memory: MemoryConfig::default(),
             isolates: IsolatesConfig::default(),
             outbound: OutboundConfig::default(),
             kv: KvConfig::default(),
             log: LogConfig::default(),
         }
+    }
+}
+
+/// What all isolates of one serving process may hold together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MemoryConfig {
+    /// Heaps, buffers and WebAssembly memories, in bytes; by the machine's memory when absent.
+    pub process_bytes_max: Option<u64>,
+    /// JS heaps alone, in bytes.
+    pub heap_bytes_max: u64,
+}
+
+impl Default for MemoryConfig {
+    fn default() -> Self {
+        Self { process_bytes_max: None, heap_bytes_max: 2_560 * MIB }
     }
 }
 
@@ -120,8 +143,8 @@ pub struct LimitsConfig {
     pub cpu_ms_max: u64,
     /// CPU time of a script's top level, in milliseconds.
     pub startup_cpu_ms_max: u64,
-    /// Memory of one isolate, in bytes.
-    pub heap_bytes_max: u64,
+    /// Memory of one isolate, in bytes: its heap, its buffers and its WebAssembly memories together.
+    pub memory_bytes_max: u64,
     /// Time until an invocation's response is complete, in milliseconds.
     pub wall_ms_max: u64,
     /// Time that `waitUntil` may take after the response, in milliseconds.
@@ -158,7 +181,7 @@ impl Default for LimitsConfig {
             cpu_ms: 500,
             cpu_ms_max: 30_000,
             startup_cpu_ms_max: 1_000,
-            heap_bytes_max: 128 * MIB,
+            memory_bytes_max: 128 * MIB,
             wall_ms_max: 300_000,
             wait_until_ms_max: 30_000,
             subrequests_max: 1_000,
@@ -311,7 +334,7 @@ impl NodeConfig {
             ("cpu_ms", limits.cpu_ms),
             ("cpu_ms_max", limits.cpu_ms_max),
             ("startup_cpu_ms_max", limits.startup_cpu_ms_max),
-            ("heap_bytes_max", limits.heap_bytes_max),
+            ("memory_bytes_max", limits.memory_bytes_max),
             ("wall_ms_max", limits.wall_ms_max),
             ("isolates_max", limits.isolates_max.into()),
             ("concurrency_max", limits.concurrency_max.into()),
@@ -321,6 +344,29 @@ impl NodeConfig {
         ] {
             if value == 0 {
                 return Err(format!("limits.{key}: must be more than 0"));
+            }
+        }
+        self.check_memory()
+    }
+
+    fn check_memory(&self) -> Result<(), String> {
+        let MemoryConfig { process_bytes_max, heap_bytes_max } = self.memory;
+        let ceiling = HEAPS_BYTES_CEILING as u64;
+        if heap_bytes_max > ceiling {
+            return Err(format!(
+                "memory.heap_bytes_max: must be {ceiling} at most, because all heaps of a process lie in one \
+                 cage of 4 GiB: use more processes"
+            ));
+        }
+        let least = self.limits.memory_bytes_max;
+        for (key, bytes) in
+            [("heap_bytes_max", Some(heap_bytes_max)), ("process_bytes_max", process_bytes_max)]
+        {
+            if bytes.is_some_and(|bytes| bytes < least) {
+                return Err(format!(
+                    "memory.{key}: must be at least {least}, what one isolate may hold \
+                     (limits.memory_bytes_max)"
+                ));
             }
         }
         Ok(())
@@ -338,6 +384,9 @@ fn describe(error: &toml::de::Error, key: Option<&str>) -> String {
     let message = error.message();
     if let Some(unknown) = quoted(message.strip_prefix("unknown field ").unwrap_or_default()).next()
     {
+        if let Some((_, now)) = RENAMED.iter().find(|(old, _)| *old == unknown) {
+            return format!("unknown key {unknown}: it is called {now} now");
+        }
         let known = message.split_once("expected").map_or("", |(_, known)| known);
         return match near_miss(unknown, quoted(known)) {
             Some(near) => format!("unknown key {unknown}: did you mean {near}?"),
@@ -430,7 +479,7 @@ mod tests {
         assert_eq!(config.processes.unwrap().get(), 2);
         assert_eq!(config.tls.certificates[0].key, PathBuf::from("a.key"));
         assert_eq!(config.limits.cpu_ms_max, 50);
-        assert_eq!(config.limits.heap_bytes_max, 128 * MIB);
+        assert_eq!(config.limits.memory_bytes_max, 128 * MIB);
         assert_eq!(config.outbound.allow.len(), 2);
         assert_eq!(config.log.format, LogFormat::Json);
     }
@@ -448,6 +497,13 @@ mod tests {
             ("domain = 'A b'", "node.toml:1: domain: "),
             ("[limits]\ncpu_ms = 0", "limits.cpu_ms: must be more than 0"),
             ("[limits]\ncpu_ms_max = 0", "limits.cpu_ms_max: must be more than 0"),
+            (
+                "[limits]\nheap_bytes_max = 5",
+                "node.toml:2: unknown key heap_bytes_max: it is called limits.memory_bytes_max now",
+            ),
+            ("[memory]\nheap_bytes_max = 4294967296", "memory.heap_bytes_max: must be 2"),
+            ("[memory]\nheap_bytes_max = 1", "memory.heap_bytes_max: must be at least 134217728"),
+            ("[memory]\nprocess_bytes_max = 1", "memory.process_bytes_max: must be at least"),
             ("[log]\nformat = 'xml'", "node.toml:2: format: "),
         ] {
             let error = parse(text).unwrap_err();

@@ -15,6 +15,8 @@ const MAPPINGS_OF_PROCESS: u64 = 1_000;
 const ISOLATE_BYTES: u64 = 1_700_000;
 /// Memory of a process without isolates, in bytes.
 const PROCESS_BYTES: u64 = 64 << 20;
+/// Quarters of the machine's memory that serving processes share.
+const WORKERS_QUARTERS: u64 = 3;
 /// Descriptors that a process uses for itself.
 const DESCRIPTORS_OF_PROCESS: u64 = 256;
 /// From which value of `vm.max_map_count` on nobody has to think of it.
@@ -88,6 +90,13 @@ pub fn isolates_fitting(machine: &Machine, processes: u64) -> Option<u64> {
         .memory_bytes
         .map(|bytes| (bytes / processes.max(1)).saturating_sub(PROCESS_BYTES) / ISOLATE_BYTES);
     by_mappings.into_iter().chain(by_memory).min()
+}
+
+/// What each of `processes` can give to its workers, in bytes, or none if nobody knows how much there is. The
+/// rest is for the processes themselves, the one above them, and the files that the system keeps in memory.
+pub fn bytes_per_process(machine: &Machine, processes: u64) -> Option<u64> {
+    let share = machine.memory_bytes? / 4 * WORKERS_QUARTERS / processes.max(1);
+    Some(share.saturating_sub(PROCESS_BYTES))
 }
 
 /// Says what to set so that the machine fits the demand.

@@ -52,6 +52,7 @@ async fn load(thread: &IsolateThread) -> Instance {
         limits: Limits::default(),
         host: Rc::new(NoHost),
         inspector: false,
+        label: "figures".to_owned(),
     };
     Instance::load(thread, options).await.expect("it starts")
 }

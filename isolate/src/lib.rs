@@ -38,7 +38,7 @@ pub use host::{Body, BoxError, Decode, FetchHop, Host, HostError, KvCall, KvEntr
 pub use inspector::{Inspector, InspectorCommands, InspectorMessage, InspectorMessages};
 pub use instance::{Engine, EngineOptions, Instance, InstanceOptions, IsolateThread};
 pub use invocation::{FinishHeaders, InvocationRecord, OnEnd, spawn};
-pub use limits::Limits;
+pub use limits::{HEAPS_BYTES_CEILING, Limits};
 pub use memory::{InstanceMemory, Memory};
 pub use outcome::{Exception, LogLevel, LogLine, Outcome};
 pub use script::{Binding, BindingValue, Module, ModuleKind, Script, ScriptFormat};

@@ -37,3 +37,7 @@ impl Default for Limits {
         }
     }
 }
+
+/// The most that all JS heaps of a process may be granted, in bytes. They share a cage of 4 GiB, and a third
+/// of it must stay free for what an isolate holds for a moment while it is being ended.
+pub const HEAPS_BYTES_CEILING: usize = (4 << 30) / 3 * 2;

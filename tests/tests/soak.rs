@@ -28,7 +28,7 @@ const GROWTH_MAX: f64 = 0.1;
 const COUNTED_MAX: Duration = Duration::from_secs(20);
 
 const CONFIG: &str = "[limits]\ncpu_ms = 100\nwall_ms_max = 1000\nwait_until_ms_max = 500\n\
-    heap_bytes_max = 67108864\n[log]\nlevel = 'error'";
+    memory_bytes_max = 67108864\n[log]\nlevel = 'error'";
 
 /// What the handlers of good workers do.
 const GOOD: [&str; 4] = [

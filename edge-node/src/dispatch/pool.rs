@@ -448,7 +448,7 @@ pub(super) fn environment(version: &Version) -> (Vec<EnvBinding>, Capabilities) 
 pub(super) fn limits(config: &LimitsConfig, asked: &VersionLimits) -> Limits {
     let cpu_ms = asked.cpu_ms.unwrap_or(config.cpu_ms).min(config.cpu_ms_max);
     let subrequests = asked.subrequests.unwrap_or(config.subrequests_max);
-    let memory = usize::try_from(config.heap_bytes_max).unwrap_or(usize::MAX);
+    let memory = usize::try_from(config.memory_bytes_max).unwrap_or(usize::MAX);
     Limits {
         startup_cpu: Duration::from_millis(config.startup_cpu_ms_max),
         cpu: Duration::from_millis(cpu_ms),

@@ -4,6 +4,7 @@
 pub(crate) mod certificates;
 pub(crate) mod control;
 mod error;
+pub(crate) mod fit;
 pub(crate) mod sockets;
 
 use std::net::SocketAddr;
@@ -11,7 +12,6 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_isolate::{Engine, EngineOptions};
 use tokio::sync::{broadcast, watch};
 
 use crate::api;
@@ -22,9 +22,10 @@ use crate::inspect::{self, Debuggees};
 use crate::observe::{Health, Listener};
 use crate::outbound::SystemNetwork;
 use crate::registry::{AccountId, Registry};
-use crate::serving::{CODE_CACHE_BYTES_MAX, Serving, ServingOptions};
+use crate::serving::{Serving, ServingOptions, start_engine};
 use control::{Control, NodeStores, ServingSide, bind_admin, raise_file_limit};
 pub use error::NodeError;
+use fit::Fit;
 use sockets::Listeners;
 
 /// A running node.
@@ -47,11 +48,10 @@ impl Node {
     /// When a file, a socket or a thread cannot be had.
     pub async fn start(config: NodeConfig) -> Result<Self, NodeError> {
         raise_file_limit();
-        let engine = Arc::new(Engine::start(EngineOptions {
-            code_cache_bytes_max: CODE_CACHE_BYTES_MAX,
-            ..EngineOptions::default()
-        })?);
+        let fit = Fit::of(&config, 1, threads(&config));
+        let engine = start_engine(&fit.memory)?;
         let stores = NodeStores::open(&config, None)?;
+        fit.show(stores.hub.metrics());
         let tls = certificates::tls(&certificates::read(&config, &stores.registry)?)?;
         let Listeners { pairs, http, https } = Listeners::bind(&config, threads(&config)).await?;
         let admin = bind_admin(&config).await?;

@@ -15,6 +15,10 @@ use super::Metrics;
 
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// The gauges that `/healthz` shows.
+const FIGURES: [&str; 4] =
+    ["isolates_live", "isolates_fit", "isolate_memory_bytes", "isolate_memory_bytes_max"];
+
 /// Where a node is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeState {
@@ -110,11 +114,13 @@ impl Health {
 
 /// The three endpoints.
 pub fn health_routes(health: Health, metrics: Arc<Metrics>) -> Router {
-    let alive = health.clone();
+    let (alive, counted) = (health.clone(), metrics.clone());
     Router::new()
         .route(
             "/healthz",
-            get(move || async move { format!("ok\n{}", listed(&alive.processes())) }),
+            get(move || async move {
+                format!("ok\n{}{}", listed(&alive.processes()), figures(&counted))
+            }),
         )
         .route("/readyz", get(move || async move { ready(&health) }))
         .route("/metrics", get(move || async move { render(&metrics) }))
@@ -154,6 +160,13 @@ fn listed(processes: &[ProcessStatus]) -> String {
     text
 }
 
+/// One line for each gauge that says how full the node is, over all processes.
+fn figures(metrics: &Metrics) -> String {
+    let gauges = metrics.gauges();
+    let shown = FIGURES.iter().filter_map(|name| Some((name, gauges.get(*name)?.1)));
+    shown.map(|(name, value)| format!("{name}: {value}\n")).collect()
+}
+
 fn render(metrics: &Arc<Metrics>) -> Response {
     ([(header::CONTENT_TYPE, METRICS_TYPE)], metrics.render()).into_response()
 }
@@ -171,6 +184,14 @@ mod tests {
         health.drain();
         health.ready();
         assert_eq!(health.state(), NodeState::Draining);
+    }
+
+    #[test]
+    fn health_says_how_full_the_node_is() {
+        let metrics = Metrics::default();
+        metrics.add_gauge("isolates_live", "Live", || 7);
+        metrics.add_gauge("isolates_fit", "Fit", || 4_000);
+        assert_eq!(figures(&metrics), "isolates_live: 7\nisolates_fit: 4000\n");
     }
 
     #[test]

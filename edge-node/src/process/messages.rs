@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{CheckError, CheckReport};
-use crate::config::{LimitsConfig, LogConfig, NodeConfig};
+use crate::config::{LimitsConfig, LogConfig, MemoryConfig, NodeConfig};
 use crate::dispatch::Job;
 use crate::observe::{Followed, MetricsDelta};
 use crate::registry::{Module, ModuleKind, Version, VersionId};
@@ -88,6 +88,8 @@ pub(crate) enum FromServing {
 pub(crate) struct CheckStart {
     /// Limits of scripts.
     pub(crate) limits: LimitsConfig,
+    /// Memory of the process.
+    pub(crate) memory: MemoryConfig,
     /// The node's log.
     pub(crate) log: LogConfig,
 }

@@ -1,12 +1,9 @@
 //! A check process: the child of a supervisor that starts uploaded scripts, one at a time. It serves nobody
 //! and reaches nothing; it ends when the supervisor closes the link.
 
-use std::sync::Arc;
-
-use atoll_isolate::{Engine, EngineOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::CODE_CACHE_BYTES_MAX;
+use super::start_engine;
 use crate::api::{CheckError, ScriptCheck};
 use crate::dispatch::IsolateCheck;
 use crate::observe::init_log;
@@ -39,17 +36,14 @@ async fn check() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let socket = own_link()?;
     let crashes = receive_fds(&socket).await?.pop().ok_or("a descriptor is missing")?;
     let (link, mut supervisor) = open::<FromCheck, ToCheck>(socket, LIMITS);
-    let (ToCheck::Start(CheckStart { limits, log }), _) = supervisor.next().await? else {
+    let (ToCheck::Start(CheckStart { limits, memory, log }), _) = supervisor.next().await? else {
         return Err("the supervisor does not begin with the start".into());
     };
     init_log(&log)?;
     atoll_isolate::report_crashes(crashes)?;
     let sandbox = sandbox::enter(&SandboxOptions::default());
     tracing::debug!(%sandbox, "checking scripts");
-    let engine = Arc::new(Engine::start(EngineOptions {
-        code_cache_bytes_max: CODE_CACHE_BYTES_MAX,
-        ..EngineOptions::default()
-    })?);
+    let engine = start_engine(&memory)?;
     let check = IsolateCheck::start(engine, limits)?;
     loop {
         let (version, parts, payload) = match supervisor.next().await {

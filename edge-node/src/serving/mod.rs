@@ -13,14 +13,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use atoll_isolate::Engine;
+use atoll_isolate::{Engine, EngineOptions};
 use atoll_kv::KvStore;
 use atoll_router::{DrainTrigger, drain_channel};
 use rustls::ServerConfig;
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 
-use crate::config::NodeConfig;
+use crate::config::{MemoryConfig, NodeConfig};
 use crate::dispatch::{
     ConsoleLine, DataThread, Job, Quarantined, Shared, Sockets, Targets, ThreadError, spawn_threads,
 };
@@ -31,10 +31,22 @@ use crate::registry::Snapshot;
 use crate::state::ServingState;
 
 /// Compiled code kept for the whole process, in bytes.
-pub(crate) const CODE_CACHE_BYTES_MAX: usize = 64 << 20;
+const CODE_CACHE_BYTES_MAX: usize = 64 << 20;
 
 /// Console lines that wait for one slow reader.
 const CONSOLE_QUEUED_MAX: usize = 1_024;
+
+/// Starts V8 with the memory that the configuration grants to this process.
+pub(crate) fn start_engine(memory: &MemoryConfig) -> std::io::Result<Arc<Engine>> {
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let defaults = EngineOptions::default();
+    let engine = Engine::start(EngineOptions {
+        code_cache_bytes_max: CODE_CACHE_BYTES_MAX,
+        heap_bytes_max: bytes(memory.heap_bytes_max),
+        memory_bytes_max: memory.process_bytes_max.map_or(defaults.memory_bytes_max, bytes),
+    })?;
+    Ok(Arc::new(engine))
+}
 
 /// What serving stands on.
 pub(crate) struct ServingOptions {

@@ -7,14 +7,13 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_isolate::{Engine, EngineOptions};
 use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::state::LinkState;
-use super::{CODE_CACHE_BYTES_MAX, Serving, ServingOptions};
+use super::{Serving, ServingOptions, start_engine};
 use crate::dispatch::{Job, Quarantined};
 use crate::node::certificates;
 use crate::node::control::raise_file_limit;
@@ -86,10 +85,7 @@ async fn serve() -> Result<(), Fatal> {
     // From here on nothing is read from the file system. There is no other thread yet.
     let sandbox = sandbox::enter(&SandboxOptions::default()).to_string();
     let kv = process::kv::connect(fds.kv, fds.epochs, &config.kv)?;
-    let engine = Arc::new(Engine::start(EngineOptions {
-        code_cache_bytes_max: CODE_CACHE_BYTES_MAX,
-        ..EngineOptions::default()
-    })?);
+    let engine = start_engine(&config.memory)?;
     let metrics = Arc::new(Metrics::default());
     let (hub, reports) = ReportHub::relayed(metrics.clone());
     hub.follow(followed);

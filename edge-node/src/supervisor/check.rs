@@ -144,8 +144,8 @@ impl Checks {
         let (child, socket) = Child::start("check-process", &self.variables)?;
         send_fds(&socket, &[child.crash_report().as_fd()]).await?;
         let (sender, reader) = open::<ToCheck, FromCheck>(socket, LIMITS);
-        let (limits, log) = (self.config.limits.clone(), self.config.log.clone());
-        sender.send(&ToCheck::Start(CheckStart { limits, log }), Vec::new()).await?;
+        let NodeConfig { limits, memory, log, .. } = self.config.clone();
+        sender.send(&ToCheck::Start(CheckStart { limits, memory, log }), Vec::new()).await?;
         Ok(Checker { child, sender, reader })
     }
 }

@@ -28,6 +28,7 @@ use crate::config::NodeConfig;
 use crate::dispatch::Job;
 use crate::node::certificates::{self, Pem};
 use crate::node::control::{Control, NodeStores, ServingSide, bind_admin, raise_file_limit};
+use crate::node::fit::Fit;
 use crate::node::sockets::Listeners;
 use crate::node::{NodeError, threads};
 use crate::observe::{Count, Health, ProcessState, ReportHub};
@@ -143,6 +144,9 @@ impl Supervisor {
         raise_file_limit();
         let (threads, processes) = (threads(&config), processes(&config));
         let shares = shares(threads, processes)?;
+        let fit = Fit::of(&config, processes, threads);
+        fit.warn();
+        let config = NodeConfig { memory: fit.memory.clone(), ..config };
         let epochs = Arc::new(Epochs::new()?);
         let stores = NodeStores::open(&config, Some(epochs.clone()))?;
         let certificates = certificates::read(&config, &stores.registry)?;
@@ -153,6 +157,7 @@ impl Supervisor {
         let (quarantined_sender, quarantined) = watch::channel(Vec::new());
         let (drain, draining) = watch::channel(false);
         let metrics = stores.hub.metrics();
+        fit.show(metrics);
         let restarts = metrics.counter("process_restarts", "Serving processes started again");
         let shared = Arc::new(Shared {
             config: childs_config(&config, processes),

@@ -11,7 +11,7 @@ const MIB: usize = 1 << 20;
 static NODE: SharedNode = SharedNode::new(|| {
     NodeOptions::with_config(
         "[limits]\ncpu_ms_max = 200\nstartup_cpu_ms_max = 200\nwall_ms_max = 2000\n\
-         heap_bytes_max = 67108864\nrequest_body_bytes_max = 1048576\n\
+         memory_bytes_max = 67108864\nrequest_body_bytes_max = 1048576\n\
          script_bytes_max = 1048576",
     )
 });

@@ -27,7 +27,7 @@ const CASE_MAX: Duration = Duration::from_secs(20);
 const SECRET: &str = "on purpose";
 
 const NODE: &str = "startup_cpu_ms_max = 200\nwall_ms_max = 2000\nwait_until_ms_max = 1000\n\
-    heap_bytes_max = 67108864\nsubrequests_max = 50\n\
+    memory_bytes_max = 67108864\nsubrequests_max = 50\n\
     [outbound]\nallow = ['127.0.0.1/32']\n";
 
 /// One family at a time, so that a neighbour suffers from one case alone.
