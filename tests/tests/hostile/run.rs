@@ -99,7 +99,13 @@ pub(crate) async fn family(name: &str, cpu_ms: u64, over_ms: u64, file: &str) {
             row.fault = Some(format!("{count} of the neighbour's calls failed: {first}"));
         }
         if asserted && row.fault.is_none() && row.calls.p99() > baseline + P99_OVER_MAX {
-            row.fault = Some("the neighbour waited".to_owned());
+            let metrics = node.metrics().await;
+            let moved = |name| metrics.as_ref().map_or(f64::NAN, |all| all.sum(name, &[]));
+            row.fault = Some(format!(
+                "the neighbour waited ({} promotions and {} demotions so far)",
+                moved("atoll_isolate_promotions_total"),
+                moved("atoll_isolate_demotions_total"),
+            ));
         }
         row.fault = match (case.failing, row.fault) {
             (Some(_), None) => Some("it passes: remove its mark".to_owned()),
