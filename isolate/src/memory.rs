@@ -31,6 +31,17 @@ const HEAP_BYTES_MAX: usize = 2_560 << 20;
 /// The default for all memory of a process, in bytes.
 const MEMORY_BYTES_MAX: usize = 8 << 30;
 
+/// Compiled code of all isolates of a process, in bytes. It lies in a range of [`CODE_RANGE_BYTES`], and V8
+/// aborts where there is none left of it. The rest is for code that is made between two measurements, for
+/// V8's builtins and for fragmentation.
+const CODE_BYTES_MAX: usize = 464 << 20;
+
+/// Address space for compiled code, in bytes: the most that V8 takes; by default it takes a quarter of it.
+pub(crate) const CODE_RANGE_BYTES: usize = 512 << 20;
+
+/// Compiled code that an isolate may soon have, in bytes. With any it holds a page of 256 KiB.
+const CODE_STARTED_BYTES: usize = 512 << 10;
+
 /// One counted resource with its limit.
 struct Budget {
     used: AtomicUsize,
@@ -71,6 +82,8 @@ impl Budget {
 struct Budgets {
     heap: Budget,
     all: Budget,
+    /// A part of `heap` that has an address range of its own.
+    code: Budget,
 }
 
 /// What all isolates of a process hold together, and may. Cheap to clone.
@@ -82,9 +95,11 @@ pub struct Memory(Arc<Budgets>);
 
 impl Memory {
     pub(crate) fn new(heap_bytes_max: usize, memory_bytes_max: usize) -> Self {
-        let budgets =
-            Budgets { heap: Budget::new(heap_bytes_max), all: Budget::new(memory_bytes_max) };
-        Self(Arc::new(budgets))
+        Self(Arc::new(Budgets {
+            heap: Budget::new(heap_bytes_max),
+            all: Budget::new(memory_bytes_max),
+            code: Budget::new(CODE_BYTES_MAX),
+        }))
     }
 
     /// Bytes that isolates hold: heaps, buffers, linear memories and the fixed cost of each.
@@ -107,16 +122,32 @@ impl Memory {
         self.0.heap.max
     }
 
-    /// Whether either budget is nearly used up, so that idle instances should go.
+    /// Bytes that compiled code holds of their heaps, which has a range of addresses to itself.
+    pub fn code_used(&self) -> usize {
+        self.0.code.used()
+    }
+
+    /// The most that compiled code may hold.
+    pub fn code_max(&self) -> usize {
+        self.0.code.max
+    }
+
+    /// Whether any budget is nearly used up, so that idle instances should go.
     pub fn pressed(&self) -> bool {
-        !self.has_room(0)
+        !self.has_room(0) || self.0.code.used() > self.0.code.high_water()
+    }
+
+    /// Whether there is room for one more isolate of so many bytes.
+    pub fn fits(&self, bytes: usize) -> bool {
+        let Budgets { heap, all, code } = &*self.0;
+        [(heap, bytes), (all, bytes), (code, CODE_STARTED_BYTES)]
+            .iter()
+            .all(|(budget, more)| budget.used().saturating_add(*more) <= budget.max)
     }
 
     /// Whether there is room for one more isolate.
     pub(crate) fn takes_another(&self) -> bool {
-        [&self.0.heap, &self.0.all]
-            .iter()
-            .all(|budget| budget.used().saturating_add(STARTED_BYTES) <= budget.max)
+        self.fits(STARTED_BYTES)
     }
 
     /// Whether a step of this many heap bytes stays below the high-water marks.
@@ -180,6 +211,7 @@ pub(crate) struct MemoryAccount {
     memory: Memory,
     max: AtomicUsize,
     heap: AtomicUsize,
+    code: AtomicUsize,
     buffers: AtomicUsize,
     wasm: AtomicUsize,
     refused: AtomicU8,
@@ -193,6 +225,7 @@ impl MemoryAccount {
             memory: memory.clone(),
             max: AtomicUsize::new(usize::MAX),
             heap: AtomicUsize::new(0),
+            code: AtomicUsize::new(0),
             buffers: AtomicUsize::new(0),
             wasm: AtomicUsize::new(0),
             refused: AtomicU8::new(NOT_REFUSED),
@@ -279,6 +312,19 @@ impl MemoryAccount {
         if fits { Ok(()) } else { Err(self.refuse(Refusal::Budget)) }
     }
 
+    /// Charges the part of the heap that compiled code holds, as measured.
+    ///
+    /// # Errors
+    /// When that is more than the process may hold. It is charged all the same, being there.
+    pub(crate) fn charge_code(&self, code: usize) -> Result<(), Refusal> {
+        let before = self.code.swap(code, Ordering::Relaxed);
+        if recharge(&self.memory.0.code, before, code) {
+            Ok(())
+        } else {
+            Err(self.refuse(Refusal::Budget))
+        }
+    }
+
     /// The size that an old generation which has reached its limit of `current` bytes may grow to. Charge
     /// what is measured first.
     ///
@@ -306,6 +352,7 @@ impl MemoryAccount {
         let heap = self.heap.swap(0, Ordering::Relaxed);
         let wasm = self.wasm.swap(0, Ordering::Relaxed);
         self.memory.0.heap.give(heap);
+        self.memory.0.code.give(self.code.swap(0, Ordering::Relaxed));
         self.memory.0.all.give(heap + wasm + OVERHEAD_BYTES);
     }
 }
@@ -379,6 +426,22 @@ mod tests {
         assert_eq!(small.charge(30 * MIB, 0), Err(Refusal::Budget));
         small.close();
         assert_eq!(memory.heap_used(), 80 * MIB);
+    }
+
+    #[test]
+    fn code_is_refused_when_its_range_is_full() {
+        let memory = Memory::new(1 << 40, 1 << 40);
+        let many = MemoryAccount::open(&memory);
+        assert_eq!(many.charge_code(CODE_BYTES_MAX - CODE_STARTED_BYTES), Ok(()));
+        assert!(memory.pressed() && memory.takes_another());
+        let last = MemoryAccount::open(&memory);
+        assert_eq!(last.charge_code(CODE_STARTED_BYTES), Ok(()));
+        assert!(!memory.takes_another());
+        assert_eq!(last.charge_code(CODE_STARTED_BYTES + 1), Err(Refusal::Budget));
+        many.close();
+        assert!(!memory.pressed());
+        last.close();
+        assert_eq!(memory.code_used(), 0);
     }
 
     #[test]

@@ -58,5 +58,7 @@ impl Placement {
         add("isolate_memory_bytes_max", "Memory that isolates may hold", Memory::max);
         add("isolate_heap_bytes", "Memory that JS heaps hold", Memory::heap_used);
         add("isolate_heap_bytes_max", "Memory that JS heaps may hold", Memory::heap_max);
+        add("isolate_code_bytes", "Memory that compiled code holds", Memory::code_used);
+        add("isolate_code_bytes_max", "Memory that compiled code may hold", Memory::code_max);
     }
 }

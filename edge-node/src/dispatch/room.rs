@@ -27,9 +27,7 @@ pub(super) enum Pressure {
 impl Pressure {
     /// What a budget says.
     pub(super) fn of(memory: &Memory) -> Self {
-        let fits = |used: usize, max: usize| used.saturating_add(INSTANCE_BYTES) <= max;
-        let (all, heap) = (memory.used(), memory.heap_used());
-        if !fits(all, memory.max()) || !fits(heap, memory.heap_max()) {
+        if !memory.fits(INSTANCE_BYTES) {
             Self::Full
         } else if memory.pressed() {
             Self::High

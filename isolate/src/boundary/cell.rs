@@ -12,7 +12,7 @@ use super::allocator::allocator;
 use super::calls::wasm_module;
 use super::heap::HeapGuard;
 use crate::extension;
-use crate::memory::{HEAP_START_BYTES, MemoryAccount};
+use crate::memory::{CODE_RANGE_BYTES, HEAP_START_BYTES, MemoryAccount};
 use crate::ops::time::SeenTime;
 
 /// The startup snapshot that the build script made.
@@ -20,11 +20,6 @@ static SNAPSHOT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/runtime.snaps
 
 /// The heap size that the young generation is made for, in bytes.
 const YOUNG_FOR_HEAP_BYTES: usize = 128 << 20;
-
-/// Address space for the compiled code of all isolates of a process, in bytes: the most that V8 takes. The
-/// first isolate's wish counts, and the default is a quarter of this. An isolate with any machine code holds at
-/// least one page of 256 KiB of it, and V8 aborts where there is none left.
-const CODE_RANGE_BYTES: usize = 512 << 20;
 
 /// What a new cell is made with.
 pub(crate) struct CellOptions {
@@ -75,6 +70,7 @@ impl Cell {
         let params = v8::CreateParams::default()
             .heap_limits(0, YOUNG_FOR_HEAP_BYTES)
             .set_max_old_generation_size_in_bytes(HEAP_START_BYTES)
+            // The first isolate's wish counts for all.
             .set_code_range_size_in_bytes(CODE_RANGE_BYTES)
             .array_buffer_allocator(allocator(&options.account).make_shared())
             .allow_atomics_wait(false);

@@ -10,7 +10,8 @@
 
 use std::ffi::c_void;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use deno_core::{JsRuntime, v8};
 
@@ -31,6 +32,15 @@ const LARGEST_OBJECT_BYTES: usize = 1_100 << 20;
 /// allocation that did not fit.
 const FULL_BYTES: usize = 4 << 20;
 
+/// Slices of an isolate after each of which its compiled code is measured: most of it comes with them.
+const SLICES_MEASURED: u32 = 16;
+
+/// After those, the code is measured each time that so many slices are over. A power of two.
+const SLICES_BETWEEN: u32 = 64;
+
+/// The spaces of a heap that hold compiled code.
+const CODE_SPACES: [&str; 2] = ["code_space", "code_large_object_space"];
+
 /// What V8's callbacks know of their isolate.
 pub(crate) struct HeapGuard {
     account: Arc<MemoryAccount>,
@@ -41,6 +51,8 @@ pub(crate) struct HeapGuard {
     raised: AtomicBool,
     /// A collection ran since the heap was measured.
     stale: AtomicBool,
+    /// Slices that are over; it wraps.
+    slices: AtomicU32,
 }
 
 impl HeapGuard {
@@ -57,6 +69,7 @@ impl HeapGuard {
             granted: AtomicUsize::new(granted),
             raised: AtomicBool::new(false),
             stale: AtomicBool::new(false),
+            slices: AtomicU32::new(0),
         });
         let data = guard.data();
         isolate.add_near_heap_limit_callback(near_heap_limit, data);
@@ -84,10 +97,15 @@ impl HeapGuard {
         self.handle.terminate_execution();
     }
 
-    /// Measures the heap if it may have changed since the last time.
+    /// Measures the heap if it may have changed since the last time, and the code now and then: functions are
+    /// compiled without any collection.
     pub(super) fn refresh(&self, isolate: &mut v8::Isolate) {
+        let slices = self.slices.fetch_add(1, Ordering::Relaxed);
         if self.stale.load(Ordering::Relaxed) || self.raised.load(Ordering::Relaxed) {
             self.look(isolate);
+        } else if slices < SLICES_MEASURED || slices.is_multiple_of(SLICES_BETWEEN) {
+            // A refusal is found with the account at the end of the slice.
+            let _ = self.account.charge_code(code_bytes(isolate));
         }
     }
 
@@ -97,7 +115,8 @@ impl HeapGuard {
         self.stale.store(false, Ordering::Relaxed);
         let heap = isolate.get_heap_statistics().total_heap_size();
         let external = isolate.adjust_amount_of_external_allocated_memory(0);
-        let mut kept = self.account.charge(heap, usize::try_from(external).unwrap_or(0));
+        let mut kept = self.account.charge_code(code_bytes(isolate));
+        kept = kept.and(self.account.charge(heap, usize::try_from(external).unwrap_or(0)));
         if self.raised.load(Ordering::Relaxed) {
             let mut granted = self.granted.load(Ordering::Relaxed);
             while kept.is_ok() && heap + FULL_BYTES > granted {
@@ -114,6 +133,26 @@ impl HeapGuard {
             isolate.add_near_heap_limit_callback(near_heap_limit, self.data());
         }
     }
+}
+
+/// Committed bytes of the spaces of compiled code.
+fn code_bytes(isolate: &mut v8::Isolate) -> usize {
+    static INDICES: OnceLock<Vec<usize>> = OnceLock::new();
+    let indices = INDICES.get_or_init(|| {
+        let spaces = isolate.number_of_heap_spaces();
+        let is_code = |index: &usize| {
+            let statistics = isolate.get_heap_space_statistics(*index);
+            statistics.is_some_and(|space| {
+                CODE_SPACES.iter().any(|name| space.space_name().to_bytes() == name.as_bytes())
+            })
+        };
+        (0..spaces).filter(is_code).collect()
+    });
+    indices
+        .iter()
+        .filter_map(|&index| isolate.get_heap_space_statistics(index))
+        .map(|space| space.space_size())
+        .sum()
 }
 
 /// The guard behind a callback's data.
