@@ -174,5 +174,5 @@ class AsyncResource {
   }
 }
 
-return { IdentityTransformStream, FixedLengthStream, AsyncLocalStorage, AsyncResource, reportError };
+return { bytesOf, IdentityTransformStream, FixedLengthStream, AsyncLocalStorage, AsyncResource, reportError };
 })();

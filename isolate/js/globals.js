@@ -27,6 +27,7 @@ const invocation = core.loadExtScript("ext:atoll/invocation.js");
 const { fetch } = core.loadExtScript("ext:atoll/fetch.js");
 const events = core.loadExtScript("ext:atoll/events.js");
 const extras = core.loadExtScript("ext:atoll/extras.js");
+core.loadExtScript("ext:atoll/crypto.js");
 
 // Lines go to logs and tails, which bring their own colours.
 setNoColorFns(() => true, () => true);

@@ -42,6 +42,7 @@ deno_core::extension!(
         "async_ops.js",
         "body.js",
         "clock.js",
+        "crypto.js",
         "events.js",
         "extras.js",
         "fetch.js",

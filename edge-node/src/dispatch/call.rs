@@ -11,6 +11,7 @@ use http::{HeaderMap, Request, Response};
 use super::admission::Refusal;
 use super::body::{PumpedBody, SendBody};
 use super::cf::{Client, stamp};
+use super::depth::Depth;
 use super::events::{Subject, on_end};
 use super::host::ThreadHost;
 use super::pages::Problem;
@@ -26,8 +27,8 @@ pub(super) struct Call<B = SendBody> {
     pub(super) cf: Arc<str>,
     /// Whose headers are stamped; none of a call by a service binding.
     pub(super) client: Option<Client>,
-    /// How many service bindings lead to it.
-    pub(super) depth: u8,
+    /// How many calls led to it.
+    pub(super) depth: Depth,
 }
 
 /// A cron line that came due for a version.
@@ -127,13 +128,14 @@ impl Call<Body> {
             Box::new(finish) as FinishHeaders
         });
         let report = on_end(host.hub.clone(), subject);
-        let over = if depth == 0 { report } else { at_depth(host, &id, depth, report) };
+        let over =
+            if depth == Depth::default() { report } else { at_depth(host, &id, depth, report) };
         instance.fetch(FetchEvent { id, url, request, finish_headers, cf }, over)
     }
 }
 
-/// Remembers how deep in a chain of service bindings the invocation is, until it is over.
-fn at_depth(host: &Rc<ThreadHost>, id: &Arc<str>, depth: u8, report: OnEnd) -> OnEnd {
+/// Remembers how deep in a chain of calls the invocation is, until it is over.
+fn at_depth(host: &Rc<ThreadHost>, id: &Arc<str>, depth: Depth, report: OnEnd) -> OnEnd {
     host.depths.borrow_mut().insert(id.clone(), depth);
     let (host, id) = (host.clone(), id.clone());
     Box::new(move |record| {

@@ -15,6 +15,7 @@ use tokio::sync::broadcast;
 
 use super::body::{AnswerBody, PumpedBody};
 use super::call::{Call, Unanswered};
+use super::depth::{Depth, SERVICES_MAX};
 use super::events::Subject;
 use super::placer::Placer;
 use super::quarantine::Quarantined;
@@ -24,9 +25,6 @@ use crate::inspect::Debuggees;
 use crate::observe::{KvOperation, ReportHub};
 use crate::outbound::{DecodeBody, Outbound, ReqBody};
 use crate::registry::{WorkerName, WorkerRef};
-
-/// How long a chain of service bindings may be.
-const SERVICE_DEPTH_MAX: u8 = 16;
 
 /// A console line with the worker that wrote it.
 pub type ConsoleLine = Arc<(WorkerRef, LogLine)>;
@@ -43,8 +41,14 @@ pub(super) struct ThreadHost {
     /// Versions that get no instance.
     pub(super) quarantined: Arc<Quarantined>,
     pub(super) placer: RefCell<Weak<Placer>>,
-    /// How deep in a chain of service bindings the invocations are that came by one.
-    pub(super) depths: RefCell<HashMap<Arc<str>, u8>>,
+    /// How deep in a chain of calls the invocations are that other invocations called.
+    pub(super) depths: RefCell<HashMap<Arc<str>, Depth>>,
+}
+
+impl ThreadHost {
+    fn depth(&self, invocation: &Arc<str>) -> Depth {
+        self.depths.borrow().get(invocation).copied().unwrap_or_default()
+    }
 }
 
 /// What a version's bindings grant, by number.
@@ -121,10 +125,11 @@ async fn call_service(
     callee: WorkerRef,
     hop: FetchHop,
 ) -> Result<Response<Body>, HostError> {
-    let depth = thread.depths.borrow().get(&hop.invocation).copied().unwrap_or(0) + 1;
-    if depth > SERVICE_DEPTH_MAX {
+    let mut depth = thread.depth(&hop.invocation);
+    depth.services += 1;
+    if depth.services > SERVICES_MAX {
         return Err(HostError::Refused(format!(
-            "service bindings call each other more than {SERVICE_DEPTH_MAX} deep: is there a loop?"
+            "service bindings call each other more than {SERVICES_MAX} deep: is there a loop?"
         )));
     }
     let name = callee.worker.clone();
@@ -166,12 +171,13 @@ impl Host for InstanceHost {
         if let Via::Service(capability) = hop.via {
             return self.service(capability, hop);
         }
-        let outbound = self.thread.outbound.clone();
+        let (outbound, depth) = (self.thread.outbound.clone(), self.thread.depth(&hop.invocation));
         Box::pin(async move {
             let decode = if hop.decode == Decode::Yes { DecodeBody::Yes } else { DecodeBody::No };
             let (parts, body) = hop.request.into_parts();
             let mut request = Request::from_parts(parts, sendable(body));
             request.extensions_mut().insert(decode);
+            depth.stamp(request.headers_mut());
             let response = outbound
                 .send(request)
                 .await

@@ -9,6 +9,7 @@ mod cf;
 mod check;
 mod counts;
 mod cron;
+mod depth;
 mod events;
 mod fair_queue;
 mod host;

@@ -16,6 +16,8 @@ pub(super) enum Problem {
     BadHost,
     Refused(Refusal),
     BodyTooLarge,
+    /// A chain of fetches came through here too often.
+    Loop,
     /// There is room again after so long.
     RateLimited(Duration),
     NotStarted,
@@ -31,7 +33,7 @@ impl Problem {
             Self::RateLimited(_) => Outcome::RateLimited,
             Self::Quarantined => Outcome::Overloaded,
             Self::NotStarted => Outcome::Exception,
-            Self::NoRoute | Self::BadHost | Self::Refused(_) | Self::BodyTooLarge => {
+            Self::NoRoute | Self::BadHost | Self::Refused(_) | Self::BodyTooLarge | Self::Loop => {
                 Outcome::Internal
             }
         }
@@ -76,6 +78,13 @@ fn words(problem: Problem) -> Text {
             "No host",
             "The request names no host, so there is nothing to route it by.",
             "Send a Host header.",
+        ),
+        Problem::Loop => text(
+            S::LOOP_DETECTED,
+            1019,
+            "Worker loop",
+            "Workers fetch one another in a circle: this request came through this node again and again.",
+            "A worker that fetches its own address calls itself. Fetch another address.",
         ),
         Problem::Refused(Refusal::UrlTooLong) => text(
             S::URI_TOO_LONG,
@@ -186,4 +195,81 @@ pub(super) fn page(problem: Problem, request: &HeaderMap, id: &str) -> Response<
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
     }
     response.map(AnswerBody::Here)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{ACCEPT, CONTENT_TYPE};
+
+    use super::*;
+
+    const PROBLEMS: &[(Problem, u16, u16)] = &[
+        (Problem::NoRoute, 404, 1042),
+        (Problem::BadHost, 400, 1003),
+        (Problem::Refused(Refusal::UrlTooLong), 414, 414),
+        (Problem::Refused(Refusal::HeadersTooLarge), 431, 431),
+        (Problem::BodyTooLarge, 413, 413),
+        (Problem::Loop, 508, 1019),
+        (Problem::RateLimited(Duration::from_millis(1_500)), 429, 1015),
+        (Problem::NotStarted, 500, 1101),
+        (Problem::Quarantined, 503, 1102),
+        (Problem::Ended(Outcome::Exception), 500, 1101),
+        (Problem::Ended(Outcome::ExceededCpu), 503, 1102),
+        (Problem::Ended(Outcome::ExceededMemory), 503, 1102),
+        (Problem::Ended(Outcome::ExceededWall), 504, 1102),
+        (Problem::Ended(Outcome::Canceled), 400, 499),
+        (Problem::Ended(Outcome::Overloaded), 503, 1200),
+        (Problem::Ended(Outcome::RateLimited), 429, 1015),
+        (Problem::Ended(Outcome::Internal), 500, 500),
+    ];
+
+    /// A page's status, content type and text for a client that accepts this.
+    fn rendered(problem: Problem, accept: &'static str, id: &str) -> (u16, String, String) {
+        let headers = [(ACCEPT, HeaderValue::from_static(accept))].into_iter().collect();
+        let response = page(problem, &headers, id);
+        let status = response.status().as_u16();
+        let kind = response.headers()[CONTENT_TYPE].to_str().unwrap().to_owned();
+        let AnswerBody::Here(ResponseBody::Full(Some(bytes))) = response.into_body() else {
+            panic!("a page is whole");
+        };
+        (status, kind, String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn every_page_has_its_code_and_title_in_every_form() {
+        for (problem, status, code) in PROBLEMS {
+            let Text { title, message, advice, .. } = words(*problem);
+            let (got, kind, text) = rendered(*problem, "text/plain", "ray-id");
+            assert_eq!((got, kind.starts_with("text/plain")), (*status, true), "{problem:?}");
+            for part in [&code.to_string(), title, message, advice, "ray-id"] {
+                assert!(text.contains(part), "{problem:?}: {part:?} is missing in {text}");
+            }
+            let (got, kind, json) = rendered(*problem, "application/json", "ray-id");
+            assert_eq!((got, kind.starts_with("application/json")), (*status, true), "{problem:?}");
+            let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+            let json = json.to_string();
+            for part in [&code.to_string(), title, "ray-id"] {
+                assert!(json.contains(part), "{problem:?}: {part:?} is missing in {json}");
+            }
+            let (got, kind, html) = rendered(*problem, "text/html", "<script>&");
+            assert_eq!((got, kind.starts_with("text/html")), (*status, true), "{problem:?}");
+            assert!(
+                html.contains(&code.to_string()) && html.contains(title),
+                "{problem:?}: {html}"
+            );
+            assert!(!html.contains("<script>&"), "{problem:?}: the id is not escaped in {html}");
+        }
+    }
+
+    #[test]
+    fn who_is_rate_limited_is_told_for_how_long() {
+        let check = |wait_ms, expected: &str| {
+            let problem = Problem::RateLimited(Duration::from_millis(wait_ms));
+            let response = page(problem, &HeaderMap::new(), "id");
+            assert_eq!(response.headers()[RETRY_AFTER], expected, "{wait_ms}");
+        };
+        check(0, "1");
+        check(1_000, "1");
+        check(1_001, "2");
+    }
 }

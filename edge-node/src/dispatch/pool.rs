@@ -19,7 +19,7 @@ use super::quarantine::Culprit;
 use super::replicas::Placement;
 use super::room::{Idle, Place, Pressure, victim};
 use crate::config::LimitsConfig;
-use crate::registry::{Binding, Version, VersionId, VersionLimits};
+use crate::registry::{Binding, Version, VersionId, VersionLimits, WorkerRef};
 use crate::state::{ServingState, StateError};
 
 /// How long a load waits for an idle instance to make room.
@@ -78,6 +78,7 @@ enum Slot {
 
 /// An instance that takes calls.
 struct Live {
+    worker: WorkerRef,
     instance: Instance,
     /// When it was called last, by the pool's count of calls.
     used: Cell<u64>,
@@ -103,6 +104,8 @@ pub(super) struct Pool {
     leaving: RefCell<Vec<Live>>,
     clock: Cell<u64>,
     swept_at: Cell<Instant>,
+    /// Bytes that each worker's instances held at the last sweep.
+    held: RefCell<FxHashMap<WorkerRef, i64>>,
     placement: Arc<Placement>,
     /// The thread's place among the back threads, if it is one.
     back: Option<usize>,
@@ -126,6 +129,7 @@ impl Pool {
             leaving: RefCell::default(),
             clock: Cell::new(0),
             swept_at: Cell::new(Instant::now()),
+            held: RefCell::default(),
             placement,
             back,
             isolates,
@@ -219,9 +223,10 @@ impl Pool {
             let begun = Instant::now();
             let loaded = pool.load(&id).await;
             let (slot, loaded) = match loaded {
-                Ok((instance, place)) => {
+                Ok((worker, instance, place)) => {
                     pool.placement.counts.loads.add(1);
                     let live = Live {
+                        worker,
                         instance: instance.clone(),
                         used: Cell::new(pool.clock.get()),
                         used_at: Cell::new(Instant::now()),
@@ -250,7 +255,10 @@ impl Pool {
         loading
     }
 
-    async fn load(self: &Rc<Self>, id: &VersionId) -> Result<(Instance, Place), LoadError> {
+    async fn load(
+        self: &Rc<Self>,
+        id: &VersionId,
+    ) -> Result<(WorkerRef, Instance, Place), LoadError> {
         let place = self.make_room().await?;
         let version = self.state.version(id).await?.ok_or(LoadError::Missing)?;
         let (bindings, capabilities) = environment(&version);
@@ -273,7 +281,7 @@ impl Pool {
                 inspector,
             );
         }
-        Ok((instance, place))
+        Ok((version.worker.clone(), instance, place))
     }
 
     /// Takes a place in the process, for which an idle instance may have to go.
@@ -380,6 +388,29 @@ impl Pool {
         condemned.iter().for_each(|version| self.note_offence(version));
         unwanted.iter().for_each(|version| self.drop_slot(version));
         shrinks.iter().take(SHRINKS_PER_SWEEP).for_each(Instance::shrink);
+        self.show_memory();
+    }
+
+    /// Tells the metrics what each worker's instances hold.
+    fn show_memory(&self) {
+        let mut held: FxHashMap<WorkerRef, i64> = FxHashMap::default();
+        let (slots, leaving) = (self.slots.borrow(), self.leaving.borrow());
+        let live = slots.values().filter_map(|slot| match slot {
+            Slot::Live(live) => Some(live),
+            Slot::Loading(_) | Slot::Failed { .. } => None,
+        });
+        for live in live.chain(&*leaving) {
+            let bytes = i64::try_from(live.instance.memory_bytes()).unwrap_or(i64::MAX);
+            *held.entry(live.worker.clone()).or_default() += bytes;
+        }
+        let before = self.held.replace(held);
+        let (held, metrics) = (self.held.borrow(), self.host.hub.metrics());
+        for (worker, bytes) in &*held {
+            metrics.observe_memory(worker, bytes - before.get(worker).unwrap_or(&0));
+        }
+        for (worker, bytes) in before.iter().filter(|(worker, _)| !held.contains_key(*worker)) {
+            metrics.observe_memory(worker, -bytes);
+        }
     }
 
     /// Instances that the thread holds.

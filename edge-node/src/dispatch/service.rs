@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use super::body::{AnswerBody, SendBody, SizedBody};
 use super::call::{Answered, Call};
 use super::cf::{CfTexts, Client};
+use super::depth::Depth;
 use super::events::Subject;
 use super::pages::{Problem, page};
 use super::placer::Placer;
@@ -124,6 +125,10 @@ impl Dispatcher {
         let Some(authority) = authority.filter(|host| !host.is_empty()) else {
             return now(refused(Problem::BadHost, &request, id));
         };
+        let depth = Depth::of(request.headers());
+        if depth.is_loop() {
+            return now(refused(Problem::Loop, &request, id));
+        }
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         let Some(target) = self.targets.route(scheme, authority, path) else {
             return now(refused(Problem::NoRoute, &request, id));
@@ -159,8 +164,7 @@ impl Dispatcher {
         let accept = request.headers().get(ACCEPT).cloned();
         let cf = self.cf.of(request.version(), connection);
         let request = self.for_worker(request);
-        let call =
-            Call { id: id.clone(), subject, request, url, cf, client: Some(client), depth: 0 };
+        let call = Call { id: id.clone(), subject, request, url, cf, client: Some(client), depth };
         self.call(call, accept)
     }
 

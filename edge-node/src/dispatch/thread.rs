@@ -51,6 +51,9 @@ const JOBS_QUEUED_MAX: usize = 256;
 /// Back threads unless the configuration says otherwise: one is not enough to spread what runs long.
 const BACK_THREADS_MIN: usize = 2;
 
+/// Threads on which the ciphers and digests of one isolate thread are computed.
+const CRYPTO_THREADS_MAX: usize = 4;
+
 /// How often instances that are no longer wanted are dropped.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -204,7 +207,10 @@ fn spawn<F: Future<Output = ()>>(
 ) -> Result<DataThread, ThreadError> {
     let (jobs, inbox) = mpsc::channel(JOBS_QUEUED_MAX);
     let (starting, started) = oneshot::channel();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(CRYPTO_THREADS_MAX)
+        .build()?;
     let run = move || LocalSet::new().block_on(&runtime, run(Inbox { jobs: inbox, starting }));
     let thread = std::thread::Builder::new().name(name).stack_size(STACK_BYTES);
     Ok(DataThread { jobs, started, join: thread.spawn(run)? })

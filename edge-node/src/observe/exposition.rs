@@ -125,6 +125,14 @@ fn encode_workers(
         let labels = [("account", *account), ("worker", *worker)];
         metrics.cpu.encode(family.encode_family(&labels)?)?;
     }
+    let help = "Memory that the worker's isolates hold";
+    let (unit, kind) = (Unit::Bytes, MetricType::Gauge);
+    let mut family = encoder.encode_descriptor("worker_memory", help, Some(&unit), kind)?;
+    for Labelled { account, worker, metrics } in workers {
+        let labels = [("account", *account), ("worker", *worker)];
+        let bytes = metrics.memory.load(Ordering::Relaxed);
+        family.encode_family(&labels)?.encode_gauge(&bytes)?;
+    }
     let help = "Serving processes that died while they executed the worker";
     let mut family =
         encoder.encode_descriptor("process_crashes", help, None, MetricType::Counter)?;
@@ -186,6 +194,29 @@ mod tests {
         assert!(!metrics.render().contains(&format!("\"w{}\"", WORKERS_LABELLED_MAX + 1)));
         drop(running);
         check(&metrics, &["atoll_invocations_in_flight 0"]);
+    }
+
+    #[test]
+    fn memory_of_workers_is_what_the_living_processes_hold() {
+        let (sum, first, second) = <(Arc<Metrics>, Arc<Metrics>, Arc<Metrics>)>::default();
+        let worker = report("w", Outcome::Ok).worker;
+        let holds =
+            |bytes: i64| format!("atoll_worker_memory_bytes{{account=\"a\",worker=\"w\"}} {bytes}");
+        first.observe_memory(&worker, 700);
+        second.observe_memory(&worker, 30);
+        check(&first, &[&holds(700)]);
+        sum.add(1, first.drain());
+        sum.add(2, second.drain());
+        check(&sum, &[&holds(730)]);
+        first.observe_memory(&worker, -200);
+        sum.add(1, first.drain());
+        sum.add(1, first.drain());
+        check(&sum, &[&holds(530)]);
+        sum.forget(2);
+        check(&sum, &[&holds(500)]);
+        first.observe_memory(&worker, -500);
+        sum.add(1, first.drain());
+        check(&sum, &[&holds(0)]);
     }
 
     #[test]

@@ -66,6 +66,8 @@ pub(super) struct WorkerMetrics {
     pub(super) duration: Histogram,
     pub(super) cpu: Histogram,
     pub(super) crashes: AtomicU64,
+    /// Bytes that its isolates hold now, in this process and those that it supervises.
+    pub(super) memory: AtomicI64,
 }
 
 impl Default for WorkerMetrics {
@@ -75,6 +77,7 @@ impl Default for WorkerMetrics {
             duration: Histogram::new(DURATION_BOUNDS_US),
             cpu: Histogram::new(CPU_BOUNDS_US),
             crashes: AtomicU64::new(0),
+            memory: AtomicI64::new(0),
         }
     }
 }
@@ -90,8 +93,15 @@ pub struct Metrics {
     pub(super) kv: [[AtomicU64; 2]; KV_OPERATIONS.len()],
     pub(super) counters: Mutex<BTreeMap<String, (String, Count)>>,
     asked: Mutex<Vec<AskedGauge>>,
-    /// The gauges of each serving process, by the process's number.
-    of_processes: Mutex<BTreeMap<u64, Vec<Named<i64>>>>,
+    /// What each serving process shows, by the process's number.
+    of_processes: Mutex<BTreeMap<u64, OfProcess>>,
+}
+
+/// What a serving process shows now.
+#[derive(Default)]
+struct OfProcess {
+    gauges: Vec<Named<i64>>,
+    memory: Vec<(Arc<WorkerMetrics>, i64)>,
 }
 
 /// A value with its name and what it means.
@@ -116,6 +126,8 @@ pub struct MetricsDelta {
     kv: Vec<(u64, u64)>,
     counters: Vec<Named<u64>>,
     gauges: Vec<Named<i64>>,
+    /// Bytes that each worker's isolates hold; none stands for those without labels.
+    memory: Vec<(Option<WorkerRef>, i64)>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -174,6 +186,11 @@ impl Metrics {
         self.worker(worker).crashes.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Records that the worker's isolates hold so many bytes more, or less.
+    pub fn observe_memory(&self, worker: &WorkerRef, change: i64) {
+        self.worker(worker).memory.fetch_add(change, Ordering::Relaxed);
+    }
+
     /// The counter of this name (`process_restarts`).
     pub fn counter(&self, name: &str, help: &str) -> Count {
         let mut counters = lock(&self.counters);
@@ -201,6 +218,9 @@ impl Metrics {
         let other = self.other.read().unwrap_or_else(PoisonError::into_inner);
         let named = known.iter().map(|(worker, metrics)| (Some(worker), metrics));
         let each = named.chain(other.iter().map(|metrics| (None, metrics)));
+        let memory = each
+            .clone()
+            .map(|(worker, metrics)| (worker.cloned(), metrics.memory.load(Ordering::Relaxed)));
         let delta = |(worker, metrics): (Option<&WorkerRef>, &Arc<WorkerMetrics>)| WorkerDelta {
             worker: worker.cloned(),
             outcomes: metrics.outcomes.iter().map(take).collect(),
@@ -225,6 +245,7 @@ impl Metrics {
                 })
                 .collect(),
             gauges: self.own_gauges(),
+            memory: memory.filter(|(_, bytes)| *bytes != 0).collect(),
         }
     }
 
@@ -256,12 +277,25 @@ impl Metrics {
         let mut gauges = delta.gauges;
         gauges.retain(|gauge| is_fit(&gauge.name, &gauge.help));
         gauges.truncate(NAMES_MAX);
-        lock(&self.of_processes).insert(process, gauges);
+        let memory: Vec<_> = delta
+            .memory
+            .into_iter()
+            .take(WORKERS_LABELLED_MAX + 1)
+            .map(|(worker, bytes)| {
+                (worker.map_or_else(|| self.other(), |w| self.worker(&w)), bytes)
+            })
+            .collect();
+        for (metrics, bytes) in &memory {
+            metrics.memory.fetch_add(*bytes, Ordering::Relaxed);
+        }
+        let before = lock(&self.of_processes).insert(process, OfProcess { gauges, memory });
+        before.into_iter().for_each(OfProcess::take_back);
     }
 
     /// Forgets the gauges of a serving process that has ended. What it counted stays.
     pub fn forget(&self, process: u64) {
-        lock(&self.of_processes).remove(&process);
+        let gone = lock(&self.of_processes).remove(&process);
+        gone.into_iter().for_each(OfProcess::take_back);
     }
 
     fn own_gauges(&self) -> Vec<Named<i64>> {
@@ -281,8 +315,10 @@ impl Metrics {
     pub(super) fn gauges(&self) -> BTreeMap<String, (String, i64)> {
         let mut sums = BTreeMap::new();
         let of_processes = lock(&self.of_processes);
-        for Named { name, help, value } in
-            self.own_gauges().into_iter().chain(of_processes.values().flatten().cloned())
+        for Named { name, help, value } in self
+            .own_gauges()
+            .into_iter()
+            .chain(of_processes.values().flat_map(|of| of.gauges.clone()))
         {
             let sum = sums.entry(name).or_insert((help, 0_i64));
             sum.1 = sum.1.saturating_add(value);
@@ -306,6 +342,14 @@ impl Metrics {
     fn other(&self) -> Arc<WorkerMetrics> {
         let mut other = self.other.write().unwrap_or_else(PoisonError::into_inner);
         other.get_or_insert_default().clone()
+    }
+}
+
+impl OfProcess {
+    fn take_back(self) {
+        for (metrics, bytes) in self.memory {
+            metrics.memory.fetch_sub(bytes, Ordering::Relaxed);
+        }
     }
 }
 
