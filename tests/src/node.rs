@@ -78,7 +78,7 @@ impl Node {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
         std::fs::write(dir.path().join("node.toml"), &options.config)
             .expect("the configuration can be written");
-        let child = Child::start(&options, dir.path()).await;
+        let child = Child::start(&options, dir.path(), None).await;
         let api = child.api(dir.path()).await;
         Self { options, child, api, dir }
     }
@@ -139,8 +139,15 @@ impl Node {
     /// Starts the node again on its data directory, with new ports.
     pub async fn restart(&mut self) {
         self.child.captured.kill();
-        self.child = Child::start(&self.options, self.dir.path()).await;
+        self.child = Child::start(&self.options, self.dir.path(), None).await;
         self.api = self.child.api(self.dir.path()).await;
+    }
+
+    /// Ends the process as a crash does, and starts it again where it listened.
+    pub async fn restart_in_place(&mut self) {
+        self.child.captured.kill();
+        let addresses = Some(self.addresses());
+        self.child = Child::start(&self.options, self.dir.path(), addresses).await;
     }
 
     /// Asks the node to drain (SIGTERM), without waiting.
@@ -227,7 +234,8 @@ struct Child {
 }
 
 impl Child {
-    async fn start(options: &NodeOptions, dir: &Path) -> Self {
+    /// Starts the binary, on free ports unless the addresses are given.
+    async fn start(options: &NodeOptions, dir: &Path, at: Option<Addresses>) -> Self {
         let mut command = Command::new(atoll_binary());
         command.arg("serve").arg("--config").arg(dir.join("node.toml"));
         command.arg("--data").arg(data_dir(dir));
@@ -235,8 +243,12 @@ impl Child {
         if let Some(processes) = options.processes {
             command.args(["--processes", &processes.to_string()]);
         }
-        for listener in ["--http", "--https", "--admin"] {
-            command.args([listener, "127.0.0.1:0"]);
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        let at = at.unwrap_or(Addresses { http: free, https: free, admin: free });
+        for (listener, address) in
+            [("--http", at.http), ("--https", at.https), ("--admin", at.admin)]
+        {
+            command.args([listener, &address.to_string()]);
         }
         let mut captured = Captured::spawn(&mut command);
         let addresses = captured.line("the node names its addresses", listening).await;

@@ -76,7 +76,7 @@ async fn what_computes_long_spreads_and_spares_its_neighbour() {
 
 #[tokio::test]
 async fn a_fast_path_is_earned_and_lost() {
-    let node = node(1, "back_threads = 2").await;
+    let node = node(1, "back_threads = 1").await;
     node.deploy("hot", &Script::module(NAMED)).await;
     let first = node.text("hot", "/").await;
     assert_eq!(metric(&node, PROMOTIONS).await, 0.0);

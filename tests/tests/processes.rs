@@ -3,13 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use atoll_tests::{
-    KeepAlive, Node, NodeOptions, Protocol, Reply, Script, ServingProcess, StreamedBody,
-    TailSession, eventually, fixture, next_chunk,
+    KeepAlive, Node, NodeOptions, Process, Protocol, Reply, Request, Script, ServingProcess,
+    StreamedBody, TailSession, eventually, fixture, next_chunk,
 };
 use http::{Method, StatusCode};
 use tokio::task::JoinSet;
@@ -19,6 +20,10 @@ const ABORTS: &str = "'x'.repeat(2 ** 27 + 1).split('')";
 
 /// Seconds of killing, unless `ATOLL_SOAK_S` says otherwise.
 const KILLING_S: u64 = 6;
+/// By how much memory may grow from one half of the killing to the other, beside a quarter.
+const GROWTH_BYTES_MAX: u64 = 16 << 20;
+/// Between two calls of which the first failed.
+const PAUSE: Duration = Duration::from_millis(5);
 
 fn two_processes() -> NodeOptions {
     NodeOptions { processes: Some(2), ..NodeOptions::default() }
@@ -227,20 +232,31 @@ async fn a_signal_to_all_processes_drains_the_node() {
     assert_eq!(node.exit_status().await.code(), Some(0));
 }
 
+/// What is asked of the node while its processes are killed.
+#[derive(Default)]
+struct Load {
+    stop: AtomicBool,
+    /// Writes that were acknowledged.
+    acked: AtomicUsize,
+    /// Answers to what was asked, and others.
+    right: AtomicUsize,
+    wrong: AtomicUsize,
+}
+
 /// A writer through the KV binding: what was acknowledged must be there, whatever is killed meanwhile.
-async fn write(node: &Node, writer: usize, stop: &AtomicBool, acked: &AtomicUsize) -> Vec<String> {
+async fn write(request: Request, load: Arc<Load>, writer: usize) -> Vec<String> {
     let mut keys = Vec::new();
     let mut next = 0;
-    while !stop.load(Ordering::Relaxed) {
+    while !load.stop.load(Ordering::Relaxed) {
         let key = format!("{writer}-{next}");
         next += 1;
         let put = serde_json::json!({ "op": "put", "key": key, "value": value_of(&key) });
-        let reply = node.request("kv", "/").post(put.to_string()).await;
+        let reply = request.clone().post(put.to_string()).await;
         if reply.is_ok_and(|reply: Reply| reply.status == 200 && reply.json().get("ok").is_some()) {
             keys.push(key);
-            acked.fetch_add(1, Ordering::Relaxed);
+            load.acked.fetch_add(1, Ordering::Relaxed);
         } else {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(PAUSE).await;
         }
     }
     keys
@@ -250,46 +266,123 @@ fn value_of(key: &str) -> String {
     format!("the value of {key}")
 }
 
-/// Serving processes are killed again and again under load; in the end so is the supervisor.
+/// Asks for something else each time: an answer must be to what was asked.
+async fn ask(request: Request, load: Arc<Load>, asker: usize) {
+    for next in 0.. {
+        if load.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let question = format!("question {next} of {asker}");
+        match request.clone().post(question.clone()).await {
+            Ok(reply) if reply.status == 200 => {
+                let right = reply.json()["body"] == question.as_str();
+                let count = if right { &load.right } else { &load.wrong };
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+/// The descriptors of each process of the node, by what it is for: the most of those that do the same.
+fn descriptors(node: &Node) -> BTreeMap<&'static str, usize> {
+    let mut most = BTreeMap::new();
+    for process in node.processes() {
+        let command = process.command();
+        let kinds = ["serving-process", "check-process"];
+        let kind = kinds.into_iter().find(|kind| command.contains(kind)).unwrap_or("supervisor");
+        let count = most.entry(kind).or_default();
+        *count = process.descriptors().max(*count);
+    }
+    most
+}
+
+/// The memory of a process that may have ended.
+fn memory_of(node: &Node, id: u32) -> u64 {
+    let process = node.processes().into_iter().find(|process| process.id() == id);
+    process.map_or(0, Process::resident_bytes)
+}
+
+/// Kills each serving process in turn; what the memory of those that came instead was at the same age.
+async fn kill_each(node: &Node, load: &Load, signals: [&str; 2]) -> Vec<u64> {
+    let mut memory = Vec::new();
+    for (place, signal) in signals.into_iter().enumerate() {
+        let pid = ready(node, 2, &[]).await[place].pid.unwrap();
+        let (acked, right) =
+            (load.acked.load(Ordering::Relaxed), load.right.load(Ordering::Relaxed));
+        node.kill_process(pid, signal);
+        let next = ready(node, 2, &[pid]).await[place].pid.unwrap();
+        eventually("the load goes on", async || {
+            (load.acked.load(Ordering::Relaxed) > acked + 3
+                && load.right.load(Ordering::Relaxed) > right + 3)
+                .then_some(())
+        })
+        .await;
+        // Dying seldom enough is what a restart without a pause supposes.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        memory.push(memory_of(node, next));
+    }
+    memory
+}
+
+/// The mean of each half of a series that may have no trend.
+fn halves(series: &[u64]) -> (u64, u64) {
+    let mean = |part: &[u64]| part.iter().sum::<u64>() / part.len().max(1) as u64;
+    let (first, second) = series.split_at(series.len() / 2);
+    (mean(first), mean(second))
+}
+
+/// Every process is killed again and again under load: the serving processes one by one, then the supervisor
+/// with all of them, which comes back where it was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_writes_survive_the_death_of_any_process() {
     let soak_s = std::env::var("ATOLL_SOAK_S").ok().and_then(|text| text.parse().ok());
     let mut node = Node::start(two_processes()).await;
     let namespace = node.api().create_namespace("durable").await;
     node.deploy("kv", &Script::module(fixture("kv.js")).bind_kv("KV", &namespace)).await;
-    node.deploy("hello", &hello()).await;
-    let (stop, acked) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let descriptors = node.descriptors();
-    let until = Instant::now() + Duration::from_secs(soak_s.unwrap_or(KILLING_S));
-    let killing = async {
-        let mut kills = 0;
-        while Instant::now() < until {
-            let processes = ready(&node, 2, &[]).await;
-            let pid = processes[kills % 2].pid.unwrap();
-            let before = acked.load(Ordering::Relaxed);
-            node.kill_process(pid, if kills % 3 == 2 { "SEGV" } else { "KILL" });
-            ready(&node, 2, &[pid]).await;
-            eventually("writes go on", async || {
-                (acked.load(Ordering::Relaxed) > before + 3).then_some(())
-            })
-            .await;
-            // Dying seldom enough is what a restart without a pause supposes.
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            kills += 1;
-        }
-        stop.store(true, Ordering::Relaxed);
-        kills
-    };
-    let writers = (0..4).map(|writer| write(&node, writer, &stop, &acked));
-    let (kills, keys) = tokio::join!(killing, futures_util::future::join_all(writers));
-    let keys = keys.concat();
-    assert!(kills > 1 && keys.len() > 10, "{kills} kills, {} keys", keys.len());
+    node.deploy("echo", &Script::module(fixture("echo.js"))).await;
+    node.restart_in_place().await;
     ready(&node, 2, &[]).await;
-    eventually("the supervisor's descriptors are as many as before", async || {
-        (node.descriptors() <= descriptors + 4).then_some(())
+    let before = descriptors(&node);
+    let load = Arc::new(Load::default());
+    let (mut writers, mut askers) = (JoinSet::new(), JoinSet::new());
+    for number in 0..4 {
+        writers.spawn(write(node.request("kv", "/"), load.clone(), number));
+        askers.spawn(ask(node.request("echo", "/"), load.clone(), number));
+    }
+    let until = Instant::now() + Duration::from_secs(soak_s.unwrap_or(KILLING_S));
+    let (mut supervisor, mut serving) = (Vec::new(), Vec::new());
+    while supervisor.len() < 2 || Instant::now() < until {
+        serving.extend(kill_each(&node, &load, ["KILL", "SEGV"]).await);
+        let first = node.processes()[0];
+        supervisor.push(first.resident_bytes());
+        node.restart_in_place().await;
+    }
+    ready(&node, 2, &[]).await;
+    load.stop.store(true, Ordering::Relaxed);
+    askers.join_all().await;
+    let keys = writers.join_all().await.concat();
+    let (right, wrong) = (load.right.load(Ordering::Relaxed), load.wrong.load(Ordering::Relaxed));
+    println!(
+        "{} rounds, {} writes, {right} answers, {before:?} descriptors before and {:?} after, \
+         bytes of the supervisor {supervisor:?} and of serving processes {serving:?}",
+        supervisor.len(),
+        keys.len(),
+        descriptors(&node),
+    );
+    assert!(keys.len() > 10 && right > 10, "{} keys, {right} answers", keys.len());
+    assert_eq!(wrong, 0, "answers to what somebody else asked");
+    eventually("every process has as many descriptors as before", async || {
+        let now = descriptors(&node);
+        now.iter()
+            .all(|(kind, count)| before.get(kind).is_none_or(|old| *count <= old + 4))
+            .then_some(())
     })
     .await;
-    node.restart().await;
+    for series in [supervisor, serving] {
+        let (first, second) = halves(&series);
+        assert!(second <= first + first / 4 + GROWTH_BYTES_MAX, "memory grows: {series:?}");
+    }
     for key in &keys {
         let value = node.api().kv_get(&namespace, key).await;
         assert_eq!(value.as_deref(), Some(value_of(key).as_bytes()), "{key}");

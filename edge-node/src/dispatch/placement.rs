@@ -107,17 +107,31 @@ pub(super) fn choose(
     mut draw: impl FnMut(usize) -> usize,
 ) -> Choice {
     let Some((best, expected)) = better_of_two(holders, &load, &mut draw) else {
-        let (any, _) = better_of_two(ThreadSet::all(count), &load, &mut draw).unwrap_or_default();
-        return Choice::New(any);
+        let any = better_of_two(ThreadSet::all(count), &load, &mut draw);
+        return Choice::New(match any {
+            Some((thread, Duration::ZERO)) => thread,
+            // Both are held up. For how long nobody knows: a thread that is not beats any guess.
+            busy => idle(holders, count, &load, &mut draw)
+                .unwrap_or(busy.map(|(thread, _)| thread).unwrap_or_default()),
+        });
     };
     if expected < GROW_DELAY || holders.len() >= replicas_max(count) {
         return Choice::Replica(best);
     }
-    let first = draw(count);
-    let idle = (0..count)
+    idle(holders, count, &load, &mut draw).map_or(Choice::Replica(best), Choice::New)
+}
+
+/// A thread outside of `holders` that has nothing to do, looked for from a random one on.
+fn idle(
+    holders: ThreadSet,
+    count: usize,
+    load: &impl Fn(usize) -> Load,
+    draw: &mut impl FnMut(usize) -> usize,
+) -> Option<usize> {
+    let first = draw(count.max(1));
+    (0..count)
         .map(|step| (first + step) % count)
-        .find(|thread| !holders.has(*thread) && load(*thread).is_idle());
-    idle.map_or(Choice::Replica(best), Choice::New)
+        .find(|thread| !holders.has(*thread) && load(*thread).is_idle())
 }
 
 /// One version may not take every thread, where there are more than two.
@@ -235,6 +249,14 @@ mod tests {
         for (what, holders, loads, draws, expected) in [
             ("cold: the less delayed of two", 0, vec![running(3), IDLE], vec![0], Choice::New(1)),
             ("cold: the emptier of equals", 0, vec![crowded, IDLE], vec![0], Choice::New(1)),
+            (
+                "cold: the one that is idle, if neither of two is",
+                0,
+                vec![running(1), running(2), IDLE],
+                vec![0],
+                Choice::New(2),
+            ),
+            ("cold: all are held up", 0, vec![running(9), running(3)], vec![0], Choice::New(1)),
             ("an idle replica", 0b01, vec![IDLE, IDLE], vec![0], Choice::Replica(0)),
             ("a short wait", 0b01, vec![short, IDLE], vec![0], Choice::Replica(0)),
             ("a long slice", 0b01, vec![running(10), IDLE], vec![0], Choice::New(1)),

@@ -2,7 +2,7 @@
 //! back thread. It gives versions that are called often an instance on a front thread, and takes it from
 //! those that run long there.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -36,8 +36,6 @@ pub(super) enum Role {
 struct Seat {
     replicas: Arc<Replicas>,
     rate: CallRate,
-    /// An instance is being loaded; calls go to back threads meanwhile.
-    promoting: bool,
 }
 
 /// Places the calls that come up on one thread.
@@ -48,6 +46,9 @@ pub(super) struct Placer {
     role: Role,
     queue_max: u32,
     seats: RefCell<FxHashMap<VersionId, Seat>>,
+    /// An instance is being loaded on this front thread. One at a time: each holds the thread up for some
+    /// milliseconds.
+    promoting: Cell<bool>,
 }
 
 /// Where a call goes that the thread has no instance for.
@@ -72,8 +73,8 @@ impl Placer {
         role: Role,
         queue_max: u32,
     ) -> Rc<Self> {
-        let seats = RefCell::default();
-        Rc::new(Self { placement, pool, host, role, queue_max, seats })
+        let (seats, promoting) = (RefCell::default(), Cell::new(false));
+        Rc::new(Self { placement, pool, host, role, queue_max, seats, promoting })
     }
 
     /// This thread's instance, if it has one that may go on here.
@@ -197,17 +198,18 @@ impl Placer {
         let mut seats = self.seats.borrow_mut();
         if !seats.contains_key(version) {
             let replicas = self.placement.replicas(version);
-            let seat = Seat { replicas, rate: CallRate::new(now), promoting: false };
+            let seat = Seat { replicas, rate: CallRate::new(now) };
             seats.insert(version.clone(), seat);
         }
         let seat = seats.get_mut(version).expect("it was put in above");
         let replicas = seat.replicas.clone();
         if seat.rate.call(now)
-            && !seat.promoting
+            && !self.promoting.get()
             && !self.placement.backs().is_empty()
             && replicas.is_proven(now)
         {
-            seat.promoting = true;
+            // Calls go to back threads meanwhile.
+            self.promoting.set(true);
             let (placer, version) = (self.clone(), version.clone());
             atoll_isolate::spawn(async move { placer.promote(version).await });
         }
@@ -217,6 +219,7 @@ impl Placer {
     async fn promote(&self, version: VersionId) {
         // A version that does not start here did start elsewhere: it is tried again after a while.
         let loaded = self.pool.instance(&version).await;
+        self.promoting.set(false);
         self.seats.borrow_mut().remove(&version);
         if loaded.is_ok() {
             self.placement.counts.promotions.add(1);
@@ -232,10 +235,10 @@ impl Placer {
     }
 
     /// Forgets what was counted too long ago, and instances that are not wanted any more.
-    pub(super) fn sweep(&self, serves: impl Fn(&VersionId) -> bool) {
+    pub(super) async fn sweep(&self, serves: impl Fn(&VersionId) -> bool) {
         let now = Instant::now();
-        self.seats.borrow_mut().retain(|_, seat| seat.promoting || !seat.rate.is_over(now));
-        self.pool.sweep(&serves);
+        self.seats.borrow_mut().retain(|_, seat| !seat.rate.is_over(now));
+        self.pool.sweep(&serves).await;
         self.placement.sweep(&serves);
     }
 }

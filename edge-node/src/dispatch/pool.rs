@@ -302,6 +302,7 @@ impl Pool {
             }
             if self.evict_one() {
                 evicted += 1;
+                tokio::task::yield_now().await;
                 continue;
             }
             if pressure == Pressure::High
@@ -317,12 +318,13 @@ impl Pool {
         }
     }
 
-    /// While memory is short, drops some idle instances.
-    pub(super) fn relieve(&self) {
+    /// While memory is short, drops some idle instances, and lets others run between them.
+    pub(super) async fn relieve(&self) {
         for _ in 0..EVICTIONS_PER_LOOK {
             if self.placement.room.pressure() == Pressure::Low || !self.evict_one() {
                 return;
             }
+            tokio::task::yield_now().await;
         }
     }
 
@@ -359,8 +361,9 @@ impl Pool {
         }
     }
 
-    /// Drops idle instances that `serves` does not want any more, and condemned ones.
-    pub(super) fn sweep(&self, serves: impl Fn(&VersionId) -> bool) {
+    /// Drops idle instances that `serves` does not want any more, and condemned ones. Each takes about a
+    /// millisecond: others run between them.
+    pub(super) async fn sweep(&self, serves: impl Fn(&VersionId) -> bool) {
         let now = Instant::now();
         self.swept_at.set(now);
         let gone: Vec<Live> =
@@ -385,9 +388,18 @@ impl Pool {
                 Slot::Loading(_) | Slot::Live(_) | Slot::Failed { .. } => {}
             }
         }
-        condemned.iter().for_each(|version| self.note_offence(version));
-        unwanted.iter().for_each(|version| self.drop_slot(version));
-        shrinks.iter().take(SHRINKS_PER_SWEEP).for_each(Instance::shrink);
+        for version in condemned {
+            self.note_offence(&version);
+            tokio::task::yield_now().await;
+        }
+        for version in unwanted {
+            self.drop_idle(&version, now);
+            tokio::task::yield_now().await;
+        }
+        for instance in shrinks.iter().take(SHRINKS_PER_SWEEP) {
+            instance.shrink();
+            tokio::task::yield_now().await;
+        }
         self.show_memory();
     }
 
@@ -410,6 +422,18 @@ impl Pool {
         }
         for (worker, bytes) in before.iter().filter(|(worker, _)| !held.contains_key(*worker)) {
             metrics.observe_memory(worker, -bytes);
+        }
+    }
+
+    /// Drops what a sweep did not want, unless it was called since.
+    fn drop_idle(&self, version: &VersionId, swept_at: Instant) {
+        let wanted = match self.slots.borrow().get(version) {
+            Some(Slot::Live(live)) => !live.is_idle() || live.used_at.get() == swept_at,
+            Some(Slot::Failed { .. }) => false,
+            Some(Slot::Loading(_)) | None => true,
+        };
+        if !wanted {
+            self.drop_slot(version);
         }
     }
 

@@ -48,8 +48,13 @@ const STACK_BYTES: usize = 8 << 20;
 /// Events that wait for one thread.
 const JOBS_QUEUED_MAX: usize = 256;
 
-/// Back threads unless the configuration says otherwise: one is not enough to spread what runs long.
-const BACK_THREADS_MIN: usize = 2;
+/// Back threads unless the configuration says otherwise: two to spread what runs long, and one that is left
+/// to others.
+const BACK_THREADS_MIN: usize = 3;
+
+/// How much nicer to others a back thread is than a front thread: it gets a third of the time of one that
+/// wants the same processor, and all of what nobody else wants.
+const BACK_NICENESS: i32 = 5;
 
 /// Threads on which the ciphers and digests of one isolate thread are computed.
 const CRYPTO_THREADS_MAX: usize = 4;
@@ -310,6 +315,10 @@ async fn run_back(
     fronts: &watch::Sender<()>,
 ) {
     let shared = seat.shared.clone();
+    // Linux keeps the priority of each thread by itself.
+    if let Err(error) = rustix::process::nice(BACK_NICENESS) {
+        tracing::debug!(%error, "back threads run at the priority of front threads");
+    }
     let mut tasks = match Tasks::begin(seat, inbox.jobs) {
         Ok(tasks) => tasks,
         Err(error) => return tracing::error!(%error, "a back thread cannot start"),
@@ -367,7 +376,7 @@ async fn keep_house(seat: Seat, dispatcher: Rc<Dispatcher>) {
         tokio::select! {
             _ = ticks.tick() => {}
             _ = looks.tick() => {
-                placer.pool.relieve();
+                placer.pool.relieve().await;
                 continue;
             }
             () = seat.placement.room.asked() => {
@@ -375,7 +384,7 @@ async fn keep_house(seat: Seat, dispatcher: Rc<Dispatcher>) {
                 continue;
             }
         }
-        placer.sweep(|version| targets.serves(version));
+        placer.sweep(|version| targets.serves(version)).await;
         let held = placer.pool.len();
         if let Role::Back(index) = seat.role {
             seat.placement.backs()[index].instances.store(held, Ordering::Relaxed);

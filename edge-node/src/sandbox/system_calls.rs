@@ -166,6 +166,8 @@ fn allowed(files: Files) -> Result<Rules, BackendError> {
 /// Calls that are allowed with some arguments only.
 fn conditional() -> Result<Rules, BackendError> {
     let own = u64::from(std::process::id());
+    // `PRIO_PROCESS`, and nobody by id.
+    let own_thread = || SeccompRule::new(vec![equal(0, 0)?, equal(1, 0)?]);
     let any_of = |argument: u8, values: &[u64]| {
         values.iter().map(|value| masked(argument, u64::MAX, *value)).collect::<Result<Vec<_>, _>>()
     };
@@ -175,6 +177,9 @@ fn conditional() -> Result<Rules, BackendError> {
         (SYS_prctl, any_of(0, &[PR_SET_NAME as u64, PR_GET_NAME as u64, PR_SET_VMA])?),
         // Reading limits, not setting them, and of no other process.
         (SYS_prlimit64, vec![SeccompRule::new(vec![equal(0, 0)?, equal(2, 0)?])?]),
+        // A thread may make itself nicer: less nice needs a capability that is gone.
+        (SYS_getpriority, vec![own_thread()?]),
+        (SYS_setpriority, vec![own_thread()?]),
         // A crash handler raises its signal again.
         (SYS_kill, any_of(0, &[own])?),
         (SYS_tgkill, any_of(0, &[own])?),
