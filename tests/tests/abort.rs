@@ -80,15 +80,3 @@ async fn a_script_that_brings_a_process_down_brings_nothing_else_down() {
         assert!(crashes >= 1.0, "{name}: no crash is counted");
     }
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_process_that_is_killed_is_replaced() {
-    let options = NodeOptions { processes: Some(2), ..NodeOptions::default() };
-    let node = Node::start(options).await;
-    node.deploy("neighbour", &Script::module(fixture("echo.js"))).await;
-    for process in serving(&node) {
-        process.signal("KILL");
-        whole_again(&node, 2, &format!("the end of process {}", process.id())).await;
-        assert!(!serving(&node).contains(&process));
-    }
-}

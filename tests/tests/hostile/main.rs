@@ -1,11 +1,10 @@
 //! The promise: whatever a script does, it ends with the documented outcome, within its limits, and
 //! the node, its other workers and the script's own next request go on.
 //!
-//! The scripts stand in `cases/`, one file for each family. `--nocapture` prints a table of what
-//! each came to. `ATOLL_HOSTILE_CASE=part` runs the cases whose name has that part. With
-//! `ATOLL_HOSTILE_P99=1` (and `--test-threads=1`, on a machine that has nothing else to do) the
-//! neighbour's latency is held to its own baseline: elsewhere wall time proves nothing.
-
+//! The scripts stand in `cases/`, one file for each family. `--nocapture` prints a table of what each came
+//! to. `ATOLL_HOSTILE_CASE=part` runs the cases whose name has that part. With `ATOLL_HOSTILE_P99=1` (and
+//! `--test-threads=1`, on a machine that has nothing else to do) the neighbour's latency is held to its own
+//! baseline: elsewhere wall time proves nothing.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod case;
