@@ -29,7 +29,7 @@ pub(crate) struct Args {
     /// Seconds of each measurement.
     #[arg(long, default_value_t = Self::default().seconds)]
     seconds: f64,
-    /// Seconds of load before each measurement.
+    /// Seconds of load before each measurement: a node moves workers to the threads that accept one by one.
     #[arg(long, default_value_t = Self::default().warmup_seconds)]
     warmup_seconds: f64,
     /// How often one worker and all are measured, in turn.
@@ -39,7 +39,7 @@ pub(crate) struct Args {
 
 impl Default for Args {
     fn default() -> Self {
-        Self { workers: 1_000, connections: 64, seconds: 5.0, warmup_seconds: 10.0, rounds: 3 }
+        Self { workers: 1_000, connections: 64, seconds: 5.0, warmup_seconds: 30.0, rounds: 3 }
     }
 }
 
