@@ -15,6 +15,10 @@ use crate::native::{ThreadPages, resident_bytes};
 /// How often running code is looked at.
 const TICK: Duration = Duration::from_millis(1);
 
+/// The most that an execution is charged which the watchdog never saw. One that computes is seen within a tick or
+/// two; what goes far beyond was time in which the machine ran something else.
+const UNSEEN_MAX: Duration = Duration::from_millis(5);
+
 /// Ticks without any running code after which the watchdog goes to sleep.
 const IDLE_TICKS: u32 = 50;
 
@@ -233,7 +237,7 @@ impl WatchedThread {
         let looked_at = ended.as_ref().and_then(|running| running.started_cpu);
         let cpu = match looked_at {
             Some(started_cpu) => self.slot.clock.now().saturating_sub(started_cpu),
-            None => started.elapsed(),
+            None => started.elapsed().min(UNSEEN_MAX),
         };
         (result, Spent { cpu, over_budget: ended.is_some_and(|running| running.fired) })
     }
