@@ -16,7 +16,7 @@ use rustc_hash::FxHashMap;
 
 use super::host::{Capabilities, InstanceHost, ThreadHost};
 use super::quarantine::Culprit;
-use super::replicas::Placement;
+use super::replicas::{OnFront, Placement};
 use super::room::{Idle, Place, Pressure, victim};
 use crate::config::LimitsConfig;
 use crate::registry::{Binding, Version, VersionId, VersionLimits, WorkerRef};
@@ -42,6 +42,9 @@ const SHRINKS_PER_SWEEP: usize = 4;
 
 /// How long an instance that is one of several of its version is kept without a call.
 const REPLICA_IDLE_MAX: Duration = Duration::from_secs(30);
+
+/// The same on a back thread for a version that runs on a front thread: nothing calls it here any more.
+const PROMOTED_IDLE_MAX: Duration = Duration::from_secs(4);
 
 /// How long a version that did not start is not tried again.
 const START_BACKOFF: Duration = Duration::from_secs(1);
@@ -89,6 +92,7 @@ struct Live {
     /// What loading it took.
     cost: Duration,
     _place: Place,
+    _front: Option<OnFront>,
 }
 
 impl Live {
@@ -233,6 +237,10 @@ impl Pool {
                         shrunk: Cell::new(false),
                         cost: begun.elapsed(),
                         _place: place,
+                        _front: pool
+                            .back
+                            .is_none()
+                            .then(|| pool.placement.replicas(&id).on_front()),
                     };
                     (Some(Slot::Live(live)), Ok(instance))
                 }
@@ -352,13 +360,17 @@ impl Pool {
         }
     }
 
-    /// Whether a version has other replicas than an idle one here, or can have: front threads have them on
-    /// top of those of back threads.
-    fn is_spare(&self, version: &VersionId) -> bool {
-        match self.back {
-            Some(_) => self.placement.replicas(version).is_spread(),
-            None => !self.placement.backs().is_empty(),
+    /// How long an idle instance stays that serves, if others of its version stand in for it or can: front
+    /// threads have them on top of those of back threads.
+    fn spare_for(&self, version: &VersionId) -> Option<Duration> {
+        if self.back.is_none() {
+            return (!self.placement.backs().is_empty()).then_some(REPLICA_IDLE_MAX);
         }
+        let replicas = self.placement.replicas(version);
+        if replicas.is_on_front() {
+            return Some(PROMOTED_IDLE_MAX);
+        }
+        replicas.is_spread().then_some(REPLICA_IDLE_MAX)
     }
 
     /// Drops idle instances that `serves` does not want any more, and condemned ones. Each takes about a
@@ -377,7 +389,8 @@ impl Pool {
                 }
                 Slot::Live(live) if live.is_idle() => {
                     let rested = now.saturating_duration_since(live.used_at.get());
-                    if !serves(version) || rested > REPLICA_IDLE_MAX && self.is_spare(version) {
+                    let spare = self.spare_for(version).is_some_and(|stays| rested > stays);
+                    if !serves(version) || spare {
                         unwanted.push(version.clone());
                     } else if rested > SHRINK_IDLE && !live.shrunk.get() {
                         shrinks.push(live.instance.clone());

@@ -27,6 +27,8 @@ const HANDED_QUEUED_MAX: usize = 4_096;
 pub(super) struct Replicas {
     threads: AtomicU64,
     waiting: AtomicU32,
+    /// Instances on front threads.
+    fronts: AtomicU32,
     /// The mean of its slices, in microseconds.
     slice_us: AtomicU32,
     /// Calls since the last slice that a front thread would not bear.
@@ -48,6 +50,17 @@ impl Replicas {
     /// Whether more than one back thread has a replica.
     pub(super) fn is_spread(&self) -> bool {
         self.threads().len() > 1
+    }
+
+    /// Whether a front thread has an instance.
+    pub(super) fn is_on_front(&self) -> bool {
+        self.fronts.load(Ordering::Relaxed) > 0
+    }
+
+    /// Counts an instance on a front thread until this is dropped.
+    pub(super) fn on_front(self: &Arc<Self>) -> OnFront {
+        self.fronts.fetch_add(1, Ordering::Relaxed);
+        OnFront(self.clone())
     }
 
     pub(super) fn joined(&self, back: usize) {
@@ -98,6 +111,15 @@ impl Replicas {
         // Counted first and looked at then: threads that do this at once never let too many in.
         let waiting = Waiting(self.clone());
         (self.waiting.fetch_add(1, Ordering::Relaxed) < max).then_some(waiting)
+    }
+}
+
+/// An instance on a front thread, while it lives.
+pub(super) struct OnFront(Arc<Replicas>);
+
+impl Drop for OnFront {
+    fn drop(&mut self) {
+        self.0.fronts.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
