@@ -15,12 +15,12 @@ mod world;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn loops_end() {
-    run::family("loops", 200, 50, include_str!("cases/loops.js")).await;
+    run::family("loops", 200, run::OVER_MS, include_str!("cases/loops.js")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn recursion_ends() {
-    run::family("recursion", 200, 50, include_str!("cases/recursion.js")).await;
+    run::family("recursion", 200, run::OVER_MS, include_str!("cases/recursion.js")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -31,30 +31,30 @@ async fn memory_has_an_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn floods_are_stemmed() {
-    run::family("floods", 200, 50, include_str!("cases/floods.js")).await;
+    run::family("floods", 200, run::OVER_MS, include_str!("cases/floods.js")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failures_are_caught_wherever_they_happen() {
-    run::family("hooks", 200, 50, include_str!("cases/hooks.js")).await;
+    run::family("hooks", 200, run::OVER_MS, include_str!("cases/hooks.js")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn work_after_the_response_is_bounded() {
-    run::family("after", 200, 50, include_str!("cases/after.js")).await;
+    run::family("after", 200, run::OVER_MS, include_str!("cases/after.js")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tampering_harms_its_author_alone() {
-    run::family("tampering", 200, 50, include_str!("cases/tampering.js")).await;
+    run::family("tampering", 200, run::OVER_MS, include_str!("cases/tampering.js")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_inside_is_in_reach() {
-    run::family("reach", 200, 50, include_str!("cases/reach.js")).await;
+    run::family("reach", 200, run::OVER_MS, include_str!("cases/reach.js")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scripts_that_cannot_start_are_refused() {
-    run::family("starting", 200, 50, include_str!("cases/starting.js")).await;
+    run::family("starting", 200, run::OVER_MS, include_str!("cases/starting.js")).await;
 }
