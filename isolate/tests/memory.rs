@@ -148,10 +148,10 @@ fn growth_past_the_budget_is_refused() {
                         assert_eq!(failure.outcome, Outcome::ExceededMemory, "{failure:?}");
                     }
                 }
-                // What the one thread grew by in a slice may go past it before it is seen: a step of half of
-                // what an isolate has, and its young generation.
+                // What the one thread grew by in a slice may go past it before it is seen, up to what one
+                // isolate may hold.
                 let used = thread.memory().heap_used();
-                assert!(used <= HEAPS_MAX + 64 * MIB, "{used}");
+                assert!(used <= HEAPS_MAX + 160 * MIB, "{used}");
             }
             growing = left;
             pressed |= thread.memory().pressed();
