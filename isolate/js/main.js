@@ -69,12 +69,11 @@ function failed(invocation, error) {
   op_invocation_fail(invocation.id, error);
 }
 
+function isResponse(value) {
+  return ObjectPrototypeIsPrototypeOf(ResponsePrototype, value);
+}
+
 function respond(invocation, response) {
-  if (!ObjectPrototypeIsPrototypeOf(ResponsePrototype, response)) {
-    throw new TypeError(
-      "Incorrect type for Promise: the Promise did not resolve to 'Response'. The fetch handler must return a Response.",
-    );
-  }
   const inner = toInnerResponse(response);
   if (inner.type === "error") throw new TypeError("The fetch handler returned Response.error().");
   const body = takeBody(inner.body);
@@ -158,10 +157,16 @@ function dispatchFetch(id, method, url, hasBody) {
     const inner = new IncomingRequest(id, method, url, hasBody);
     const request = fromInnerRequest(inner, "immutable");
     const result = call("fetch", request, new ExecutionContext(invocation));
+    if (isResponse(result)) return respond(invocation, result);
     PromisePrototypeThen(
       PromiseResolve(result),
       (response) => {
         try {
+          if (!isResponse(response)) {
+            throw new TypeError(
+              "Incorrect type for Promise: the Promise did not resolve to 'Response'. The fetch handler must return a Response.",
+            );
+          }
           respond(invocation, response);
         } catch (error) {
           failed(invocation, error);
@@ -298,6 +303,19 @@ core.setUnhandledPromiseRejectionHandler((_promise, error) => {
   return true;
 });
 
-globalThis.__atoll = { bootstrap, bind, exposeBindings, install, dispatchFetch, dispatchScheduled };
+// Called by Rust for what was rejected after the script's start and nobody handles.
+function reportRejection(error, context) {
+  op_report_error(context?.invocation?.id ?? 0, error);
+}
+
+globalThis.__atoll = {
+  bootstrap,
+  bind,
+  exposeBindings,
+  install,
+  dispatchFetch,
+  dispatchScheduled,
+  reportRejection,
+};
 return {};
 })();

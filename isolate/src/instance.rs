@@ -360,6 +360,9 @@ impl Inner {
             self.slice(self.limits.cpu, |runtime| entries.dispatch(runtime, key, event));
         self.invocations.charge(key, cpu);
         match called {
+            // Timers, ops and V8's tasks wake the driver by themselves. Most handlers leave nothing else behind, and
+            // looking for it enters the isolate once more.
+            Ok(()) if self.invocations.is_answered_alone(key) => return,
             Ok(()) => {}
             Err(CallError::Thrown(error)) => {
                 let exception = exception_of(&error);
@@ -383,8 +386,16 @@ impl Inner {
         }
         *self.driver.borrow_mut() = Some(cx.waker().clone());
         let budget = self.limits.cpu.saturating_sub(self.invocations.cpu_used_max());
-        let (polled, cpu) = self
-            .slice(budget, |runtime| runtime.poll_event_loop(cx, PollEventLoopOptions::default()));
+        let entries = self.entries.borrow();
+        let (polled, cpu) = self.slice(budget, |runtime| {
+            let polled = runtime.poll_event_loop(cx, PollEventLoopOptions::default());
+            if entries.as_ref().is_some_and(|entries| entries.report_rejections(runtime)) {
+                // To report them may have rejected others.
+                cx.waker().wake_by_ref();
+            }
+            polled
+        });
+        drop(entries);
         self.invocations.charge_all(cpu);
         if self.state.get() != State::Live {
             cx.waker().wake_by_ref();

@@ -308,6 +308,16 @@ impl Invocations {
         .unwrap_or(Poll::Ready(None))
     }
 
+    /// Whether the invocation has its whole response, and is the only one in flight.
+    pub(crate) fn is_answered_alone(&self, key: InvocationKey) -> bool {
+        let table = self.table.borrow();
+        let whole = |invocation: &Invocation| match &invocation.answer {
+            Some(Answer::Response(response)) => !matches!(response.body(), ResponseBody::Stream(_)),
+            _ => false,
+        };
+        table.len() == 1 && table.get(&key).is_some_and(whole)
+    }
+
     /// Invocations that wait for an answer.
     pub(crate) fn unanswered(&self) -> Vec<InvocationKey> {
         let table = self.table.borrow();

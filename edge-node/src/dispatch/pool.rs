@@ -34,6 +34,9 @@ const EVICTIONS_PER_LOAD: usize = 4;
 /// Idle instances dropped at once while memory is short. Dropping one takes about a millisecond.
 const EVICTIONS_PER_LOOK: usize = 8;
 
+/// Looks in a row at which memory was short before a front thread drops what it has.
+const FRONT_LOOKS: u32 = 5;
+
 /// How long an instance is not called before it gives back what memory it can.
 const SHRINK_IDLE: Duration = Duration::from_secs(30);
 
@@ -108,6 +111,8 @@ pub(super) struct Pool {
     leaving: RefCell<Vec<Live>>,
     clock: Cell<u64>,
     swept_at: Cell<Instant>,
+    /// Looks in a row at which memory was short.
+    pressed_looks: Cell<u32>,
     /// Bytes that each worker's instances held at the last sweep.
     held: RefCell<FxHashMap<WorkerRef, i64>>,
     placement: Arc<Placement>,
@@ -133,6 +138,7 @@ impl Pool {
             leaving: RefCell::default(),
             clock: Cell::new(0),
             swept_at: Cell::new(Instant::now()),
+            pressed_looks: Cell::new(0),
             held: RefCell::default(),
             placement,
             back,
@@ -267,8 +273,10 @@ impl Pool {
         self: &Rc<Self>,
         id: &VersionId,
     ) -> Result<(WorkerRef, Instance, Place), LoadError> {
+        let begun = Instant::now();
         let place = self.make_room().await?;
         let version = self.state.version(id).await?.ok_or(LoadError::Missing)?;
+        let read = begun.elapsed();
         let (bindings, capabilities) = environment(&version);
         let host = InstanceHost::new(self.host.clone(), version.worker.clone(), capabilities);
         let options = InstanceOptions {
@@ -280,6 +288,8 @@ impl Pool {
             label: Culprit::label(&version),
         };
         let instance = Instance::load(&self.isolates, options).await.map_err(LoadError::Start)?;
+        let (read_us, all_us) = (read.as_micros(), begun.elapsed().as_micros());
+        tracing::debug!(version = id.as_str(), read_us, all_us, "an instance is loaded");
         self.placement.replicas(id).started(instance.take_longest_slice());
         if let (Some(debuggees), Some(inspector)) = (&self.host.debuggees, instance.inspector()) {
             debuggees.add(
@@ -326,8 +336,18 @@ impl Pool {
         }
     }
 
-    /// While memory is short, drops some idle instances, and lets others run between them.
+    /// While memory is short, drops some idle instances, and lets others run between them. Front threads
+    /// wait a little: what they have is called more often than what back threads have.
     pub(super) async fn relieve(&self) {
+        if self.placement.room.pressure() == Pressure::Low {
+            self.pressed_looks.set(0);
+            return;
+        }
+        let looks = self.pressed_looks.get() + 1;
+        self.pressed_looks.set(looks);
+        if self.back.is_none() && !self.placement.backs().is_empty() && looks < FRONT_LOOKS {
+            return;
+        }
         for _ in 0..EVICTIONS_PER_LOOK {
             if self.placement.room.pressure() == Pressure::Low || !self.evict_one() {
                 return;
@@ -339,9 +359,12 @@ impl Pool {
     /// Drops an idle instance, if there is one.
     pub(super) fn evict_one(&self) -> bool {
         let idle = |(version, slot): (&VersionId, &Slot)| match slot {
-            Slot::Live(live) if live.is_idle() => {
-                Some(Idle { key: version.clone(), used: live.used.get(), cost: live.cost })
-            }
+            Slot::Live(live) if live.is_idle() => Some(Idle {
+                key: version.clone(),
+                used: live.used.get(),
+                cost: live.cost,
+                superseded: self.is_superseded(version),
+            }),
             _ => None,
         };
         let idle = self.slots.borrow().iter().filter_map(idle).collect();
@@ -358,6 +381,11 @@ impl Pool {
         if let Some(back) = self.back {
             self.placement.replicas(version).left(back);
         }
+    }
+
+    /// Whether nobody calls it here any more: its version has earned an instance on a front thread.
+    fn is_superseded(&self, version: &VersionId) -> bool {
+        self.back.is_some() && self.placement.replicas(version).is_on_front()
     }
 
     /// How long an idle instance stays that serves, if others of its version stand in for it or can: front

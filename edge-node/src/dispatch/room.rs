@@ -95,10 +95,15 @@ pub(super) struct Idle<K> {
     pub(super) used: u64,
     /// What loading it took.
     pub(super) cost: Duration,
+    /// Another instance of its version takes its calls.
+    pub(super) superseded: bool,
 }
 
-/// Chooses the instance that goes.
+/// Chooses the instance that goes: one that nobody calls any more before one that is merely idle.
 pub(super) fn victim<K>(mut idle: Vec<Idle<K>>) -> Option<K> {
+    if idle.iter().any(|idle| idle.superseded) {
+        idle.retain(|idle| idle.superseded);
+    }
     if idle.len() > EQUALLY_OLD {
         idle.select_nth_unstable_by_key(EQUALLY_OLD - 1, |idle| idle.used);
         idle.truncate(EQUALLY_OLD);
@@ -115,12 +120,15 @@ mod tests {
 
     #[test]
     fn of_the_oldest_the_cheapest_goes() {
-        let idle = |key, used, ms| Idle { key, used, cost: Duration::from_millis(ms) };
+        let idle =
+            |key, used, ms| Idle { key, used, cost: Duration::from_millis(ms), superseded: false };
         let old = (0..EQUALLY_OLD as u64).map(|n| idle(n, n, 10 + n));
         let recent = [idle(98, 98, 0), idle(99, 99, 0)];
         assert_eq!(victim(recent.into_iter().chain(old).collect()), Some(0));
         assert_eq!(victim(vec![idle(1, 1, 5), idle(2, 2, 5), idle(3, 3, 1)]), Some(3));
         assert_eq!(victim(vec![idle(1, 2, 5), idle(2, 1, 5)]), Some(2), "the older of equals");
+        let superseded = Idle { superseded: true, ..idle(3, 9, 99) };
+        assert_eq!(victim(vec![idle(1, 1, 5), superseded, idle(2, 2, 1)]), Some(3));
         assert_eq!(victim(Vec::<Idle<u64>>::new()), None);
     }
 
@@ -142,6 +150,7 @@ mod tests {
                 key: n,
                 used: n as u64,
                 cost: Duration::from_millis(*ms),
+                superseded: false,
             });
             let gone = victim(idle.collect()).unwrap();
             prop_assert!(gone < EQUALLY_OLD.min(costs.len()));

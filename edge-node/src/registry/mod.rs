@@ -74,7 +74,7 @@ impl Registry {
         let snapshot = database.read(snapshot::build)?;
         let versions = Cache::builder()
             .max_capacity(VERSION_CACHE_BYTES_MAX)
-            .weigher(|_, version: &Arc<Version>| versions::weight(version))
+            .weigher(|_, version: &Arc<Version>| version.weight())
             .build();
         let published = watch::Sender::new(Arc::new(snapshot));
         let inner = Inner { dir: dir.to_owned(), database, key, versions, published };

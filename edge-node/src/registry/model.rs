@@ -239,6 +239,14 @@ pub struct Version {
     pub startup_ms: u64,
 }
 
+impl Version {
+    /// What a cache counts it as, in bytes: its modules, and something for the rest.
+    pub(crate) fn weight(&self) -> u32 {
+        let modules: usize = self.modules.iter().map(|module| module.bytes.len()).sum();
+        u32::try_from(modules.saturating_add(1024)).unwrap_or(u32::MAX)
+    }
+}
+
 /// Which versions of a worker serve, and with what weights (they add up to 100).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Deployment {

@@ -260,12 +260,6 @@ fn latest_id(
     Ok(id.map(VersionId::new))
 }
 
-/// What the cache counts a version as, in bytes.
-pub(super) fn weight(version: &Version) -> u32 {
-    let modules: usize = version.modules.iter().map(|module| module.bytes.len()).sum();
-    u32::try_from(modules.saturating_add(1024)).unwrap_or(u32::MAX)
-}
-
 /// Deletes module contents that no version has any more.
 pub(super) fn delete_unused_blobs(transaction: &Transaction<'_>) -> Result<(), RegistryError> {
     transaction.execute(

@@ -106,12 +106,14 @@ async fn serve() -> Result<(), Fatal> {
     })
     .await?;
     let (drain, drained) = oneshot::channel();
+    let state_ahead = state.clone();
     let told = Told { link: link.clone(), state, hub, quarantined, fire: Box::new(serving.fire()) };
     let mut supervised = tokio::spawn(told.listen(from_supervisor, drain));
     let (last_report, no_more) = oneshot::channel();
     let reporting = tokio::spawn(send_reports(reports, link.clone(), no_more));
     link.send(&FromServing::Ready { sandbox }, Vec::new()).await?;
     tokio::spawn(tell_use(serving.in_use(), link.clone()));
+    tokio::spawn(state_ahead.fetch_ahead());
     let within = tokio::select! {
         ended = &mut supervised => return orphaned(ended),
         failed = watch_threads(&serving, &metrics, &link) => return Err(failed),

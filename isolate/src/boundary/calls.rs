@@ -7,6 +7,7 @@ use deno_core::error::JsError;
 use deno_core::{CustomModuleEvaluationKind, FastString, JsRuntime, ModuleSourceCode, scope, v8};
 use deno_error::JsErrorBox;
 
+use super::rejections;
 use crate::inspector::Inspector;
 use crate::loader::WASM_TYPE;
 use crate::ops::time::SeenTime;
@@ -19,6 +20,7 @@ pub(crate) struct Entries {
     bind: v8::Global<v8::Function>,
     install: v8::Global<v8::Function>,
     expose_bindings: v8::Global<v8::Function>,
+    report_rejection: v8::Global<v8::Function>,
 }
 
 /// Why a call into JS did not return.
@@ -105,6 +107,7 @@ pub(crate) fn install_entries(
         bind: function(scope, holder, "bind"),
         install: function(scope, holder, "install"),
         expose_bindings: function(scope, holder, "exposeBindings"),
+        report_rejection: function(scope, holder, "reportRejection"),
     };
     let bootstrap = function(scope, holder, "bootstrap");
     let key = v8::String::new(scope, "__atoll").expect("a short name is a valid string");
@@ -225,7 +228,23 @@ impl Entries {
         };
         called?;
         scope.perform_microtask_checkpoint();
+        self.report_rejections_in(scope);
         if scope.is_execution_terminating() { Err(CallError::Terminated) } else { Ok(()) }
+    }
+
+    /// Reports what was rejected and is not handled. Says whether there was anything.
+    pub(crate) fn report_rejections(&self, runtime: &mut JsRuntime) -> bool {
+        scope!(scope, runtime);
+        self.report_rejections_in(scope)
+    }
+
+    fn report_rejections_in(&self, scope: &mut v8::PinScope<'_, '_>) -> bool {
+        rejections::report(scope, |scope, reason, context| {
+            let reason = v8::Local::new(scope, reason);
+            let context = v8::Local::new(scope, context);
+            // What cannot be reported, because execution was ended, has its outcome already.
+            let _ = call(scope, &self.report_rejection, &[reason, context], |_, _| ());
+        })
     }
 
     /// Fills in `env`.
@@ -245,13 +264,15 @@ impl Entries {
     }
 
     /// Hands the script's default export over. Gives the names of the handlers that it has. From here on no
-    /// WebAssembly is made from bytes; imported modules and bindings are not concerned.
+    /// WebAssembly is made from bytes, imported modules and bindings apart, and rejections are reported with the
+    /// slices that they come in.
     pub(crate) fn install(
         &self,
         runtime: &mut JsRuntime,
         namespace: Option<&v8::Global<v8::Object>>,
     ) -> Result<Vec<String>, CallError> {
         runtime.v8_isolate().set_allow_wasm_code_generation_callback(refuse_wasm);
+        rejections::track(runtime.v8_isolate());
         scope!(scope, runtime);
         let exported = match namespace {
             Some(namespace) => {

@@ -8,6 +8,7 @@ mod cell;
 mod clock;
 mod crash;
 mod heap;
+mod rejections;
 
 pub(crate) use calls::{Call, CallError, Entries, install_entries, module_code};
 pub(crate) use cell::{Cell, CellOptions};

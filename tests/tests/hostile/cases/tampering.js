@@ -23,7 +23,7 @@ return new Response('survived');
 
 //# objects-with-the-runtimes-names: ok or exception
 const names = [];
-setTimeout(() => { for (const name of names) delete Object.prototype[name]; });
+ctx.waitUntil(new Promise((done) => setTimeout(() => { for (const name of names) delete Object.prototype[name]; done(); })));
 for (const name of ['status', 'headers', 'body', 'method', 'url', 'signal', 'id', 'ended', 'timers', 'type', 'urlList', 'headerList', 'redirect', 'stream', 'invocation', 'context', 'kind', 'capability', 'highWaterMark', 'size'])
   names.push(name), Object.defineProperty(Object.prototype, name, { configurable: true, get() { return undefined; }, set() { throw new Error('on purpose'); } });
 return new Response('survived');
@@ -52,7 +52,7 @@ await fetch(env.ORIGIN);
 return new Response('survived', { headers: { a: 'b' } });
 
 //# arrays-with-setters: ok or exception
-setTimeout(() => { delete Array.prototype[0]; });
+ctx.waitUntil(new Promise((done) => setTimeout(() => { delete Array.prototype[0]; done(); })));
 Object.defineProperty(Array.prototype, '0', { configurable: true, set() { throw new Error('on purpose'); } });
 await fetch(env.ORIGIN).catch(() => {});
 const response = new Response('survived');
@@ -83,7 +83,7 @@ export default { fetch(request, env, ctx) {
 
 //# promise-constructor: ok or exception
 const { Promise: P } = globalThis;
-setTimeout(() => { globalThis.Promise = P; Object.defineProperty(P.prototype, 'constructor', { value: P }); });
+ctx.waitUntil(new Promise((done) => setTimeout(() => { globalThis.Promise = P; Object.defineProperty(P.prototype, 'constructor', { value: P }); done(); })));
 Object.defineProperty(Promise.prototype, 'constructor', { configurable: true, get() { throw new Error('on purpose'); } });
 globalThis.Promise = class { constructor() { throw new Error('on purpose'); } };
 return new Response('survived');
