@@ -368,6 +368,11 @@ impl Invocations {
         }
     }
 
+    /// Whether one more uncaught exception would be kept.
+    pub(crate) fn takes_exception(&self, key: InvocationKey) -> bool {
+        self.with(key, |invocation| invocation.exceptions.len() < EXCEPTIONS_MAX).unwrap_or(true)
+    }
+
     /// Notes an exception that nothing caught but that does not end the invocation.
     pub(crate) fn report(&self, key: InvocationKey, exception: Exception) {
         let message = exception

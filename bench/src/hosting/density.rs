@@ -85,9 +85,9 @@ struct Dense {
 /// Asks it of each server, and of atoll with a budget and up to the machine's limits.
 pub(crate) fn ask(stage: &Stage, args: &Args) -> Result<Findings, String> {
     let tenants = tenants::small_apis(0, args.workers.max(1));
-    let dense = stage.kinds.iter().map(|&kind| measure(stage, args, kind, &tenants));
-    let dense = dense.collect::<Result<Vec<_>, _>>()?;
+    let (dense, not_measured) = stage.each(|kind| measure(stage, args, kind, &tenants))?;
     let mut notes = notes(args, &tenants, &dense);
+    notes.extend(not_measured);
     let mut measured = json!({ "workers": tenants.len(), "servers": dense });
     if stage.has_atoll() && args.budget_isolates > 0 {
         let budgeted = budget::measure(stage, args.budget_isolates, &tenants)?;

@@ -50,6 +50,24 @@ impl Stage {
         generator::measure(self.load_core, "calls", [], &input)
     }
 
+    /// Measures each server in turn. A peer that does not survive it becomes a note; our own failure is one.
+    fn each<T>(
+        &self,
+        measure: impl Fn(Kind) -> Result<T, String>,
+    ) -> Result<(Vec<T>, Vec<String>), String> {
+        let (mut all, mut notes) = (Vec::new(), Vec::new());
+        for &kind in &self.kinds {
+            match measure(kind) {
+                Ok(one) => all.push(one),
+                Err(error) if kind != Kind::Atoll => {
+                    notes.push(format!("{}: not measured, {}", kind.name(), one_line(&error)));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((all, notes))
+    }
+
     /// Whether atoll is among the servers.
     fn has_atoll(&self) -> bool {
         self.kinds.contains(&Kind::Atoll)

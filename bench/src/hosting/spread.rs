@@ -61,8 +61,9 @@ pub(crate) fn ask(stage: &Stage, args: &Args) -> Result<Findings, String> {
     let source = std::fs::read_to_string(&path)
         .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     let tenants = tenants::copies(args.workers.max(1), &source, ANSWER);
-    let spread = stage.kinds.iter().map(|&kind| measure(stage, args, kind, &tenants));
-    let spread = spread.collect::<Result<Vec<_>, _>>()?;
+    let (spread, not_measured) = stage.each(|kind| measure(stage, args, kind, &tenants))?;
+    let mut notes = notes(args, &spread);
+    notes.extend(not_measured);
     Ok(Findings {
         name: "spread",
         title: "Throughput of many workers against one",
@@ -71,7 +72,7 @@ pub(crate) fn ask(stage: &Stage, args: &Args) -> Result<Findings, String> {
             numbers: 1..HEADINGS.len(),
             rows: spread.iter().flat_map(Spread::rows).collect(),
         },
-        notes: notes(args, &spread),
+        notes,
         plot: plot::bars(&spread.iter().map(Spread::panel).collect::<Vec<_>>()),
         measured: json!(spread),
     })

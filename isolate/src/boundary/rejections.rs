@@ -59,7 +59,11 @@ unsafe extern "C" fn rejected(message: v8::PromiseRejectMessage) {
         }
         v8::PromiseRejectEvent::PromiseHandlerAddedAfterReject => {
             if let Some(rejections) = scope.get_slot::<Rejections>() {
-                rejections.0.borrow_mut().retain(|kept| kept.promise != promise);
+                let mut rejections = rejections.0.borrow_mut();
+                // Mostly it is the newest.
+                if let Some(place) = rejections.iter().rposition(|kept| kept.promise == promise) {
+                    rejections.remove(place);
+                }
             }
         }
         v8::PromiseRejectEvent::PromiseRejectAfterResolved

@@ -52,8 +52,11 @@ pub(crate) fn op_report_error<'a>(
     error: v8::Local<'a, v8::Value>,
 ) {
     let invocations = invocations(&state.borrow());
-    let exception = exception_of(&JsError::from_v8_exception(scope, error));
-    invocations.report(key, exception);
+    // To write down a stack takes long: not for what is dropped.
+    if invocations.takes_exception(key) {
+        let exception = exception_of(&JsError::from_v8_exception(scope, error));
+        invocations.report(key, exception);
+    }
 }
 
 #[op2(fast)]
