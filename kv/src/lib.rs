@@ -15,6 +15,7 @@ mod error;
 mod key;
 pub mod limits;
 mod list;
+pub mod log;
 pub mod model;
 mod remote;
 mod sqlite;
