@@ -7,8 +7,12 @@
 mod blobs;
 mod change;
 mod error;
+#[cfg(any(test, feature = "contract"))]
+mod fake;
 mod lease;
 mod nats;
+mod sqlite;
+mod subject;
 
 pub use blobs::{BlobError, BlobHash, BlobStore, LogBlobs};
 pub use change::{
@@ -16,7 +20,10 @@ pub use change::{
     LogEngine, LogFuture, LogOptions, LogState, Lost, Position, Record, Retention,
 };
 pub use error::LogError;
+#[cfg(any(test, feature = "contract"))]
+pub use fake::{FakeLog, FakeLogs};
 pub use lease::{FENCE_HEADER, Fence, Held, Lease, LeaseError, LogLeases, append_fenced};
 pub use nats::{
     Message, NatsAuth, NatsConnection, NatsError, NatsLog, NatsOptions, NatsTls, Subscription,
 };
+pub use sqlite::SqliteLogs;
