@@ -75,12 +75,23 @@ pub trait LogEngine: Send + Sync + 'static {
 pub struct LogOptions {
     /// Which records stay.
     pub retention: Retention,
+    /// What to do where the engine has no such log.
+    pub absent: Absent,
     /// How long an append or a read may take, retries included.
     pub append_timeout: Duration,
     /// How long the log remembers ids of appends. Far above `append_timeout`.
     pub duplicate_window: Duration,
     /// How often a subscription asks the log's leader whether it has everything.
     pub check_interval: Duration,
+}
+
+/// What to do where the engine has no log of the name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absent {
+    /// Make one. A log that this handle has seen is not made a second time.
+    Create,
+    /// Wait for somebody to bring it back: an empty one in its place would empty every replica.
+    Wait,
 }
 
 /// Which records a log keeps, beside those whose time to live has not ended.
@@ -273,6 +284,7 @@ impl Default for LogOptions {
     fn default() -> Self {
         Self {
             retention: Retention::Everything,
+            absent: Absent::Create,
             append_timeout: Duration::from_secs(5),
             duplicate_window: Duration::from_secs(60),
             check_interval: Duration::from_secs(5),

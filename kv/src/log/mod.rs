@@ -16,8 +16,8 @@ mod subject;
 
 pub use blobs::{BlobError, BlobHash, BlobStore, LogBlobs};
 pub use change::{
-    Append, ChangeLog, Connectivity, Deliveries, Delivery, Expect, Freshness, Headers, Identity,
-    LogEngine, LogFuture, LogOptions, LogState, Lost, Position, Record, Retention,
+    Absent, Append, ChangeLog, Connectivity, Deliveries, Delivery, Expect, Freshness, Headers,
+    Identity, LogEngine, LogFuture, LogOptions, LogState, Lost, Position, Record, Retention,
 };
 pub use error::LogError;
 #[cfg(any(test, feature = "contract"))]

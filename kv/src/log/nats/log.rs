@@ -18,8 +18,8 @@ use super::connection::{NatsConnection, REQUEST_TIMEOUT};
 use super::subscription;
 use super::wire::{self, Outcome};
 use crate::log::{
-    Append, ChangeLog, Connectivity, Deliveries, Expect, Freshness, Identity, LogError, LogFuture,
-    LogOptions, LogState, Position, Record, Retention,
+    Absent, Append, ChangeLog, Connectivity, Deliveries, Expect, Freshness, Identity, LogError,
+    LogFuture, LogOptions, LogState, Position, Record, Retention,
 };
 
 /// The pause before an operation is tried again.
@@ -89,7 +89,7 @@ impl Log {
             GetStreamErrorKind::JetStream(cause)
                 if cause.error_code().0 == wire::STREAM_NOT_FOUND =>
             {
-                if self.seen.load(Ordering::Relaxed) {
+                if self.options.absent == Absent::Wait || self.seen.load(Ordering::Relaxed) {
                     let text = format!("the stream {} is gone, restore it", self.stream);
                     return Err(LogError::Unavailable(text.into()));
                 }
