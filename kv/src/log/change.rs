@@ -201,6 +201,11 @@ pub enum Lost {
         /// Where it ends.
         last: u64,
     },
+    /// At the position now lies another record: the log lost its tail and grew again.
+    Rewritten {
+        /// The position.
+        at: u64,
+    },
     /// Records after this sequence may have been left out.
     Gap {
         /// The last sequence that is sure.
@@ -310,6 +315,7 @@ impl fmt::Display for Lost {
         match self {
             Self::IdentityChanged(identity) => write!(f, "the log is now {identity}"),
             Self::RolledBack { last } => write!(f, "the log was rolled back to {last}"),
+            Self::Rewritten { at } => write!(f, "the log has another record at {at} than before"),
             Self::Gap { after } => write!(f, "records after {after} may be missing"),
             Self::Closed(reason) => write!(f, "the log is closed: {reason}"),
         }

@@ -21,8 +21,6 @@ use crate::clock::{Clock, SystemClock};
 
 /// Bytes of a payload, at most.
 const PAYLOAD_BYTES_MAX: usize = 960 * 1024;
-/// How often a subscription looks at the clock.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// Logs in memory. Clones share them.
 #[derive(Clone)]
@@ -58,6 +56,8 @@ struct State {
     /// When the first record expires; none if none does.
     soonest: Option<u64>,
     ids: HashMap<String, u64>,
+    /// All that was ever appended.
+    history: Vec<Record>,
     faults: Faults,
 }
 
@@ -72,6 +72,9 @@ struct Faults {
     repeat_records: u64,
     /// Grows to make every subscription skip a record and end.
     gaps: u64,
+    /// Grows when the log loses its tail.
+    rollbacks: u64,
+    rolled_back_to: u64,
 }
 
 impl FakeLogs {
@@ -172,6 +175,8 @@ impl FakeLog {
         self.core.change(|state| {
             state.last = state.last.saturating_sub(count);
             let last = state.last;
+            state.faults.rollbacks += 1;
+            state.faults.rolled_back_to = last;
             state.records.retain(|sequence, _| *sequence <= last);
             state.newest = state
                 .records
@@ -187,7 +192,8 @@ impl FakeLog {
         self.core.change(|state| {
             let generation = state.generation + 1;
             let faults = std::mem::take(&mut state.faults);
-            *state = State { generation, faults, ..State::default() };
+            let history = std::mem::take(&mut state.history);
+            *state = State { generation, faults, history, ..State::default() };
         });
     }
 
@@ -195,6 +201,16 @@ impl FakeLog {
     pub fn records(&self) -> Vec<Record> {
         let state = self.core.lock();
         state.records.values().map(|(record, _)| record.clone()).collect()
+    }
+
+    /// All records that were ever appended, in the order of appending.
+    pub fn history(&self) -> Vec<Record> {
+        self.core.lock().history.clone()
+    }
+
+    /// How many records were ever appended.
+    pub fn appends(&self) -> usize {
+        self.core.lock().history.len()
     }
 
     fn reachable(&self) -> Result<(), LogError> {
@@ -291,6 +307,7 @@ impl State {
             time_ms: now_s * 1000,
         };
         let expires = append.ttl.map(|ttl| now_s + ttl.as_secs().max(1));
+        self.history.push(record.clone());
         self.soonest = self.soonest.into_iter().chain(expires).min();
         self.records.insert(self.last, (record, expires));
         self.last
@@ -327,13 +344,20 @@ impl ChangeLog for FakeLog {
     }
 
     fn subscribe(&self, after: Position) -> Deliveries {
-        let (repeats, gaps) = {
-            let state = self.core.lock();
-            (state.faults.repeats, state.faults.gaps)
+        let (repeats, gaps, rollbacks) = {
+            let faults = &self.core.lock().faults;
+            (faults.repeats, faults.gaps, faults.rollbacks)
         };
-        let changes = self.core.changes.subscribe();
-        let told = false;
-        let feed = Feed { core: self.core.clone(), position: after, repeats, gaps, told, changes };
+        let feed = Feed {
+            core: self.core.clone(),
+            position: after,
+            repeats,
+            gaps,
+            rollbacks,
+            told: false,
+            check_interval: self.options.check_interval,
+            changes: self.core.changes.subscribe(),
+        };
         stream::unfold(Some(feed), |feed| async move {
             let mut feed = feed?;
             let delivery = feed.next().await;
@@ -377,8 +401,10 @@ struct Feed {
     position: Position,
     repeats: u64,
     gaps: u64,
+    rollbacks: u64,
     /// Whether the subscriber knows that it has everything.
     told: bool,
+    check_interval: Duration,
     changes: watch::Receiver<u64>,
 }
 
@@ -391,7 +417,8 @@ impl Feed {
                 return delivery;
             }
             // Time alone changes a log too; the core holds the sender.
-            let _ = tokio::time::timeout(LOOK, self.changes.changed()).await;
+            let changed = tokio::time::timeout(self.check_interval, self.changes.changed()).await;
+            self.told &= changed.is_ok();
         }
     }
 
@@ -411,6 +438,12 @@ impl Feed {
         }
         if told.last < self.position.sequence {
             return Some(Delivery::Lost(Lost::RolledBack { last: told.last }));
+        }
+        if self.rollbacks != state.faults.rollbacks {
+            self.rollbacks = state.faults.rollbacks;
+            if state.faults.rolled_back_to < self.position.sequence {
+                return Some(Delivery::Lost(Lost::Rewritten { at: self.position.sequence }));
+            }
         }
         if self.gaps != state.faults.gaps {
             return Some(Delivery::Lost(Lost::Gap { after: self.position.sequence }));

@@ -26,6 +26,8 @@ const CAUGHT_UP_KEPT_S: u64 = 600;
 enum Again {
     /// Its subscription ended.
     Lost(Lost),
+    /// It was cut off for so long that its place must be judged anew.
+    Away,
     /// The log or the replica failed; after a pause it may not.
     Pause(String),
 }
@@ -64,6 +66,7 @@ impl Follower<'_> {
                     lost = Some(reason);
                 }
                 Again::Lost(reason) => self.rest(&mut pause, &reason.to_string()).await,
+                Again::Away => {}
                 Again::Pause(reason) => self.rest(&mut pause, &reason).await,
             }
         }
@@ -82,10 +85,11 @@ impl Follower<'_> {
         let log = self.log_state().await?;
         let resync = match lost {
             Some(Lost::Gap { .. }) => Some(Resync::Same),
+            Some(Lost::Rewritten { .. }) => Some(Resync::Other),
             _ => None,
         };
         let found = self.judge(&local, &log).await?;
-        if let Some(resync) = found.or(resync) {
+        if let Some(resync) = resync.max(found) {
             self.begin(resync, log).await?;
         }
         let state = self.inner.sqlite.shard(self.shard);
@@ -106,12 +110,13 @@ impl Follower<'_> {
         if self.is_rewritten(local).await? {
             return Ok(Some(Resync::Other));
         }
+        Ok(self.is_away_too_long(local).then_some(Resync::Same))
+    }
+
+    /// Whether the log may have forgotten deletes that the replica has not heard of.
+    fn is_away_too_long(&self, local: &ShardState) -> bool {
         let away_s = self.inner.sqlite.now_s().saturating_sub(local.caught_up_s);
-        if away_s > self.inner.options.absence_trusted().as_secs() {
-            tracing::info!(shard = self.shard, away_s, "away too long to catch up");
-            return Ok(Some(Resync::Same));
-        }
-        Ok(None)
+        away_s > self.inner.options.absence_trusted().as_secs()
     }
 
     /// Asks again whether the log ends below what the replica has: a leader that was deposed and
@@ -172,6 +177,10 @@ impl Follower<'_> {
     }
 
     async fn take(&self, chunk: Vec<Delivery>, resumed: &mut bool) -> Result<Option<Lost>, Again> {
+        // A process can be cut off for that long without ending.
+        if self.is_away_too_long(&self.inner.sqlite.shard(self.shard)) {
+            return Err(Again::Away);
+        }
         let mut records = Vec::new();
         let (mut sequence, mut time_ms) = (0, 0);
         let (mut caught_up, mut lost) = (None, None);

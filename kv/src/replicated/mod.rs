@@ -15,6 +15,8 @@ mod health;
 mod options;
 mod record;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
 mod write;
 

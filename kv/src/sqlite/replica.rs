@@ -48,7 +48,7 @@ pub(crate) struct ShardState {
 }
 
 /// A resync that is under way.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Resync {
     /// None.
     #[default]
@@ -217,8 +217,11 @@ impl Applier<'_> {
             }
             Step::Own { shard, incarnation, record } => {
                 let mut state = self.shard(shard);
-                // A write that another log acknowledged says nothing about this one.
-                if state.incarnation == incarnation {
+                // A write that another log acknowledged says nothing about this one. And a late
+                // acknowledgement is old news: the log delivered the record, and perhaps what
+                // replaced it.
+                let passed = state.sequence.max(state.resync_from);
+                if state.incarnation == incarnation && record.sequence > passed {
                     state.high = state.high.max(record.sequence);
                     self.record(shard, &state, record, true)?;
                     self.effects.shards.insert(shard, state);

@@ -272,6 +272,14 @@ impl Log {
         self.found(found)
     }
 
+    /// The record at a sequence. One attempt.
+    pub(super) async fn record_at(&self, sequence: u64) -> Result<Option<Record>, LogError> {
+        match self.read_once(sequence).await? {
+            Attempt::Done(record) => Ok(record),
+            Attempt::Again(why) | Attempt::Lost(why) => Err(LogError::Unavailable(why.into())),
+        }
+    }
+
     /// The first record after a sequence that the leader still holds. One attempt.
     pub(super) async fn next_after(&self, sequence: u64) -> Result<Option<Record>, LogError> {
         let stream = self.stream().await?;

@@ -51,6 +51,8 @@ struct Feed {
     identity: Option<Identity>,
     /// Everything up to this sequence was delivered or is gone from the log.
     position: u64,
+    /// The record that was delivered last, and when the log took it.
+    last_record: Option<(u64, u64)>,
     consumer: Option<Consumer>,
     /// What is to be said before anything else.
     ready: VecDeque<Delivery>,
@@ -104,6 +106,7 @@ impl Feed {
             log,
             identity: after.identity,
             position: after.sequence,
+            last_record: None,
             consumer: None,
             ready: VecDeque::new(),
             checks,
@@ -134,6 +137,7 @@ impl Feed {
         let connected = self.link.wait_for(|link| link.connected).await;
         let connects = connected.map_err(|_| closed("the connection ended"))?.connects;
         self.check().await?;
+        self.compare_last_record().await?;
         match self.make_consumer(connects).await {
             Ok(consumer) => {
                 self.pause = RETRY_PAUSE;
@@ -280,6 +284,7 @@ impl Feed {
         // What lies below was told to be gone: it was overwritten since.
         if place.sequence > self.position {
             self.position = place.sequence;
+            self.last_record = Some((place.sequence, place.time_ms));
             self.moved = true;
             self.ready.push_back(Delivery::Record(Record {
                 sequence: place.sequence,
@@ -332,6 +337,17 @@ impl Feed {
             return Err(Lost::RolledBack { last: state.last });
         }
         Ok(())
+    }
+
+    /// Looks whether the log lost its tail and grew again while nobody looked. It shows as long as
+    /// the last record that was delivered was not replaced since.
+    async fn compare_last_record(&self) -> Result<(), Lost> {
+        let Some((at, time_ms)) = self.last_record else { return Ok(()) };
+        match self.log.record_at(at).await {
+            Ok(Some(record)) if record.time_ms != time_ms => Err(Lost::Rewritten { at }),
+            // What cannot be read now says nothing.
+            _ => Ok(()),
+        }
     }
 
     fn tell_if_caught_up(&mut self) {
