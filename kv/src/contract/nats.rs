@@ -127,6 +127,19 @@ impl NatsServers {
         self.wait(index);
     }
 
+    /// Starts a server again without waiting for it: one of a cluster waits for others.
+    pub fn restart_unwaited(&mut self, index: usize) {
+        self.spawn(index);
+    }
+
+    /// Waits for all servers to accept connections.
+    ///
+    /// # Panics
+    /// If one does not.
+    pub fn wait_all(&self) {
+        (0..self.servers.len()).for_each(|index| self.wait(index));
+    }
+
     /// Forgets all that a stopped server kept.
     pub fn wipe(&self, index: usize) {
         // A server that kept nothing has no directory.
