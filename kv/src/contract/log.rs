@@ -353,8 +353,11 @@ pub async fn blobs_come_back_by_their_hash(subject: LogSubject) {
         assert_eq!(blobs.put(value.clone()).await.expect(GOOD), hash);
         assert_eq!(log.state().await.expect(GOOD).last, last, "it was there");
         assert!(blobs.get(hash).await.expect(GOOD) == value);
+        assert!(blobs.list().await.expect(GOOD).contains(&hash));
+        assert!(!blobs.remove_stale(hash).await.expect(GOOD), "it is young");
         blobs.remove(hash).await.expect(GOOD);
         assert!(matches!(blobs.get(hash).await, Err(BlobError::Missing(_))));
+        assert!(!blobs.list().await.expect(GOOD).contains(&hash));
         assert_eq!(blobs.put(value.clone()).await.expect(GOOD), hash);
         assert!(blobs.get(hash).await.expect(GOOD) == value);
     }

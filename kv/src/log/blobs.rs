@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
@@ -18,6 +19,11 @@ const BLOB_BYTES_MAX: usize = 512 * 1024 * 1024;
 const CHUNK_BYTES_MAX: usize = 512 * 1024;
 /// Chunks of one blob that are on their way at once.
 const CHUNKS_IN_FLIGHT: usize = 4;
+/// How old a blob may be for another put of the same bytes to rely on it: an older one is stored
+/// anew, so that whoever removes what nobody names never removes what is being named.
+const RELIED_ON_MAX: Duration = Duration::from_secs(12 * 3600);
+/// How long after it was last stored a blob is safe from `remove_stale`.
+const GRACE: Duration = Duration::from_secs(24 * 3600);
 /// Says on the first chunk how many there are.
 const CHUNKS: &str = "Chunks";
 /// Says on the first chunk how many bytes they have.
@@ -36,8 +42,16 @@ pub trait BlobStore: Send + Sync + 'static {
     /// Reads a blob and checks its bytes against the hash.
     fn get(&self, hash: BlobHash) -> BoxFuture<'static, Result<Bytes, BlobError>>;
 
-    /// Removes a blob; removing an absent one succeeds. The caller knows that nobody refers to it.
+    /// Removes a blob; removing an absent one succeeds. The caller knows that nobody refers to it,
+    /// nor will by a put that is under way.
     fn remove(&self, hash: BlobHash) -> BoxFuture<'static, Result<(), BlobError>>;
+
+    /// Removes a blob that nobody refers to, unless it was put within the last 24 hours: who puts
+    /// bytes and then names them is safe. True if it was removed.
+    fn remove_stale(&self, hash: BlobHash) -> BoxFuture<'static, Result<bool, BlobError>>;
+
+    /// All blobs, in no particular order.
+    fn list(&self) -> BoxFuture<'static, Result<Vec<BlobHash>, BlobError>>;
 }
 
 /// Every failure of a `BlobStore`.
@@ -117,7 +131,8 @@ impl LogBlobs {
             return Err(BlobError::TooLarge(bytes.len()));
         }
         let (hash, bytes) = hashed(bytes).await;
-        if self.head(hash, Freshness::Any).await?.is_some() {
+        let found = self.head(hash, Freshness::Any).await?;
+        if found.is_some_and(|head| age(&head) <= RELIED_ON_MAX) {
             return Ok(hash);
         }
         let chunk_bytes = self.0.payload_bytes_max().clamp(1, CHUNK_BYTES_MAX);
@@ -134,6 +149,15 @@ impl LogBlobs {
         let head = chunk(0).header(CHUNKS, count.to_string()).header(SIZE, bytes.len().to_string());
         self.0.append(head).await?;
         Ok(hash)
+    }
+
+    async fn drop_stale(&self, hash: BlobHash) -> Result<bool, BlobError> {
+        let head = self.head(hash, Freshness::Latest).await?;
+        let Some(head) = head.filter(|head| age(head) > GRACE) else { return Ok(false) };
+        // What was stored anew since lies above.
+        self.0.purge(subject(hash, 0), head.sequence + 1).await?;
+        self.0.purge(format!("{hash}.*"), head.sequence + 1).await?;
+        Ok(true)
     }
 
     async fn load(&self, hash: BlobHash) -> Result<Bytes, BlobError> {
@@ -196,10 +220,29 @@ impl BlobStore for LogBlobs {
             Ok(blobs.0.purge(format!("{hash}.*"), u64::MAX).await?)
         })
     }
+
+    fn remove_stale(&self, hash: BlobHash) -> BoxFuture<'static, Result<bool, BlobError>> {
+        let blobs = self.clone();
+        Box::pin(async move { blobs.drop_stale(hash).await })
+    }
+
+    fn list(&self) -> BoxFuture<'static, Result<Vec<BlobHash>, BlobError>> {
+        let heads = self.0.subjects("*.0".into());
+        Box::pin(async move {
+            let hash = |subject: String| BlobHash::parse(subject.strip_suffix(".0")?);
+            Ok(heads.await?.into_iter().filter_map(hash).collect())
+        })
+    }
 }
 
 fn subject(hash: BlobHash, index: usize) -> String {
     format!("{hash}.{index}")
+}
+
+/// How long ago a record was appended, by this machine's clock; nothing if that is to come.
+fn age(record: &Record) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(Duration::from_millis(record.time_ms))
 }
 
 /// Hashes off the runtime's threads: 25 MiB take a tenth of a second.

@@ -56,6 +56,10 @@ pub trait ChangeLog: Send + Sync + 'static {
     /// The newest record on a subject, if the log holds one.
     fn last_on(&self, subject: String, freshness: Freshness) -> LogFuture<Option<Record>>;
 
+    /// The subjects that match a filter and hold a record, in no particular order. For upkeep: it can
+    /// be a long list.
+    fn subjects(&self, filter: String) -> LogFuture<Vec<String>>;
+
     /// The largest payload that an append may carry beside some hundred bytes of headers.
     fn payload_bytes_max(&self) -> usize;
 

@@ -4,7 +4,7 @@
 //! the acknowledgement, it answers late, it delivers late or twice, it loses its tail, it is
 //! replaced. It never changes the order of deliveries: the contract rules that out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -384,6 +384,14 @@ impl ChangeLog for FakeLog {
 
     fn last_on(&self, subject: String, _: Freshness) -> LogFuture<Option<Record>> {
         self.ask(move |state| state.last_on(&subject).cloned())
+    }
+
+    fn subjects(&self, filter: String) -> LogFuture<Vec<String>> {
+        self.ask(move |state| {
+            let all = state.records.values().map(|(record, _)| &record.subject);
+            let found: HashSet<&String> = all.filter(|subject| matches(&filter, subject)).collect();
+            found.into_iter().cloned().collect()
+        })
     }
 
     fn payload_bytes_max(&self) -> usize {

@@ -273,6 +273,19 @@ impl ChangeLog for SqliteLog {
         })
     }
 
+    fn subjects(&self, filter: String) -> LogFuture<Vec<String>> {
+        let (name, now_s) = (self.name.clone(), self.shared.clock.now_s());
+        self.shared.submit(move |connection| {
+            let log = open(connection, &name)?;
+            expire(connection, now_s)?;
+            let find = "SELECT DISTINCT subject FROM record WHERE log = ?1";
+            let mut statement = connection.prepare_cached(find)?;
+            let all = statement.query_map((log.id,), |row| row.get::<_, String>(0))?;
+            let all = all.collect::<rusqlite::Result<Vec<_>>>()?;
+            Ok(Ok(all.into_iter().filter(|subject| matches(&filter, subject)).collect()))
+        })
+    }
+
     fn payload_bytes_max(&self) -> usize {
         PAYLOAD_BYTES_MAX
     }

@@ -2,16 +2,33 @@
 
 use bytes::Bytes;
 
-use super::Inner;
+use super::{Health, Inner};
 use crate::entry::Entry;
 use crate::error::KvError;
 use crate::key::{Key, NamespaceId};
+use crate::log::BlobError;
 use crate::sqlite::{Blob, Step, Stored};
 
 /// Times that a read follows a key whose value was replaced while it was fetched.
 const TRIES_MAX: usize = 4;
 
 impl Inner {
+    pub(super) async fn collect_blobs(&self) -> Result<usize, KvError> {
+        let failed = |error: BlobError| KvError::Unavailable(error.to_string().into());
+        // What is listed first was named before the replica is asked for names, or is young.
+        let listed = self.blobs.list().await.map_err(failed)?;
+        let health = *self.status.watch().borrow();
+        if health != Health::Connected {
+            return Err(KvError::Unavailable("this node is not current".into()));
+        }
+        let named = self.sqlite.blobs().await?;
+        let mut removed = 0;
+        for hash in listed.into_iter().filter(|hash| !named.contains(hash)) {
+            removed += usize::from(self.blobs.remove_stale(hash).await.map_err(failed)?);
+        }
+        Ok(removed)
+    }
+
     /// An entry with its value, fetched and kept if it was not here.
     pub(super) async fn complete(
         &self,

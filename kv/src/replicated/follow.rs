@@ -50,6 +50,9 @@ struct Follower<'a> {
 
 impl Follower<'_> {
     async fn run(&self) {
+        let mut agreed = self.inner.agreed.subscribe();
+        // The sender is in `inner`. A node that disagrees waits here until it is closed.
+        let _ = agreed.wait_for(|agreed| *agreed == Some(true)).await;
         let mut pause = PAUSE_MIN;
         let mut lost = None;
         loop {

@@ -8,6 +8,7 @@
 //!
 //! It knows no NATS: `LogEngine` is what it stands on. It keeps no consensus of its own.
 
+mod agree;
 mod blobs;
 mod export;
 mod follow;
@@ -74,6 +75,8 @@ struct Inner {
     write_kib: Arc<Semaphore>,
     fetches: Semaphore,
     closed: watch::Sender<bool>,
+    /// Whether the cluster has as many shards as this node; none before that is known.
+    agreed: watch::Sender<Option<bool>>,
     /// Told whenever a shard has found its log.
     begun: watch::Sender<()>,
     runtime: Handle,
@@ -81,7 +84,9 @@ struct Inner {
 
 impl ReplicatedStore {
     /// Opens or creates this node's replica at `path` and begins to follow the logs `kv.<shard>` of
-    /// the engine. It does not wait for them: `health` tells when the replica is current. Blocks, for
+    /// the engine, large values being in `kv-blobs`. A cluster's first node settles in `kv-meta` how
+    /// many shards there are; a node that has another number follows nothing and says so in the log.
+    /// It does not wait for them: `health` tells when the replica is current. Blocks, for
     /// as long as recovering the file takes.
     ///
     /// # Errors
@@ -104,7 +109,8 @@ impl ReplicatedStore {
                 engine.log(&format!("kv.{shard}"), log_options(&options, known))
             })
             .collect();
-        let blobs = engine.log("blobs", log_options(&options, false));
+        let blobs = engine.log("kv-blobs", log_options(&options, false));
+        let meta = engine.log("kv-meta", log_options(&options, false));
         let status = Status::new(shard_health(&sqlite, shards), logs[0].connectivity());
         let inner = Arc::new(Inner {
             logs,
@@ -115,6 +121,7 @@ impl ReplicatedStore {
             write_kib: Arc::new(Semaphore::new(options.write_bytes_max / write::KIB)),
             fetches: Semaphore::new(options.fetches_max.max(1)),
             closed: watch::Sender::new(false),
+            agreed: watch::Sender::new(None),
             begun: watch::Sender::new(()),
             runtime: Handle::current(),
             sqlite,
@@ -123,6 +130,7 @@ impl ReplicatedStore {
         for shard in 0..shards {
             inner.runtime.spawn(follow::run(inner.clone(), shard));
         }
+        inner.runtime.spawn(agree::run(inner.clone(), meta));
         inner.runtime.spawn(watch_connectivity(inner.clone()));
         Ok(Self(Arc::new(Owner(inner))))
     }
@@ -177,6 +185,15 @@ impl ReplicatedStore {
     /// Reads everything that the replica holds, in the order of namespaces and keys.
     pub fn export(&self) -> Export {
         Export::new(self.0.0.clone())
+    }
+
+    /// Removes large values that no key names any more and that were put more than 24 hours ago, and
+    /// returns how many. For one node of a cluster, now and then.
+    ///
+    /// # Errors
+    /// `Unavailable` where this node is not current, and those of the blob store.
+    pub async fn collect_blobs(&self) -> Result<usize, KvError> {
+        self.inner().collect_blobs().await
     }
 
     fn inner(&self) -> &Inner {

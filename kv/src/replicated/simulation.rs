@@ -271,6 +271,7 @@ impl Simulation {
         } else {
             self.log.replace();
         }
+        self.settle().await;
     }
 
     fn open_all(&mut self) {

@@ -324,3 +324,36 @@ async fn what_is_exported_can_be_imported() {
     assert_eq!(export.checksum().1, 602);
     assert_eq!(copy.checksum(), export.checksum());
 }
+
+/// Two nodes that spread keys in different ways would not find each other's.
+#[tokio::test]
+async fn a_node_of_another_number_of_shards_is_refused() {
+    let cluster = Cluster::new(2);
+    let here = cluster.open(0).await;
+    put(&here, "a", "1").await.unwrap();
+    let path = cluster.places[1].path().join("kv.sqlite");
+    let other = ReplicatedOptions { shards: 2, ..cluster.options() };
+    let there = ReplicatedStore::open(&cluster.logs, path, other).unwrap();
+    let refused = put(&there, "a", "2").await.unwrap_err();
+    assert!(matches!(refused, KvError::Unavailable(_)), "{refused}");
+    assert_eq!(*there.health().borrow(), Health::Starting);
+}
+
+/// Values that no key names go, but not while somebody may be about to name them.
+#[tokio::test]
+async fn unnamed_values_are_collected_when_they_are_old() {
+    let cluster = Cluster::new(1);
+    let store = cluster.open(0).await;
+    let blobs = cluster.logs.log("kv-blobs", log_options(&cluster.options(), false));
+    let large = |byte: u8| Bytes::from(vec![byte; 600_000]);
+    for byte in [1, 2] {
+        let key = key("large");
+        store.put(&namespace(1), &key, large(byte), PutOptions::default()).await.unwrap();
+    }
+    connected(&store).await;
+    let blobs = LogBlobs::new(blobs);
+    assert_eq!(blobs.list().await.unwrap().len(), 2);
+    // The fake's clock stands years before the machine's: every blob is old.
+    assert_eq!(store.collect_blobs().await.unwrap(), 1);
+    assert_eq!(blobs.list().await.unwrap(), [crate::log::BlobHash::of(&large(2))]);
+}

@@ -162,6 +162,11 @@ impl Inner {
         let deadline = Instant::now() + self.options.write_timeout;
         let mut begun = self.begun.subscribe();
         loop {
+            if *self.agreed.borrow() == Some(false) {
+                return Err(KvError::Unavailable(
+                    "the cluster has another number of shards".into(),
+                ));
+            }
             let state = self.sqlite.shard(shard);
             if state.identity.is_some() {
                 return Ok(state);

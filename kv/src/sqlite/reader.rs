@@ -1,5 +1,6 @@
 //! The read statements, and the threads that run them on connections of their own.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -175,6 +176,14 @@ pub(super) fn dump(
         Err(error) => Some(Err(error)),
     })
     .collect()
+}
+
+/// The values in the blob store that rows name, hidden ones included.
+pub(super) fn blobs(connection: &Connection) -> rusqlite::Result<HashSet<BlobHash>> {
+    let mut statement = connection.prepare("SELECT blob FROM entry WHERE blob IS NOT NULL")?;
+    let rows =
+        statement.query_map((), |row| Ok(BlobHash::from_slice(row.get_ref(0)?.as_blob()?)))?;
+    rows.filter_map(Result::transpose).collect()
 }
 
 fn scan(

@@ -40,7 +40,7 @@ pub(crate) struct ShardState {
     pub(crate) incarnation: u64,
     /// The resync that is under way.
     pub(crate) resync: Resync,
-    /// The checkpoint when it began.
+    /// The checkpoint when it began, if sequences still compare.
     pub(crate) resync_from: u64,
     /// A moment at which nothing was missing, in seconds since the epoch: the log still holds the
     /// tombstones of all that was deleted since.
@@ -404,7 +404,8 @@ impl Applier<'_> {
             era: before.era + 1,
             incarnation: before.incarnation + u64::from(!comparable),
             resync,
-            resync_from: before.sequence.max(before.resync_from),
+            // Sequences of the log before say nothing about this one.
+            resync_from: if comparable { before.sequence.max(before.resync_from) } else { 0 },
             caught_up_s: now_s,
         })
     }

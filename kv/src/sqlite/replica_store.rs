@@ -1,5 +1,6 @@
 //! What a replicated store asks of the SQLite store that is its replica.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use futures_util::FutureExt;
@@ -11,6 +12,7 @@ use super::writer::Change;
 use super::{SqliteOptions, SqliteStore, Stored, reader};
 use crate::error::KvError;
 use crate::key::{Key, NamespaceId};
+use crate::log::BlobHash;
 use crate::store::KvFuture;
 
 /// What a record takes in a queue beside its key and its value, by estimate.
@@ -74,6 +76,13 @@ impl SqliteStore {
         };
         self.read(move |connection, _| {
             reader::dump(connection, namespace, &after, limit).map_err(storage("read all keys"))
+        })
+    }
+
+    /// The values in the blob store that some key names.
+    pub(crate) fn blobs(&self) -> KvFuture<HashSet<BlobHash>> {
+        self.read(|connection, _| {
+            reader::blobs(connection).map_err(storage("read names of values"))
         })
     }
 

@@ -11,6 +11,7 @@ use async_nats::jetstream::stream::{
     StorageType, Stream,
 };
 use async_nats::{HeaderMap, Request, RequestErrorKind};
+use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -332,6 +333,22 @@ impl Log {
         }
     }
 
+    async fn subjects_once(&self, filter: &str) -> Result<Attempt<Vec<String>>, LogError> {
+        let filter = format!("{}{filter}", self.prefix);
+        let mut pages = match self.stream().await?.info_with_subjects(filter).await {
+            Ok(pages) => pages,
+            Err(error) => return Ok(Attempt::Again(error.to_string())),
+        };
+        let mut subjects = Vec::new();
+        while let Some(found) = pages.next().await {
+            match found {
+                Ok((subject, _)) => subjects.push(wire::relative(&subject, &self.prefix)),
+                Err(error) => return Ok(Attempt::Again(error.to_string())),
+            }
+        }
+        Ok(Attempt::Done(subjects))
+    }
+
     async fn purge_once(&self, filter: &str, before: u64) -> Result<Attempt<()>, LogError> {
         let filter = format!("{}{filter}", self.prefix);
         let stream = self.stream().await?;
@@ -409,6 +426,11 @@ impl ChangeLog for NatsLog {
     fn last_on(&self, subject: String, freshness: Freshness) -> LogFuture<Option<Record>> {
         let log = self.0.clone();
         Box::pin(async move { log.within_bound(|_| log.last_once(&subject, freshness)).await })
+    }
+
+    fn subjects(&self, filter: String) -> LogFuture<Vec<String>> {
+        let log = self.0.clone();
+        Box::pin(async move { log.within_bound(|_| log.subjects_once(&filter)).await })
     }
 
     fn payload_bytes_max(&self) -> usize {
