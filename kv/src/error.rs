@@ -136,6 +136,26 @@ pub enum KvError {
         #[serde(serialize_with = "as_lossy_text")]
         path: PathBuf,
     },
+    /// The log that all nodes share cannot be reached. Nothing was written; the caller may try again.
+    #[error("writes are not possible now: {0}; reads go on, try again later")]
+    Unavailable(Cow<'static, str>),
+    /// The log that all nodes share did not answer in time. Whether the write is stored is unknown
+    /// until it is read.
+    #[error("whether it was written is unknown: {0}; read it, or write it again")]
+    OutcomeUnknown(Cow<'static, str>),
+    /// The value lies in the blob store and was not on this node yet, and cannot be had now.
+    #[error("the value is not on this node yet and cannot be fetched: {0}; try again later")]
+    ValueAway(Cow<'static, str>),
+    /// The file belongs to a store of the other kind, or to a replica of another number of shards.
+    #[error(
+        "the key-value store {path} is of another kind or has another number of shards, export it \
+         and import it into a new one"
+    )]
+    WrongRole {
+        /// The database's file.
+        #[serde(serialize_with = "as_lossy_text")]
+        path: PathBuf,
+    },
     /// The database was written by a newer version of this program.
     #[error(
         "the key-value store has schema {found} but this version knows only {supported}, \
@@ -160,8 +180,13 @@ impl KvError {
             | Self::BulkTooMany(_)
             | Self::BulkTooLarge(_) => 413,
             Self::Overloaded => 429,
-            Self::Closed => 503,
-            Self::Storage { .. } | Self::InUse { .. } | Self::SchemaTooNew { .. } => 500,
+            Self::Closed | Self::Unavailable(_) | Self::OutcomeUnknown(_) | Self::ValueAway(_) => {
+                503
+            }
+            Self::Storage { .. }
+            | Self::InUse { .. }
+            | Self::WrongRole { .. }
+            | Self::SchemaTooNew { .. } => 500,
             _ => 400,
         }
     }
@@ -184,8 +209,12 @@ impl KvError {
             Self::BulkGetEmpty | Self::BulkGetTooMany => 10029,
             Self::Overloaded => 10022,
             Self::Closed
+            | Self::Unavailable(_)
+            | Self::OutcomeUnknown(_)
+            | Self::ValueAway(_)
             | Self::Storage { .. }
             | Self::InUse { .. }
+            | Self::WrongRole { .. }
             | Self::SchemaTooNew { .. } => 10001,
         }
     }
@@ -193,10 +222,16 @@ impl KvError {
     /// The message for someone outside the node: it keeps the engine's own words and paths back.
     pub fn public_message(&self) -> Cow<'static, str> {
         match self {
-            Self::Storage { .. } | Self::InUse { .. } | Self::SchemaTooNew { .. } => {
-                Cow::Borrowed("Internal Server Error")
+            Self::Storage { .. }
+            | Self::InUse { .. }
+            | Self::WrongRole { .. }
+            | Self::SchemaTooNew { .. } => Cow::Borrowed("Internal Server Error"),
+            Self::Closed | Self::Unavailable(_) | Self::ValueAway(_) => {
+                Cow::Borrowed("Service Unavailable")
             }
-            Self::Closed => Cow::Borrowed("Service Unavailable"),
+            Self::OutcomeUnknown(_) => {
+                Cow::Borrowed("Service Unavailable, it is unknown whether the write was stored")
+            }
             fault => Cow::Owned(fault.to_string()),
         }
     }
@@ -309,6 +344,10 @@ mod tests {
             KvError::Storage { action: "commit".into(), cause },
             KvError::InUse { path: "kv.sqlite".into() },
             KvError::SchemaTooNew { found: 9, supported: 1 },
+            KvError::Unavailable("no server".into()),
+            KvError::OutcomeUnknown("no answer".into()),
+            KvError::ValueAway("no server".into()),
+            KvError::WrongRole { path: "kv.sqlite".into() },
         ];
         for error in errors {
             let bytes = rmp_serde::to_vec(&error).unwrap();

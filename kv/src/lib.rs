@@ -15,8 +15,10 @@ mod error;
 mod key;
 pub mod limits;
 mod list;
+pub mod log;
 pub mod model;
 mod remote;
+mod replicated;
 mod sqlite;
 mod store;
 mod weight;
@@ -28,5 +30,8 @@ pub use error::{Cause, KvError, Operation};
 pub use key::{Key, NamespaceId};
 pub use list::{KeyInfo, ListOptions, ListPage, ListQuery};
 pub use remote::{RemoteOptions, RemoteStats, RemoteStore, ServeOptions, serve_remote};
+pub use replicated::{
+    Export, Exported, Health, ReplicatedOptions, ReplicatedStats, ReplicatedStore, import,
+};
 pub use sqlite::{BATCH_SIZE_BOUNDS, SqliteOptions, SqliteStats, SqliteStore};
 pub use store::{KvFuture, KvStore};

@@ -3,6 +3,8 @@
 
 mod cases;
 mod history;
+pub mod log;
+pub mod nats;
 mod random;
 
 use std::any::Any;

@@ -1,10 +1,13 @@
 //! The embedded engine: one SQLite file, one thread that writes with group commit, some that read,
 //! and a memory cache before them. It refuses work it cannot queue, and waits for nothing else.
 
+mod apply;
 mod cache;
 mod namespaces;
 mod queue;
 mod reader;
+mod replica;
+mod replica_store;
 mod schema;
 mod stats;
 mod sweep;
@@ -23,6 +26,8 @@ use futures_util::future::ready;
 use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 
+pub(crate) use reader::Stored;
+pub(crate) use replica::{Blob, ReplicaRecord, Resync, ShardState, Step, What};
 pub use stats::{BATCH_SIZE_BOUNDS, SqliteStats};
 
 use crate::clock::{Clock, SystemClock};
@@ -34,10 +39,11 @@ use crate::limits::BULK_GET_BYTES_MAX;
 use crate::list::{ListOptions, ListPage};
 use crate::store::{KvFuture, KvStore, check_get_many};
 use cache::Cache;
-use namespaces::{NamespaceRow, Namespaces};
+use namespaces::Namespaces;
 use queue::{Bounds, Queue};
 use reader::ReadJob;
-use schema::storage;
+use replica::Shards;
+use schema::{Role, storage};
 use writer::{Change, Write, Writer};
 
 /// How a `SqliteStore` uses the machine.
@@ -89,6 +95,8 @@ struct Shared {
     clock: Arc<dyn Clock>,
     counters: stats::Counters,
     namespaces: Namespaces,
+    /// Empty but in a replica.
+    shards: Shards,
     reads: Queue<ReadJob>,
     writes: Queue<Write>,
     /// Threads that have not ended.
@@ -105,11 +113,14 @@ impl SqliteStore {
     /// Blocks, for as long as recovering the log takes.
     ///
     /// # Errors
-    /// `InUse`, `SchemaTooNew` or `Storage`.
+    /// `InUse`, `SchemaTooNew`, `WrongRole` if it is a replica, or `Storage`.
     pub fn open(path: impl AsRef<Path>, options: SqliteOptions) -> Result<Self, KvError> {
-        let path = path.as_ref();
+        Self::open_as(path.as_ref(), options, Role::Alone)
+    }
+
+    fn open_as(path: &Path, options: SqliteOptions, role: Role) -> Result<Self, KvError> {
         let lock = schema::lock(path)?;
-        let connection = schema::open_writer(path)?;
+        let connection = schema::open_writer(path, role)?;
         let readers = (0..options.readers.max(1))
             .map(|_| schema::open_reader(path))
             .collect::<Result<Vec<_>, _>>()?;
@@ -121,6 +132,7 @@ impl SqliteStore {
             clock: options.clock,
             counters: stats::Counters::default(),
             namespaces: Namespaces::new(schema::load_namespaces(&connection)?),
+            shards: Shards::new(replica::load(&connection).map_err(storage("load checkpoints"))?),
             reads: Queue::new(read_bounds),
             writes: Queue::new(write_bounds),
             threads: watch::Sender::new(0),
@@ -206,21 +218,39 @@ impl SqliteStore {
         self.write(Change::Delete(namespace.clone(), keys), bytes)
     }
 
-    fn get_found(&self, namespace: NamespaceRow, keys: Vec<Key>) -> KvFuture<Vec<Option<Entry>>> {
+    /// Reads a key, its value where it is here.
+    fn look(&self, namespace: &NamespaceId, key: &Key) -> KvFuture<Option<Stored>> {
+        let Some(namespace) = self.0.shared.namespaces.find(namespace) else {
+            return ready(Ok(None)).boxed();
+        };
+        let cache_key = (namespace, key.clone());
+        match self.0.shared.recall(&cache_key) {
+            Some(entry) => ready(Ok(entry.map(Stored::Here))).boxed(),
+            None => self.read(move |connection, shared| {
+                reader::load(connection, shared, namespace, &cache_key.1)
+            }),
+        }
+    }
+
+    /// Reads keys as `look` does; their number was checked.
+    fn look_many(&self, namespace: &NamespaceId, keys: Vec<Key>) -> KvFuture<Vec<Option<Stored>>> {
         let mut entries = vec![None; keys.len()];
+        let Some(namespace) = self.0.shared.namespaces.find(namespace) else {
+            return ready(Ok(entries)).boxed();
+        };
         let mut missing = Vec::new();
         let mut bytes = 0;
         for (index, key) in keys.into_iter().enumerate() {
             let cache_key = (namespace, key);
             match self.0.shared.recall(&cache_key) {
                 Some(entry) => {
-                    bytes += entry.as_ref().map_or(0, |entry| entry.value.len());
-                    entries[index] = entry;
+                    entries[index] = entry.map(Stored::Here);
+                    bytes += entries[index].as_ref().map_or(0, Stored::value_bytes);
                 }
                 None => missing.push((index, cache_key.1)),
             }
         }
-        if bytes > BULK_GET_BYTES_MAX {
+        if bytes > BULK_GET_BYTES_MAX as u64 {
             return ready(Err(KvError::BulkGetTooLarge)).boxed();
         }
         if missing.is_empty() {
@@ -238,26 +268,17 @@ impl SqliteStore {
 
 impl KvStore for SqliteStore {
     fn get(&self, namespace: &NamespaceId, key: &Key) -> KvFuture<Option<Entry>> {
-        let Some(namespace) = self.0.shared.namespaces.find(namespace) else {
-            return ready(Ok(None)).boxed();
-        };
-        let cache_key = (namespace, key.clone());
-        match self.0.shared.recall(&cache_key) {
-            Some(entry) => ready(Ok(entry)).boxed(),
-            None => self.read(move |connection, shared| {
-                reader::load(connection, shared, namespace, &cache_key.1)
-            }),
-        }
+        let found = self.look(namespace, key);
+        found.map(|found| found?.map(Stored::here).transpose()).boxed()
     }
 
     fn get_many(&self, namespace: &NamespaceId, keys: Vec<Key>) -> KvFuture<Vec<Option<Entry>>> {
         if let Err(fault) = check_get_many(&keys) {
             return ready(Err(fault)).boxed();
         }
-        match self.0.shared.namespaces.find(namespace) {
-            Some(namespace) => self.get_found(namespace, keys),
-            None => ready(Ok(vec![None; keys.len()])).boxed(),
-        }
+        let here = |stored: Option<Stored>| stored.map(Stored::here).transpose();
+        let found = self.look_many(namespace, keys);
+        found.map(move |found| found?.into_iter().map(here).collect()).boxed()
     }
 
     fn put(
@@ -321,8 +342,12 @@ impl Shared {
     }
 
     fn unexpired(&self, entry: Option<Entry>) -> Option<Entry> {
+        entry.filter(|entry| self.is_live(entry))
+    }
+
+    fn is_live(&self, entry: &Entry) -> bool {
         // The clock is asked only for entries that expire at all.
-        entry.filter(|entry| entry.expiration.is_none() || !entry.is_expired(self.clock.now_s()))
+        entry.expiration.is_none() || !entry.is_expired(self.clock.now_s())
     }
 
     fn close(&self) {

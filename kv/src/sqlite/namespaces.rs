@@ -26,6 +26,14 @@ impl Namespaces {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(id).copied()
     }
 
+    /// All ids in their order.
+    pub(super) fn all(&self) -> Vec<NamespaceId> {
+        let rows = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let mut ids: Vec<_> = rows.keys().cloned().collect();
+        ids.sort_unstable();
+        ids
+    }
+
     /// Shows committed changes to readers.
     pub(super) fn publish(&self, changes: NamespaceChanges) {
         if changes.is_empty() {

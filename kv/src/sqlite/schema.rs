@@ -12,8 +12,8 @@ use super::namespaces::NamespaceRow;
 use crate::error::KvError;
 use crate::key::NamespaceId;
 
-/// The version of `SCHEMA`, kept in the file's `user_version`.
-const SCHEMA_VERSION: i64 = 1;
+/// The version of `SCHEMA` and the steps after it, kept in the file's `user_version`.
+const SCHEMA_VERSION: i64 = 2;
 
 /// How long a connection waits for a lock that another program (a backup, a shell) holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,6 +49,61 @@ CREATE TRIGGER entry_delete AFTER DELETE ON entry BEGIN
     DELETE FROM value WHERE id = OLD.value;
 END;
 ";
+
+/// From version 1 to 2: what a replica of a log needs to know. In a store that is no replica, all
+/// of it keeps its default and `shard` is empty.
+///
+/// `shard`, `era` and `sequence` say which record made a row and in which era of its shard; a resync
+/// begins an era. A hidden row was found by a resync below the checkpoint and shows at its end.
+/// `blob` is the hash of a value that lies in the blob store; here it is empty or complete.
+/// `tombstone` and `dropped` remember what this node deleted beyond its checkpoint, against older
+/// records that are still to come.
+const TO_VERSION_2: &str = "
+ALTER TABLE entry ADD COLUMN shard INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE entry ADD COLUMN era INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE entry ADD COLUMN sequence INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE entry ADD COLUMN hidden INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE entry ADD COLUMN blob BLOB;
+CREATE TABLE shard (
+    id INTEGER PRIMARY KEY,
+    identity TEXT,
+    sequence INTEGER NOT NULL,
+    time_ms INTEGER NOT NULL,
+    high INTEGER NOT NULL,
+    era INTEGER NOT NULL,
+    incarnation INTEGER NOT NULL,
+    resync INTEGER NOT NULL,
+    resync_from INTEGER NOT NULL,
+    caught_up_s INTEGER NOT NULL
+) STRICT;
+CREATE TABLE tombstone (
+    shard INTEGER NOT NULL,
+    namespace INTEGER NOT NULL,
+    key BLOB NOT NULL,
+    sequence INTEGER NOT NULL,
+    PRIMARY KEY (shard, namespace, key)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE dropped (
+    shard INTEGER NOT NULL,
+    namespace INTEGER NOT NULL,
+    before INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    PRIMARY KEY (shard, namespace)
+) STRICT, WITHOUT ROWID;
+";
+
+/// A replica's commits need not wait for the disk: what a power cut takes back, the log still has,
+/// and the checkpoint goes back with it.
+const REPLICA_PRAGMAS: &str = "PRAGMA synchronous = NORMAL;";
+
+/// What a file is used for. One that was used for one thing cannot be taken for the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// A store of its own.
+    Alone,
+    /// A replica of this many logs.
+    Replica(u16),
+}
 
 /// Settings of the writer's connection. FULL makes each commit wait for the disk: this is what an
 /// acknowledgement promises. Checkpoints are rarer than SQLite's default, and a log that one large
@@ -87,7 +142,7 @@ pub(super) fn lock(path: &Path) -> Result<File, KvError> {
 }
 
 /// Opens the writer's connection and creates the tables in a new file.
-pub(super) fn open_writer(path: &Path) -> Result<Connection, KvError> {
+pub(super) fn open_writer(path: &Path, role: Role) -> Result<Connection, KvError> {
     let failed = storage("open the database");
     let mut connection = Connection::open(path).map_err(&failed)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(&failed)?;
@@ -96,8 +151,15 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, KvError> {
         return Err(KvError::SchemaTooNew { found, supported: SCHEMA_VERSION });
     }
     connection.execute_batch(WRITER_PRAGMAS).map_err(&failed)?;
-    if found == 0 {
-        create(&mut connection).map_err(storage("create the tables"))?;
+    if found < SCHEMA_VERSION {
+        migrate(&mut connection, found).map_err(storage("create the tables"))?;
+    }
+    let fits = take_role(&mut connection, role).map_err(&failed)?;
+    if !fits {
+        return Err(KvError::WrongRole { path: path.to_owned() });
+    }
+    if role != Role::Alone {
+        connection.execute_batch(REPLICA_PRAGMAS).map_err(&failed)?;
     }
     Ok(connection)
 }
@@ -143,11 +205,34 @@ fn version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("PRAGMA user_version", (), |row| row.get(0))
 }
 
-fn create(connection: &mut Connection) -> rusqlite::Result<()> {
+fn migrate(connection: &mut Connection, found: i64) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    transaction.execute_batch(SCHEMA)?;
+    if found == 0 {
+        transaction.execute_batch(SCHEMA)?;
+    }
+    transaction.execute_batch(TO_VERSION_2)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()
+}
+
+/// Makes a new file what it is to be; false if it was used for something else.
+fn take_role(connection: &mut Connection, role: Role) -> rusqlite::Result<bool> {
+    let count = |query: &str| connection.query_row(query, (), |row| row.get::<_, i64>(0));
+    let shards = count("SELECT count(*) FROM shard")?;
+    let Role::Replica(wanted) = role else { return Ok(shards == 0) };
+    if shards == i64::from(wanted) {
+        return Ok(true);
+    }
+    if shards > 0 || count("SELECT count(*) FROM namespace")? > 0 {
+        return Ok(false);
+    }
+    let transaction = connection.transaction()?;
+    for shard in 0..wanted {
+        transaction
+            .execute("INSERT INTO shard VALUES (?1, NULL, 0, 0, 0, 0, 0, 0, 0, 0)", (shard,))?;
+    }
+    transaction.commit()?;
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -158,7 +243,7 @@ mod tests {
     #[test]
     fn the_writer_waits_for_the_disk() {
         let place = tempfile::tempdir().unwrap();
-        let connection = open_writer(&place.path().join("kv.sqlite")).unwrap();
+        let connection = open_writer(&place.path().join("kv.sqlite"), Role::Alone).unwrap();
         let check = |pragma: &str, expected: &str| {
             let read = format!("SELECT CAST({pragma} AS TEXT) FROM pragma_{pragma}");
             let found: String = connection.query_row(&read, (), |row| row.get(0)).unwrap();
@@ -166,5 +251,40 @@ mod tests {
         };
         check("journal_mode", "wal");
         check("synchronous", "2");
+    }
+
+    /// A file that version 1 of this store wrote opens with what it holds.
+    #[test]
+    fn a_file_of_version_1_opens() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("kv.sqlite");
+        let connection = Connection::open(&path).unwrap();
+        connection.execute_batch(SCHEMA).unwrap();
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        let rows = "
+            INSERT INTO namespace (name) VALUES ('00000000000000000000000000000001');
+            INSERT INTO value (bytes) VALUES (x'76');
+            INSERT INTO entry VALUES (1, x'61', 1, 1, NULL, 'null');";
+        connection.execute_batch(rows).unwrap();
+        drop(connection);
+        let connection = open_writer(&path, Role::Alone).unwrap();
+        let read = "SELECT key, metadata, sequence, blob FROM entry";
+        let found = connection.query_row(read, (), |row| {
+            Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?))
+        });
+        assert_eq!(found.unwrap(), (b"a".to_vec(), "null".to_owned(), 0));
+        drop(connection);
+        assert!(matches!(open_writer(&path, Role::Replica(16)), Err(KvError::WrongRole { .. })));
+    }
+
+    #[test]
+    fn a_replica_stays_one() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("kv.sqlite");
+        drop(open_writer(&path, Role::Replica(16)).unwrap());
+        drop(open_writer(&path, Role::Replica(16)).unwrap());
+        for role in [Role::Alone, Role::Replica(8)] {
+            assert!(matches!(open_writer(&path, role), Err(KvError::WrongRole { .. })));
+        }
     }
 }

@@ -9,9 +9,13 @@ const ROWS_MAX: i64 = 256;
 /// Bytes of values after which a step ends: freeing a large value walks all its pages.
 const BYTES_MAX: i64 = 16 * 1024 * 1024;
 
+/// In a replica a row stays until its shard's checkpoint has passed it: until then an older record
+/// of its key may still come, which only the row tells to be old.
 const EXPIRED: &str = "
 SELECT namespace, key, value_bytes FROM entry
-WHERE expiration <= ?1 ORDER BY expiration LIMIT ?2";
+WHERE expiration <= ?1
+    AND sequence <= coalesce((SELECT sequence FROM shard WHERE shard.id = entry.shard), 0)
+ORDER BY expiration LIMIT ?2";
 
 const DROPPED: &str = "SELECT id FROM namespace WHERE name IS NULL LIMIT 1";
 

@@ -1,25 +1,23 @@
 //! The one thread that changes the database. It commits what is queued as one transaction, so that
 //! concurrent writes share the wait for the disk, and acknowledges only what is on it.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use super::Shared;
-use super::cache::CacheKey;
-use super::namespaces::{NamespaceChanges, NamespaceRow};
+use super::apply::{Applier, Effects};
 use super::queue::{Batch, Bounds};
-use super::schema::{integer, storage};
-use super::sweep::{self, Swept};
+use super::replica::{self, Step};
+use super::schema::storage;
+use super::sweep::Swept;
 use crate::entry::Entry;
-use crate::epochs::{Epochs, Touched};
+use crate::epochs::Epochs;
 use crate::error::KvError;
 use crate::key::{Key, NamespaceId};
-use crate::weight::Slot;
 
 /// What one transaction carries, at most: more would make the first of a batch wait too long.
 const TRANSACTION: Bounds = Bounds { items_max: 1024, bytes_max: 16 * 1024 * 1024 };
@@ -32,6 +30,7 @@ pub(super) enum Change {
     Delete(NamespaceId, Vec<Key>),
     Drop(NamespaceId),
     Sweep,
+    Replica(Step),
 }
 
 /// A change and who waits for it.
@@ -47,17 +46,6 @@ pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) sweep_interval: Duration,
     pub(super) epochs: Option<Arc<Epochs>>,
-}
-
-/// What a transaction will have changed once it is committed.
-#[derive(Default)]
-struct Effects {
-    namespaces: NamespaceChanges,
-    /// The last slot of each key: earlier ones of the same transaction are never visible.
-    slots: HashMap<CacheKey, Slot>,
-    /// The same keys for the caches of other processes.
-    touched: Touched,
-    swept: Swept,
 }
 
 impl Writer {
@@ -117,8 +105,11 @@ impl Writer {
             .map_err(storage("begin a transaction"))?;
         let mut effects = Effects::default();
         for change in changes {
-            apply(&transaction, shared, epochs, change, &mut effects).map_err(storage("write"))?;
+            let mut applier = Applier { transaction: &transaction, shared, epochs, effects };
+            applier.apply(change).map_err(storage("write"))?;
+            effects = applier.effects;
         }
+        replica::save(&transaction, &effects.shards).map_err(storage("write a checkpoint"))?;
         for key in effects.slots.keys() {
             shared.cache.begin_write(key);
         }
@@ -128,9 +119,10 @@ impl Writer {
             .and_then(|()| transaction.commit().map_err(storage("commit")));
         if committed.is_ok() {
             shared.namespaces.publish(effects.namespaces);
+            shared.shards.publish(effects.shards);
         }
         for (key, slot) in effects.slots {
-            shared.cache.end_write(key, committed.is_ok().then_some(slot));
+            shared.cache.end_write(key, committed.is_ok().then_some(slot).flatten());
         }
         if let Err(error) = turn() {
             // Other processes go on to see a write under way and keep nothing.
@@ -148,113 +140,4 @@ impl Writer {
         drop(self.connection);
         drop(self.lock);
     }
-}
-
-fn apply(
-    transaction: &Transaction<'_>,
-    shared: &Shared,
-    epochs: Option<&Epochs>,
-    change: Change,
-    effects: &mut Effects,
-) -> rusqlite::Result<()> {
-    let find = |id: &NamespaceId, effects: &Effects| {
-        let changed = effects.namespaces.get(id).copied();
-        changed.unwrap_or_else(|| shared.namespaces.find(id))
-    };
-    let touch = |id: &NamespaceId, key: &Key, touched: &mut Touched| {
-        if let Some(epochs) = epochs {
-            epochs.touch(touched, id, key);
-        }
-    };
-    match change {
-        Change::Put(id, pairs) => {
-            let namespace = match find(&id, effects) {
-                Some(namespace) => namespace,
-                None => {
-                    let namespace = create_namespace(transaction, &id)?;
-                    effects.namespaces.insert(id.clone(), Some(namespace));
-                    namespace
-                }
-            };
-            for (key, entry) in pairs {
-                touch(&id, &key, &mut effects.touched);
-                put(transaction, namespace, &key, &entry)?;
-                effects.slots.insert((namespace, key), Some(entry));
-            }
-        }
-        Change::Delete(id, keys) => {
-            let Some(namespace) = find(&id, effects) else { return Ok(()) };
-            for key in keys {
-                touch(&id, &key, &mut effects.touched);
-                delete(transaction, namespace, &key)?;
-                effects.slots.insert((namespace, key), None);
-            }
-        }
-        Change::Drop(id) => {
-            let Some(namespace) = find(&id, effects) else { return Ok(()) };
-            let drop = "UPDATE namespace SET name = NULL WHERE id = ?1";
-            transaction.prepare_cached(drop)?.execute((namespace.0,))?;
-            effects.namespaces.insert(id, None);
-            effects.touched.touch_all();
-        }
-        Change::Sweep => effects.swept = sweep::step(transaction, shared.clock.now_s())?,
-    }
-    Ok(())
-}
-
-fn create_namespace(
-    transaction: &Transaction<'_>,
-    id: &NamespaceId,
-) -> rusqlite::Result<NamespaceRow> {
-    let insert = "INSERT INTO namespace (name) VALUES (?1)";
-    transaction.prepare_cached(insert)?.insert((id.as_str(),)).map(NamespaceRow)
-}
-
-fn put(
-    transaction: &Transaction<'_>,
-    namespace: NamespaceRow,
-    key: &Key,
-    entry: &Entry,
-) -> rusqlite::Result<()> {
-    let key = key.as_str().as_bytes();
-    let bytes = entry.value.as_ref();
-    let find = "SELECT value FROM entry WHERE namespace = ?1 AND key = ?2";
-    let stored: Option<i64> = transaction
-        .prepare_cached(find)?
-        .query_row((namespace.0, key), |row| row.get(0))
-        .optional()?;
-    let value = match stored {
-        Some(value) => {
-            let replace = "UPDATE value SET bytes = ?2 WHERE id = ?1";
-            transaction.prepare_cached(replace)?.execute((value, bytes))?;
-            value
-        }
-        None => {
-            let insert = "INSERT INTO value (bytes) VALUES (?1)";
-            transaction.prepare_cached(insert)?.insert((bytes,))?
-        }
-    };
-    let upsert = "
-        INSERT INTO entry (namespace, key, value, value_bytes, expiration, metadata)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-        ON CONFLICT DO UPDATE SET value_bytes = ?4, expiration = ?5, metadata = ?6";
-    transaction.prepare_cached(upsert)?.execute((
-        namespace.0,
-        key,
-        value,
-        integer(bytes.len() as u64),
-        entry.expiration.map(integer),
-        entry.metadata.as_deref(),
-    ))?;
-    Ok(())
-}
-
-fn delete(
-    transaction: &Transaction<'_>,
-    namespace: NamespaceRow,
-    key: &Key,
-) -> rusqlite::Result<()> {
-    let delete = "DELETE FROM entry WHERE namespace = ?1 AND key = ?2";
-    transaction.prepare_cached(delete)?.execute((namespace.0, key.as_str().as_bytes()))?;
-    Ok(())
 }
