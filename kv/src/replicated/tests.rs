@@ -357,3 +357,30 @@ async fn unnamed_values_are_collected_when_they_are_old() {
     assert_eq!(store.collect_blobs().await.unwrap(), 1);
     assert_eq!(blobs.list().await.unwrap(), [crate::log::BlobHash::of(&large(2))]);
 }
+
+/// What came from another node makes other processes' caches of this node forget the key.
+#[tokio::test]
+async fn what_the_log_delivers_turns_epochs() {
+    let cluster = Cluster::new(2);
+    let here = cluster.open(0).await;
+    let epochs = Arc::new(crate::Epochs::new().unwrap());
+    let mut options = cluster.options();
+    options.sqlite.epochs = Some(epochs.clone());
+    let path = cluster.places[1].path().join("kv.sqlite");
+    let there = ReplicatedStore::open(&cluster.logs, path, options).unwrap();
+    put(&here, "a", "1").await.unwrap();
+    shows(&there, "a", Some("1")).await;
+    connected(&there).await;
+    let reader = crate::EpochReader::new(epochs.read_only().unwrap()).unwrap();
+    let before = loop {
+        // A write may still be under way.
+        if let Some(epoch) = reader.epoch(&namespace(1), &key("a")) {
+            break epoch;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!(reader.is_current(before));
+    put(&here, "a", "2").await.unwrap();
+    shows(&there, "a", Some("2")).await;
+    assert!(!reader.is_current(before));
+}
