@@ -28,6 +28,7 @@ pub(super) mod code {
     pub(crate) const BODY_TOO_LARGE: u32 = 20_413;
     pub(crate) const BODY_TOO_SLOW: u32 = 20_408;
     pub(crate) const BUSY: u32 = 20_429;
+    pub(crate) const UNAVAILABLE: u32 = 20_503;
     pub(crate) const MALFORMED: u32 = 20_400;
     pub(crate) const NOT_FOUND: u32 = 20_404;
 }
@@ -140,6 +141,12 @@ impl From<RegistryError> for ApiError {
             RegistryError::Invalid(_) => (StatusCode::BAD_REQUEST, code::VALIDATION),
             RegistryError::TooMany { .. } => (StatusCode::FORBIDDEN, code::TOO_MANY),
             RegistryError::LatestNotDeployed => (StatusCode::CONFLICT, code::LATEST_NOT_DEPLOYED),
+            RegistryError::Unavailable(_)
+            | RegistryError::OutcomeUnknown(_)
+            | RegistryError::Contended => {
+                tracing::warn!(reason = %error, "the registry was not changed");
+                (StatusCode::SERVICE_UNAVAILABLE, code::UNAVAILABLE)
+            }
             _ => return Self::internal(error),
         };
         Self::new(status, code, error.to_string())

@@ -66,7 +66,7 @@ async fn put(
         .registry(move |registry| {
             registry.revise(&target, |version| {
                 version.bindings.retain(|binding| binding.name() != new.name);
-                version.bindings.extend(checked);
+                version.bindings.extend(checked.iter().cloned());
                 version.annotations.insert(TRIGGERED_BY.to_owned(), "secret".to_owned());
                 super::bindings::check_count(&version.bindings)
             })

@@ -107,11 +107,11 @@ fn apply(
             })?;
             version.bindings = resolved;
         }
-        if let Some(date) = change.compatibility_date {
-            version.compatibility_date = Some(date);
+        if let Some(date) = &change.compatibility_date {
+            version.compatibility_date = Some(date.clone());
         }
-        if let Some(flags) = change.compatibility_flags {
-            version.compatibility_flags = flags;
+        if let Some(flags) = &change.compatibility_flags {
+            version.compatibility_flags.clone_from(flags);
         }
         version.annotations.insert("workers/triggered_by".to_owned(), "secret".to_owned());
         Ok(())

@@ -1,5 +1,7 @@
 //! Accounts, their subdomains, and the first account of a fresh node.
 
+use std::path::Path;
+
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::database::{from_sql, to_sql};
@@ -8,7 +10,7 @@ use super::{
     AccountId, Missing, Registry, RegistryError, Taken, now_ms, private_file, random_hex_id,
 };
 
-const FIRST_ACCOUNT: &str = "demo";
+pub(super) const FIRST_ACCOUNT: &str = "demo";
 pub(crate) const ROOT_TOKEN_FILE: &str = "root.token";
 const ROOT_TOKEN_NAME: &str = "root";
 const NAME_BYTES_MAX: usize = 100;
@@ -40,14 +42,7 @@ impl Registry {
         })? {
             return Ok(());
         }
-        // The file comes first: when the node dies in between, the next start takes its token.
-        let path = self.inner.dir.join(ROOT_TOKEN_FILE);
-        let bytes = private_file::read_or_create(&path, || NewToken::random().text.into_bytes())?;
-        let token =
-            std::str::from_utf8(&bytes).ok().and_then(NewToken::parse).ok_or_else(|| {
-                let source = std::io::Error::other("it holds no token: delete it and start again");
-                RegistryError::File { path, source }
-            })?;
+        let token = root_token(&self.inner.dir)?;
         self.write(|transaction| {
             let account = insert(transaction, FIRST_ACCOUNT, Some(FIRST_ACCOUNT))?;
             tokens::insert(transaction, &account.id, ROOT_TOKEN_NAME, &token, &Scope::ALL)?;
@@ -96,7 +91,18 @@ impl Registry {
     }
 }
 
-fn insert(
+/// The token of this node's own commands. The file comes before the registry's row: when the node dies in
+/// between, the next start takes its token.
+pub(super) fn root_token(dir: &Path) -> Result<NewToken, RegistryError> {
+    let path = dir.join(ROOT_TOKEN_FILE);
+    let bytes = private_file::read_or_create(&path, || NewToken::random().text.into_bytes())?;
+    std::str::from_utf8(&bytes).ok().and_then(NewToken::parse).ok_or_else(|| {
+        let source = std::io::Error::other("it holds no token: delete it and start again");
+        RegistryError::File { path, source }
+    })
+}
+
+pub(super) fn insert(
     transaction: &Transaction<'_>,
     name: &str,
     subdomain: Option<&str>,

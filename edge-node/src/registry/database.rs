@@ -1,7 +1,7 @@
 //! The registry's SQLite file: its connections, durability and migrations.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
@@ -41,12 +41,22 @@ impl Database {
         change: impl FnOnce(&Transaction<'_>) -> Result<T, RegistryError>,
         publish: impl FnOnce(T) -> R,
     ) -> Result<R, RegistryError> {
-        // A panic inside a transaction rolls it back, so a poisoned lock guards sound data.
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writer = self.writer();
         let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let value = change(&transaction)?;
         transaction.commit()?;
         Ok(publish(value))
+    }
+
+    /// The writing connection, which nobody else has until it is given back.
+    pub(super) fn writer(&self) -> MutexGuard<'_, Connection> {
+        // A panic inside a transaction rolls it back, so a poisoned lock guards sound data.
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the file is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Runs `query` on one consistent view of the last committed state.
@@ -86,8 +96,12 @@ fn prepare(connection: &Connection) -> Result<(), RegistryError> {
     Ok(())
 }
 
-fn migrate(writer: &mut Connection) -> Result<(), RegistryError> {
-    let known = MIGRATIONS.len() as i64;
+/// The newest schema that this release knows.
+pub(super) const SCHEMA: i64 = MIGRATIONS.len() as i64;
+
+/// Brings a file's schema up to date.
+pub(super) fn migrate(writer: &mut Connection) -> Result<(), RegistryError> {
+    let known = SCHEMA;
     let found: i64 = writer.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let done = usize::try_from(found)
         .ok()

@@ -40,7 +40,7 @@ impl Registry {
     ) -> Result<Deployment, RegistryError> {
         self.write(|transaction| {
             workers::ensure_exists(transaction, worker)?;
-            insert(transaction, worker, versions, annotations)
+            insert(transaction, worker, versions.clone(), annotations.clone())
         })
     }
 }

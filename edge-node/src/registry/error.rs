@@ -59,6 +59,23 @@ pub enum RegistryError {
     /// What was asked for cannot be stored.
     #[error("{0}")]
     Invalid(String),
+    /// The log that all nodes share cannot be reached, or this node may not write to it. Nothing was changed.
+    #[error(
+        "nothing was changed, because {0}: workers are served all the same, try again once this node is current"
+    )]
+    Unavailable(String),
+    /// The log that all nodes share did not answer in time.
+    #[error("whether the change was made is unknown ({0}): look before you make it again")]
+    OutcomeUnknown(String),
+    /// Other nodes changed the registry at the same time, again and again.
+    #[error("nothing was changed, because other nodes made changes at the same time: try again")]
+    Contended,
+    /// What the log says cannot be applied.
+    #[error("{0}")]
+    Replica(String),
+    /// A node cannot become one of its cluster.
+    #[error("cannot join the cluster: {0}")]
+    Join(String),
     /// A named limit is reached.
     #[error("the limit of {max} {what} is reached: delete some first")]
     TooMany {

@@ -4,14 +4,21 @@
 use std::path::Path;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::hmac;
 
 use super::{RegistryError, private_file};
 
 const KEY_BYTES: usize = 32;
-const KEY_FILE: &str = "node.key";
+pub(super) const KEY_FILE: &str = "node.key";
+/// What a key's check is made over.
+const CHECKED: &[u8] = b"atoll: the key of a cluster's registry";
 
-/// Seals and opens secrets with AES-256-GCM under a key that only this node has.
-pub(super) struct NodeKey(RandomizedNonceKey);
+/// Seals and opens secrets with AES-256-GCM under a key that only this node has, or only those of its
+/// cluster.
+pub(super) struct NodeKey {
+    key: RandomizedNonceKey,
+    check: hmac::Tag,
+}
 
 /// Sealed bytes could not be opened: another key, another context, or damage.
 #[derive(Debug)]
@@ -20,23 +27,34 @@ pub(super) struct CannotOpen;
 impl NodeKey {
     /// Reads `<dir>/node.key`, or makes one on first use.
     pub(super) fn open(dir: &Path) -> Result<Self, RegistryError> {
-        let path = dir.join(KEY_FILE);
+        Self::open_file(&dir.join(KEY_FILE))
+    }
+
+    /// Reads a key, or makes one where there is none.
+    pub(super) fn open_file(path: &Path) -> Result<Self, RegistryError> {
         let bytes =
-            private_file::read_or_create(&path, || rand::random::<[u8; KEY_BYTES]>().to_vec())?;
-        RandomizedNonceKey::new(&AES_256_GCM, &bytes).map(Self).map_err(|_| {
+            private_file::read_or_create(path, || rand::random::<[u8; KEY_BYTES]>().to_vec())?;
+        let key = RandomizedNonceKey::new(&AES_256_GCM, &bytes).map_err(|_| {
             let source = std::io::Error::other(format!(
                 "it holds {} bytes, not {KEY_BYTES}: restore it from a backup",
                 bytes.len()
             ));
-            RegistryError::File { path, source }
-        })
+            RegistryError::File { path: path.to_owned(), source }
+        })?;
+        let check = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &bytes), CHECKED);
+        Ok(Self { key, check })
+    }
+
+    /// What tells this key from another, without telling the key.
+    pub(super) fn check(&self) -> &[u8] {
+        self.check.as_ref()
     }
 
     /// Encrypts `plain`, bound to `context`: it opens only with the same context. The result is
     /// the nonce, the ciphertext and the tag.
     pub(super) fn seal(&self, context: &str, mut plain: Vec<u8>) -> Vec<u8> {
         let nonce = self
-            .0
+            .key
             .seal_in_place_append_tag(Aad::from(context.as_bytes()), &mut plain)
             .expect("AES-GCM takes any secret that fits in memory");
         let mut sealed = nonce.as_ref().to_vec();
@@ -50,7 +68,7 @@ impl NodeKey {
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| CannotOpen)?;
         let mut buffer = ciphertext.to_vec();
         let plain = self
-            .0
+            .key
             .open_in_place(nonce, Aad::from(context.as_bytes()), &mut buffer)
             .map_err(|_| CannotOpen)?;
         Ok(plain.to_vec())

@@ -10,6 +10,7 @@ mod key;
 mod model;
 mod namespaces;
 mod private_file;
+mod replica;
 mod routes;
 mod schedules;
 mod snapshot;
@@ -20,7 +21,7 @@ mod versions;
 mod workers;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use moka::sync::Cache;
@@ -32,6 +33,7 @@ pub(crate) use accounts::ROOT_TOKEN_FILE;
 pub use error::{Missing, RegistryError, Taken};
 pub use model::*;
 pub use namespaces::{Namespace, NamespaceOrder, NamespacePage};
+pub use replica::{JoinOptions, ReplicaStatus};
 pub use routes::HostPattern;
 pub use schedules::StoredSchedule;
 pub use tokens::{NewToken, Scope, Token};
@@ -40,6 +42,7 @@ pub use workers::{SubdomainSettings, Worker};
 
 use database::Database;
 use key::NodeKey;
+use replica::Replica;
 
 const DATABASE_FILE: &str = "registry.sqlite";
 /// Modules of recently used versions kept in memory.
@@ -59,25 +62,25 @@ struct Inner {
     key: NodeKey,
     versions: Cache<VersionId, Arc<Version>>,
     published: watch::Sender<Arc<Snapshot>>,
+    /// What makes it one of many, when the node belongs to a cluster.
+    replica: Option<Replica>,
+    /// This, for tasks that a change leads to; set in a cluster.
+    this: OnceLock<Weak<Inner>>,
 }
 
 impl Registry {
     /// Opens the registry in `dir`, creating both when they are missing.
     ///
     /// # Errors
-    /// Fails when the directory cannot be written, or was written by a newer release.
+    /// Fails when the directory cannot be written, belongs to a cluster's node, or was written by a newer
+    /// release.
     pub fn open(dir: &Path) -> Result<Self, RegistryError> {
         create_private_dir(dir)
             .map_err(|source| RegistryError::File { path: dir.to_owned(), source })?;
+        replica::refuse_cluster(dir)?;
         let database = Database::open(dir.join(DATABASE_FILE))?;
         let key = NodeKey::open(dir)?;
-        let snapshot = database.read(snapshot::build)?;
-        let versions = Cache::builder()
-            .max_capacity(VERSION_CACHE_BYTES_MAX)
-            .weigher(|_, version: &Arc<Version>| version.weight())
-            .build();
-        let published = watch::Sender::new(Arc::new(snapshot));
-        let inner = Inner { dir: dir.to_owned(), database, key, versions, published };
+        let inner = Inner::new(dir, database, key, None)?;
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -91,11 +94,15 @@ impl Registry {
         self.inner.published.subscribe()
     }
 
-    /// Makes one change durable, then publishes the snapshot that it leads to.
+    /// Makes one change durable, then publishes the snapshot that it leads to. The change is made anew where
+    /// another node's came first.
     fn write<T>(
         &self,
-        change: impl FnOnce(&Transaction<'_>) -> Result<T, RegistryError>,
+        change: impl Fn(&Transaction<'_>) -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
+        if let Some(replica) = &self.inner.replica {
+            return replica.write(&self.inner, change);
+        }
         self.inner.database.write(
             |transaction| {
                 let value = change(transaction)?;
@@ -114,6 +121,31 @@ impl Registry {
         query: impl FnOnce(&Transaction<'_>) -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
         self.inner.database.read(query)
+    }
+}
+
+impl Inner {
+    fn new(
+        dir: &Path,
+        database: Database,
+        key: NodeKey,
+        replica: Option<Replica>,
+    ) -> Result<Self, RegistryError> {
+        let snapshot = database.read(snapshot::build)?;
+        let versions = Cache::builder()
+            .max_capacity(VERSION_CACHE_BYTES_MAX)
+            .weigher(|_, version: &Arc<Version>| version.weight())
+            .build();
+        let published = watch::Sender::new(Arc::new(snapshot));
+        Ok(Self {
+            dir: dir.to_owned(),
+            database,
+            key,
+            versions,
+            published,
+            replica,
+            this: OnceLock::new(),
+        })
     }
 }
 

@@ -11,7 +11,12 @@ fn registry() -> (TempDir, Registry) {
     (dir, registry)
 }
 
-fn version(account: &AccountId, name: &str, code: &str, bindings: Vec<Binding>) -> Version {
+pub(super) fn version(
+    account: &AccountId,
+    name: &str,
+    code: &str,
+    bindings: Vec<Binding>,
+) -> Version {
     let modules = vec![
         Module {
             name: "index.js".into(),

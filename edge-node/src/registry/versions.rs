@@ -105,7 +105,12 @@ impl Registry {
         version: Version,
         deploy: Deploy,
     ) -> Result<Arc<Version>, RegistryError> {
-        let version = self.write(|transaction| self.insert(transaction, version, deploy))?;
+        if let Some(replica) = &self.inner.replica {
+            // Large modules are on their way before anybody has to wait for them.
+            replica.upload(version.modules.iter().map(|module| module.bytes.clone()))?;
+        }
+        let version =
+            self.write(|transaction| self.insert(transaction, version.clone(), deploy))?;
         let version = Arc::new(version);
         self.inner.versions.insert(version.id.clone(), version.clone());
         Ok(version)
@@ -119,7 +124,7 @@ impl Registry {
     pub fn revise(
         &self,
         worker: &WorkerRef,
-        edit: impl FnOnce(&mut Version) -> Result<(), RegistryError>,
+        edit: impl Fn(&mut Version) -> Result<(), RegistryError>,
     ) -> Result<Arc<Version>, RegistryError> {
         let version = self.write(|transaction| {
             let missing =
