@@ -49,6 +49,7 @@ async fn make_or_warn(weak: Weak<Inner>) {
 /// Makes a copy, tells of it, and drops what it covers from the log.
 async fn make(inner: Arc<Inner>) -> Result<u64, CopyError> {
     let Some(replica) = &inner.replica else { return Ok(0) };
+    let _alone = replica.copying.lock().await;
     let before = replica.log.last_on(COPY.to_owned(), Freshness::Latest).await?;
     let owner = inner.clone();
     let (bytes, covers) =

@@ -53,6 +53,8 @@ pub(super) struct Replica {
     options: JoinOptions,
     runtime: Handle,
     follower: OnceLock<AbortHandle>,
+    /// Held by whoever makes a copy: there is one file for it.
+    copying: tokio::sync::Mutex<()>,
 }
 
 /// How a node's registry stands to the cluster's log.
@@ -107,6 +109,7 @@ impl Replica {
             options,
             runtime,
             follower: OnceLock::new(),
+            copying: tokio::sync::Mutex::default(),
         })
     }
 

@@ -47,12 +47,12 @@ pub(super) async fn run(inner: &Arc<Inner>) -> Result<(), ResyncError> {
     let Some(replica) = &inner.replica else { return Ok(()) };
     let (snapshot, applied) = replace(&inner.database, replica).await?;
     inner.versions.invalidate_all();
-    replica.publish(inner, snapshot, applied);
     replica.status.send_modify(|status| {
         status.resyncs += 1;
         status.last = applied;
         status.fault = None;
     });
+    replica.publish(inner, snapshot, applied);
     Ok(())
 }
 
