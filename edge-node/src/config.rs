@@ -1,6 +1,8 @@
 //! The node's configuration file. Every key has a default, an unknown key is an error, and units
 //! are part of the names. `docs/config.md` lists the keys for people.
 
+mod cluster;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -9,6 +11,8 @@ use atoll_isolate::HEAPS_BYTES_CEILING;
 use ipnet::IpNet;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub use cluster::{ClusterConfig, ClusterTlsConfig};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -57,6 +61,8 @@ pub struct NodeConfig {
     pub kv: KvConfig,
     /// The node's own log.
     pub log: LogConfig,
+    /// What makes the node one of many; it is alone when absent.
+    pub cluster: Option<ClusterConfig>,
 }
 
 impl Default for NodeConfig {
@@ -80,6 +86,7 @@ impl Default for NodeConfig {
             outbound: OutboundConfig::default(),
             kv: KvConfig::default(),
             log: LogConfig::default(),
+            cluster: None,
         }
     }
 }

@@ -5,6 +5,7 @@
 pub mod api;
 pub mod bundle;
 pub mod cli;
+mod cluster;
 pub mod config;
 pub mod dispatch;
 mod form;

@@ -25,11 +25,13 @@ pub struct NodeOptions {
     pub processes: Option<usize>,
     /// The configuration file's text, in TOML; the harness sets the addresses by flags.
     pub config: String,
+    /// The file `node.key`, for a node of a cluster that has one.
+    pub key: Option<Vec<u8>>,
 }
 
 impl Default for NodeOptions {
     fn default() -> Self {
-        Self { threads: 2, processes: None, config: String::new() }
+        Self { threads: 2, processes: None, config: String::new(), key: None }
     }
 }
 
@@ -78,7 +80,12 @@ impl Node {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
         std::fs::write(dir.path().join("node.toml"), &options.config)
             .expect("the configuration can be written");
+        if let Some(key) = &options.key {
+            std::fs::create_dir(data_dir(dir.path())).expect("a directory can be made");
+            std::fs::write(data_dir(dir.path()).join("node.key"), key).expect("it is writable");
+        }
         let child = Child::start(&options, dir.path(), None).await;
+        child.ready().await;
         let api = child.api(dir.path()).await;
         Self { options, child, api, dir }
     }
@@ -138,9 +145,28 @@ impl Node {
 
     /// Starts the node again on its data directory, with new ports.
     pub async fn restart(&mut self) {
+        self.restart_unready().await;
+        self.child.ready().await;
+    }
+
+    /// Starts the node again on its data directory, with new ports, and waits until it answers: it may have
+    /// reasons not to be ready.
+    pub async fn restart_unready(&mut self) {
         self.child.captured.kill();
         self.child = Child::start(&self.options, self.dir.path(), None).await;
         self.api = self.child.api(self.dir.path()).await;
+    }
+
+    /// Waits until the node says that it is ready.
+    pub async fn ready(&self) {
+        self.child.ready().await;
+    }
+
+    /// What the node says at a path of its admin listener that needs no token, and with which status.
+    pub async fn admin_text(&self, path: &str) -> (u16, String) {
+        let request = self.request_to_host("localhost", path).over(Protocol::Admin);
+        let reply = request.send().await.expect("the node answers");
+        (reply.status.as_u16(), reply.text())
     }
 
     /// Ends the process as a crash does, and starts it again where it listened.
@@ -148,6 +174,7 @@ impl Node {
         self.child.captured.kill();
         let addresses = Some(self.addresses());
         self.child = Child::start(&self.options, self.dir.path(), addresses).await;
+        self.child.ready().await;
     }
 
     /// Asks the node to drain (SIGTERM), without waiting.
@@ -252,12 +279,15 @@ impl Child {
         }
         let mut captured = Captured::spawn(&mut command);
         let addresses = captured.line("the node names its addresses", listening).await;
-        let request = Request::new(addresses, "localhost", "/readyz").over(Protocol::Admin);
+        Self { captured, addresses }
+    }
+
+    async fn ready(&self) {
+        let request = Request::new(self.addresses, "localhost", "/readyz").over(Protocol::Admin);
         eventually("the node is ready", async || {
             request.clone().send().await.ok().filter(|reply| reply.status == 200)
         })
         .await;
-        Self { captured, addresses }
     }
 
     async fn api(&self, dir: &Path) -> Api {

@@ -12,6 +12,7 @@ mod envelope;
 mod kv;
 mod kv_values;
 mod node;
+mod nodes;
 mod routes;
 mod schedules;
 mod scripts;
@@ -32,16 +33,16 @@ use std::time::Duration;
 
 use atoll_kv::KvStore;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::middleware;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub use check::{CheckError, CheckReport, ScriptCheck};
 pub use node::NodeInfo;
 pub use server::serve;
 
+use crate::cluster::Cluster;
 use crate::config::LimitsConfig;
 use crate::observe::{Health, ReportHub, health_routes};
 use crate::registry::{Registry, RegistryError};
@@ -55,8 +56,6 @@ const CHECKS_IN_FLIGHT_MAX: usize = 4;
 const BODIES_KIB_MAX: usize = 512 << 10;
 /// How long a request waits for others to make room, in milliseconds.
 const ROOM_WAIT_MS_MAX: u64 = 20_000;
-/// How long a change may take to be in use everywhere before it is answered all the same, in milliseconds.
-const USE_WAIT_MS_MAX: u64 = 5_000;
 
 /// What the API acts upon.
 pub struct ApiConfig {
@@ -78,6 +77,8 @@ pub struct ApiConfig {
     pub node: NodeInfo,
     /// The revision of the registry that everyone who serves has in use.
     pub in_use: watch::Receiver<u64>,
+    /// The node's part in its cluster, if it has one.
+    pub(crate) cluster: Option<Cluster>,
 }
 
 /// The configuration and what requests share. Cloning is cheap.
@@ -146,6 +147,7 @@ pub fn router(config: ApiConfig) -> Router {
     let authenticated = Router::new()
         .merge(accounts::routes())
         .merge(node::routes())
+        .merge(nodes::routes())
         .merge(workers::routes())
         .merge(scripts::routes())
         .merge(versions::routes())
@@ -159,7 +161,7 @@ pub fn router(config: ApiConfig) -> Router {
         .merge(tails::routes())
         .fallback(no_such_endpoint)
         .method_not_allowed_fallback(no_such_endpoint)
-        .layer(middleware::from_fn_with_state(state.clone(), await_use))
+        .layer(middleware::from_fn_with_state(state.clone(), nodes::await_use))
         .layer(middleware::from_fn_with_state(state.clone(), auth::authenticate));
     // A tail's socket is opened without a header: the secret is in its URL.
     let api = Router::new().merge(tails::socket_route()).merge(authenticated);
@@ -170,21 +172,6 @@ pub fn router(config: ApiConfig) -> Router {
         .layer(DefaultBodyLimit::disable())
         .with_state(state)
         .merge(health)
-}
-
-/// Answers a change once every thread serves by it: whoever deployed sees it at the next request.
-async fn await_use(State(state): State<ApiState>, request: Request, next: Next) -> Response {
-    let changes = !request.method().is_safe();
-    let response = next.run(request).await;
-    if changes {
-        let revision = state.config.registry.snapshot().revision;
-        let mut in_use = state.config.in_use.clone();
-        let used = in_use.wait_for(|in_use| *in_use >= revision);
-        if tokio::time::timeout(Duration::from_millis(USE_WAIT_MS_MAX), used).await.is_err() {
-            tracing::warn!(revision, "a change is not in use everywhere yet");
-        }
-    }
-    response
 }
 
 async fn no_such_endpoint(method: axum::http::Method, uri: axum::http::Uri) -> ApiError {

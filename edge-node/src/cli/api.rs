@@ -107,6 +107,11 @@ impl Api {
         self.client.get(&self.path("/atoll/node")).await
     }
 
+    /// The nodes of the cluster, as they tell of themselves.
+    pub(crate) async fn nodes(&self) -> Result<Value, ApiError> {
+        self.client.get("/nodes").await
+    }
+
     /// The account's subdomain: `<worker>.<subdomain>.<domain>`.
     pub(crate) async fn subdomain(&self) -> Result<String, ApiError> {
         let result: Value = self.client.get(&self.path("/workers/subdomain")).await?;

@@ -49,6 +49,8 @@ pub enum Command {
     /// Save and choose nodes to talk to
     #[command(subcommand)]
     Context(ContextCommand),
+    /// List the nodes of the cluster
+    Nodes,
     /// Show the node, the account and where they were found
     Whoami,
     /// Serve for a node's supervisor, which `atoll serve` is
@@ -86,6 +88,15 @@ pub struct ServeArgs {
     /// Serving processes that share the threads [default: 2, and one more for every 8 cores]
     #[arg(long, value_name = "N")]
     pub processes: Option<std::num::NonZeroUsize>,
+    /// Join a cluster through these NATS servers
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    pub nats: Vec<String>,
+    /// What the node is called in its cluster
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Where the node says it is in its cluster [default: default]
+    #[arg(long, value_name = "NAME")]
+    pub region: Option<String>,
 }
 
 /// Which project and environment a command is about.

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::args::DeployArgs;
 use super::error::CliError;
+use super::nodes;
 use super::prepare::{Prepared, Source};
 use super::publish::{self, Options, Published};
 use super::session::Session;
@@ -85,7 +86,7 @@ fn report(
     (raw, gzip): (usize, usize),
     crons: &[String],
 ) {
-    let Published { version, startup_ms, upload, urls, bindings } = published;
+    let Published { version, startup_ms, upload, urls, bindings, nodes } = published;
     if terminal.json {
         terminal.json(&json!({
             "worker": name,
@@ -99,6 +100,9 @@ fn report(
             "gzip_bytes": gzip,
             "upload_ms": millis(*upload),
             "startup_ms": startup_ms,
+            "nodes": nodes.iter().map(|(name, serves)| {
+                json!({ "name": name, "status": if *serves { "ok" } else { "straggler" } })
+            }).collect::<Vec<_>>(),
         }));
         return;
     }
@@ -119,6 +123,7 @@ fn report(
     if let Some(version) = version {
         terminal.line(format!("  version {version}"));
     }
+    nodes::report(terminal, nodes);
 }
 
 /// Name, kind and value of a binding; secrets stay unseen.

@@ -14,7 +14,7 @@ use super::client::Client;
 use super::environment::Environment;
 use super::error::CliError;
 use super::stop;
-use crate::config::{LimitsConfig, LogConfig, NodeConfig};
+use crate::config::{ClusterConfig, LimitsConfig, LogConfig, NodeConfig};
 use crate::node::{ConsoleLine, Node};
 use crate::observe::{Listener, init_log};
 use crate::supervisor::Supervisor;
@@ -69,7 +69,19 @@ fn configured(args: ServeArgs) -> Result<NodeConfig, CliError> {
         }
         None => NodeConfig::default(),
     };
-    let ServeArgs { config: _, data, http, https, admin, domain, threads, processes } = args;
+    let ServeArgs {
+        config: _,
+        data,
+        http,
+        https,
+        admin,
+        domain,
+        threads,
+        processes,
+        nats,
+        name,
+        region,
+    } = args;
     config.data_dir = data.unwrap_or(config.data_dir);
     config.http = http.unwrap_or(config.http);
     config.https = https.unwrap_or(config.https);
@@ -77,7 +89,33 @@ fn configured(args: ServeArgs) -> Result<NodeConfig, CliError> {
     config.domain = domain.unwrap_or(config.domain);
     config.threads = threads.or(config.threads);
     config.processes = processes.or(config.processes);
+    config.cluster = clustered(config.cluster, nats, name, region)?;
     Ok(config)
+}
+
+/// The cluster that the file and the options lead to, if they lead to one.
+fn clustered(
+    file: Option<ClusterConfig>,
+    nats: Vec<String>,
+    name: Option<String>,
+    region: Option<String>,
+) -> Result<Option<ClusterConfig>, CliError> {
+    if file.is_none() && nats.is_empty() {
+        return match name.or(region) {
+            None => Ok(None),
+            Some(_) => Err(CliError::Usage(
+                "--name and --region are of a cluster's node: say which with --nats".to_owned(),
+            )),
+        };
+    }
+    let mut cluster = file.unwrap_or_default();
+    if !nats.is_empty() {
+        cluster.nats = nats;
+    }
+    cluster.name = name.unwrap_or(cluster.name);
+    cluster.region = region.unwrap_or(cluster.region);
+    cluster.check().map_err(CliError::Usage)?;
+    Ok(Some(cluster))
 }
 
 impl LocalNode {

@@ -15,6 +15,7 @@ mod events;
 mod init;
 mod kv;
 mod local_node;
+mod nodes;
 mod prepare;
 mod publish;
 mod samples;
@@ -88,6 +89,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
         Command::Kv(command) => kv::run(session, command).await,
         Command::Secret(command) => secret::run(session, command).await,
         Command::Context(command) => context::run(session, command).await,
+        Command::Nodes => nodes::run(session).await,
         Command::Whoami => whoami::run(session).await,
     }
 }

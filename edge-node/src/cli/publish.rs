@@ -9,6 +9,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::api::{Api, Namespace};
 use super::error::CliError;
+use super::nodes;
 use super::prepare::Prepared;
 use super::stacks;
 use super::terminal::Terminal;
@@ -35,6 +36,8 @@ pub(crate) struct Published {
     pub(crate) upload: Duration,
     pub(crate) urls: Vec<String>,
     pub(crate) bindings: Vec<Binding>,
+    /// The cluster's nodes, and whether they serve this.
+    pub(crate) nodes: Vec<(String, bool)>,
 }
 
 /// Uploads, and returns when the new version serves.
@@ -66,12 +69,14 @@ pub(crate) async fn publish(
         _ => error.into(),
     })?;
     let urls = attach(api, &prepared).await?;
+    let nodes = nodes::serving(api).await.unwrap_or_default();
     Ok(Published {
         version: uploaded.deployment_id,
         startup_ms: uploaded.startup_time_ms,
         upload,
         urls,
         bindings: metadata.bindings,
+        nodes,
     })
 }
 

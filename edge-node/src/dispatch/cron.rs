@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use croner::Cron;
 use croner::parser::CronParser;
 use tokio::sync::watch;
@@ -16,15 +17,12 @@ const SLEEP_MAX: Duration = Duration::from_secs(30);
 
 /// Fires until the registry is gone. `fire` hands a job to some thread and says whether it was taken.
 pub async fn run_crons(mut snapshots: watch::Receiver<Arc<Snapshot>>, fire: impl Fn(Job) -> bool) {
-    let mut last = chrono_now();
+    let mut last = Utc::now();
     loop {
-        let schedules = parsed(&snapshots.borrow_and_update().schedules);
-        let next = schedules
-            .iter()
-            .filter_map(|(cron, _)| cron.find_next_occurrence(&last, false).ok())
-            .min();
+        let lines = Lines::parse(&snapshots.borrow_and_update().schedules);
+        let next = lines.next_after(&last);
         let wait =
-            next.map_or(SLEEP_MAX, |due| (due - chrono_now()).to_std().unwrap_or(Duration::ZERO));
+            next.map_or(SLEEP_MAX, |due| (due - Utc::now()).to_std().unwrap_or(Duration::ZERO));
         tokio::select! {
             changed = snapshots.changed() => {
                 if changed.is_err() {
@@ -34,32 +32,42 @@ pub async fn run_crons(mut snapshots: watch::Receiver<Arc<Snapshot>>, fire: impl
             }
             () = tokio::time::sleep(wait.min(SLEEP_MAX)) => {}
         }
-        let Some(due) = next.filter(|due| *due <= chrono_now()) else { continue };
-        for (cron, schedule) in &schedules {
-            if cron.is_time_matching(&due).unwrap_or(false) {
-                let job = Job::Scheduled {
-                    worker: schedule.worker.clone(),
-                    cron: schedule.cron.clone(),
-                    scheduled_ms: u64::try_from(due.timestamp_millis()).unwrap_or(0),
-                };
-                if !fire(job) {
-                    warn!(worker = %schedule.worker.worker, cron = schedule.cron, "cron line skipped: every thread is busy");
-                }
+        let Some(due) = next.filter(|due| *due <= Utc::now()) else { continue };
+        for schedule in lines.due(&due) {
+            let job = Job::Scheduled {
+                worker: schedule.worker.clone(),
+                cron: schedule.cron.clone(),
+                scheduled_ms: u64::try_from(due.timestamp_millis()).unwrap_or(0),
+            };
+            if !fire(job) {
+                warn!(worker = %schedule.worker.worker, cron = schedule.cron, "cron line skipped: every thread is busy");
             }
         }
         last = due;
     }
 }
 
-fn chrono_now() -> chrono::DateTime<chrono::Utc> {
-    chrono::Utc::now()
-}
+/// Cron lines, parsed.
+pub struct Lines(Vec<(Cron, Schedule)>);
 
-fn parsed(schedules: &[Schedule]) -> Vec<(Cron, Schedule)> {
-    let parser = CronParser::new();
-    // The API refuses lines that do not parse.
-    schedules
-        .iter()
-        .filter_map(|schedule| Some((parser.parse(&schedule.cron).ok()?, schedule.clone())))
-        .collect()
+impl Lines {
+    /// Leaves out lines that do not parse; the API refuses such.
+    pub fn parse(schedules: &[Schedule]) -> Self {
+        let parser = CronParser::new();
+        let line = |line: &Schedule| Some((parser.parse(&line.cron).ok()?, line.clone()));
+        Self(schedules.iter().filter_map(line).collect())
+    }
+
+    /// The first time after `last` at which any line comes due.
+    pub fn next_after(&self, last: &DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let next = |(cron, _): &(Cron, Schedule)| cron.find_next_occurrence(last, false).ok();
+        self.0.iter().filter_map(next).min()
+    }
+
+    /// The lines that come due at this time.
+    pub fn due(&self, due: &DateTime<Utc>) -> impl Iterator<Item = &Schedule> {
+        let due = *due;
+        let comes_due = move |(cron, _): &&(Cron, _)| cron.is_time_matching(&due).unwrap_or(false);
+        self.0.iter().filter(comes_due).map(|(_, line)| line)
+    }
 }

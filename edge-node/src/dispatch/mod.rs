@@ -27,7 +27,7 @@ mod targets;
 mod thread;
 
 pub use check::IsolateCheck;
-pub use cron::run_crons;
+pub use cron::{Lines, run_crons};
 pub use host::ConsoleLine;
 pub use quarantine::{Culprit, Quarantined};
 pub use targets::{Target, Targets};

@@ -2,48 +2,22 @@
 //! crons, metrics and health. It is the same whether workers are served in this process or in others.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use atoll_kv::{Epochs, KvStore, SqliteOptions, SqliteStore};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::NodeError;
+use super::stores::{KvEngine, NodeStores};
 use crate::api::{self, ApiConfig, NodeInfo, ScriptCheck};
+use crate::cluster::{Announced, Cluster, announce, listen, run_cluster_crons};
 use crate::config::NodeConfig;
 use crate::dispatch::{Job, run_crons};
 use crate::node_file::NodeFile;
-use crate::observe::{Health, Metrics, ReportHub};
-use crate::registry::{AccountId, ROOT_TOKEN_FILE, Registry, Token};
-
-/// Where the KV store lives in the data directory.
-const KV_FILE: &str = "kv.sqlite";
-
-/// The node's state, open.
-pub(crate) struct NodeStores {
-    pub(crate) registry: Registry,
-    pub(crate) kv: SqliteStore,
-    pub(crate) hub: ReportHub,
-    pub(crate) root_token: String,
-    pub(crate) account: AccountId,
-}
-
-impl NodeStores {
-    /// Opens everything in the data directory. `epochs` tell other processes what changes in the KV store.
-    pub(crate) fn open(
-        config: &NodeConfig,
-        epochs: Option<Arc<Epochs>>,
-    ) -> Result<Self, NodeError> {
-        let registry = Registry::open(&config.data_dir)?;
-        registry.bootstrap()?;
-        let (root_token, account) = root_token(&registry, &config.data_dir)?;
-        let kv = open_kv(config, epochs)?;
-        let hub = ReportHub::new(Arc::new(Metrics::default()));
-        Ok(Self { registry, kv, hub, root_token, account })
-    }
-}
+use crate::observe::Health;
 
 /// What the control part is told of those who serve.
 pub(crate) struct ServingSide<F> {
@@ -67,8 +41,20 @@ pub(crate) struct Control {
     crons: JoinHandle<()>,
     stop_api: watch::Sender<bool>,
     api: JoinHandle<()>,
-    kv: SqliteStore,
+    kv: KvEngine,
+    cluster: Option<Part>,
 }
+
+/// What tasks do for the node's part in its cluster.
+struct Part {
+    cluster: Cluster,
+    leave: watch::Sender<bool>,
+    announcing: JoinHandle<()>,
+    listening: JoinHandle<()>,
+}
+
+/// How long other nodes may take to be told that this one ends, and the lease of crons to be let go.
+const LEAVE_MAX: Duration = Duration::from_secs(2);
 
 /// Binds the API's listener.
 pub(crate) async fn bind_admin(config: &NodeConfig) -> Result<TcpListener, NodeError> {
@@ -90,22 +76,28 @@ impl Control {
         let ServingSide { check, http, https, in_use, fire } = serving;
         let router = api::router(ApiConfig {
             registry: stores.registry.clone(),
-            kv: Arc::new(stores.kv.clone()) as Arc<dyn KvStore>,
+            kv: stores.kv.store(),
             check,
             hub: stores.hub.clone(),
             health: health.clone(),
             domain: config.domain.clone(),
             limits: config.limits.clone(),
             node: NodeInfo { http, https },
-            in_use,
+            in_use: in_use.clone(),
+            cluster: stores.cluster.clone(),
         });
         let (stop_api, stopped) = watch::channel(false);
         let api = tokio::spawn(api::serve(listener, router, stopped));
-        let crons = tokio::spawn(run_crons(stores.registry.subscribe(), fire));
+        let (leave, leaving) = watch::channel(false);
+        let crons = start_crons(stores, leaving.clone(), fire);
+        let cluster = stores.cluster.clone().map(|cluster| {
+            let metrics = stores.hub.metrics().clone();
+            Part::start(cluster, Announced { in_use, metrics }, (leave, leaving), &health)
+        });
         NodeFile { admin, http, https, pid: std::process::id() }.write(&config.data_dir)?;
         health.ready();
         let (data_dir, kv) = (config.data_dir.clone(), stores.kv.clone());
-        Ok(Self { data_dir, admin, health, crons, stop_api, api, kv })
+        Ok(Self { data_dir, admin, health, crons, stop_api, api, kv, cluster })
     }
 
     /// Tells the world that the node takes no new work.
@@ -114,7 +106,13 @@ impl Control {
         if let Err(error) = NodeFile::remove(&self.data_dir) {
             tracing::warn!(%error, "the file that leads commands to this node could not be removed");
         }
-        self.crons.abort();
+        match &self.cluster {
+            // The lease is let go first.
+            Some(part) => {
+                part.leave.send_replace(true);
+            }
+            None => self.crons.abort(),
+        }
     }
 
     /// Closes everything, once nobody serves any more.
@@ -124,28 +122,52 @@ impl Control {
             tracing::error!(%error, "the API did not end well");
         }
         self.kv.close().await;
+        if let Some(part) = self.cluster {
+            part.end(self.crons).await;
+        }
     }
 }
 
-fn open_kv(config: &NodeConfig, epochs: Option<Arc<Epochs>>) -> Result<SqliteStore, NodeError> {
-    let path = config.data_dir.join(KV_FILE);
-    let options = SqliteOptions {
-        cache_bytes_max: config.kv.cache_bytes_max,
-        readers: config.kv.readers.get(),
-        epochs,
-        ..SqliteOptions::default()
+impl Part {
+    fn start(
+        cluster: Cluster,
+        announced: Announced,
+        (leave, leaving): (watch::Sender<bool>, watch::Receiver<bool>),
+        health: &Health,
+    ) -> Self {
+        let (ready, lines) = (cluster.clone(), cluster.clone());
+        health.follow_cluster(move || ready.why_not_ready(), move || lines.lines());
+        let announcing = tokio::spawn(announce(cluster.clone(), announced, leaving));
+        let listening = tokio::spawn(listen(cluster.clone()));
+        Self { cluster, leave, announcing, listening }
+    }
+
+    /// Waits until the others know, and ends the connection.
+    async fn end(self, crons: JoinHandle<()>) {
+        let told = async { tokio::join!(self.announcing, crons) };
+        if tokio::time::timeout(LEAVE_MAX, told).await.is_err() {
+            tracing::debug!("other nodes find out by themselves that this one has ended");
+        }
+        self.listening.abort();
+        let closed = self.cluster.connection().close();
+        let _ = tokio::time::timeout(LEAVE_MAX, closed).await;
+    }
+}
+
+fn start_crons<F: Fn(Job) -> bool + Send + Sync + 'static>(
+    stores: &NodeStores,
+    leaving: watch::Receiver<bool>,
+    fire: F,
+) -> JoinHandle<()> {
+    let snapshots = stores.registry.subscribe();
+    let Some(cluster) = stores.cluster.clone() else {
+        return tokio::spawn(run_crons(snapshots, fire));
     };
-    SqliteStore::open(&path, options).map_err(|source| NodeError::Kv { path, source })
-}
-
-fn root_token(registry: &Registry, data_dir: &Path) -> Result<(String, AccountId), NodeError> {
-    let path = data_dir.join(ROOT_TOKEN_FILE);
-    let text = std::fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
-    let token: Option<Token> = registry.authenticate(&text)?;
-    match token {
-        Some(token) => Ok((text, token.account)),
-        None => Err(NodeError::RootToken { path }),
-    }
+    let holder = format!("{}-{}", cluster.config().name, cluster.instance());
+    let leases = cluster.connection().leases();
+    tokio::spawn(async move {
+        run_cluster_crons(cluster.connection(), leases, holder, snapshots, leaving, fire).await;
+    })
 }
 
 /// Each open connection is a file descriptor: the limit of the process is raised as far as it goes.

@@ -15,6 +15,9 @@ pub enum NodeError {
     /// The registry cannot be used.
     #[error("cannot open the registry: {0}")]
     Registry(#[from] RegistryError),
+    /// The connection to the cluster's servers cannot be begun.
+    #[error("cannot join the cluster: {0}")]
+    Nats(#[from] atoll_kv::log::NatsError),
     /// The KV store cannot be used.
     #[error("cannot open the key-value store {path}: {source}", path = path.display())]
     Kv {

@@ -6,6 +6,7 @@ pub(crate) mod control;
 mod error;
 pub(crate) mod fit;
 pub(crate) mod sockets;
+pub(crate) mod stores;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -23,10 +24,11 @@ use crate::observe::{Health, Listener};
 use crate::outbound::SystemNetwork;
 use crate::registry::{AccountId, Registry};
 use crate::serving::{Serving, ServingOptions, start_engine};
-use control::{Control, NodeStores, ServingSide, bind_admin, raise_file_limit};
+use control::{Control, ServingSide, bind_admin, raise_file_limit};
 pub use error::NodeError;
 use fit::Fit;
 use sockets::Listeners;
+use stores::NodeStores;
 
 /// A running node.
 pub struct Node {
@@ -50,7 +52,7 @@ impl Node {
         raise_file_limit();
         let fit = Fit::of(&config, 1, threads(&config));
         let engine = start_engine(&fit.memory)?;
-        let stores = NodeStores::open(&config, None)?;
+        let stores = NodeStores::open(&config, None).await?;
         fit.show(stores.hub.metrics());
         let tls = certificates::tls(&certificates::read(&config, &stores.registry)?)?;
         let Listeners { pairs, http, https } = Listeners::bind(&config, threads(&config)).await?;
@@ -62,7 +64,7 @@ impl Node {
             engine,
             config: config.clone(),
             state: Arc::new(stores.registry.clone()),
-            kv: Arc::new(stores.kv.clone()),
+            kv: stores.kv.store(),
             hub: stores.hub.clone(),
             debuggees: debuggees.clone(),
             quarantined: Arc::new(Quarantined::default()),

@@ -2,7 +2,7 @@
 //! and scrapers have none, and the answers name no secret.
 
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::Router;
 use axum::http::{StatusCode, header};
@@ -67,11 +67,22 @@ pub struct Health {
     state: watch::Sender<NodeState>,
     /// Empty when the node serves in its own process.
     processes: Arc<Mutex<Vec<ProcessStatus>>>,
+    cluster: Arc<OnceLock<ClusterView>>,
+}
+
+/// How a cluster's node stands.
+struct ClusterView {
+    why_not_ready: Box<dyn Fn() -> Option<String> + Send + Sync>,
+    lines: Box<dyn Fn() -> String + Send + Sync>,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self { state: watch::Sender::new(NodeState::Starting), processes: Arc::default() }
+        Self {
+            state: watch::Sender::new(NodeState::Starting),
+            processes: Arc::default(),
+            cluster: Arc::default(),
+        }
     }
 }
 
@@ -97,6 +108,25 @@ impl Health {
         self.state.send_replace(NodeState::Draining);
     }
 
+    /// Has the node be ready only while nothing speaks against it, and shows how it stands to its cluster. It is
+    /// called once.
+    pub fn follow_cluster(
+        &self,
+        why_not_ready: impl Fn() -> Option<String> + Send + Sync + 'static,
+        lines: impl Fn() -> String + Send + Sync + 'static,
+    ) {
+        let view = ClusterView { why_not_ready: Box::new(why_not_ready), lines: Box::new(lines) };
+        let _ = self.cluster.set(view);
+    }
+
+    fn why_not_ready(&self) -> Option<String> {
+        self.cluster.get().and_then(|cluster| (cluster.why_not_ready)())
+    }
+
+    fn cluster_lines(&self) -> String {
+        self.cluster.get().map(|cluster| (cluster.lines)()).unwrap_or_default()
+    }
+
     /// The serving processes.
     pub fn processes(&self) -> Vec<ProcessStatus> {
         self.processes.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -119,7 +149,8 @@ pub fn health_routes(health: Health, metrics: Arc<Metrics>) -> Router {
         .route(
             "/healthz",
             get(move || async move {
-                format!("ok\n{}{}", listed(&alive.processes()), figures(&counted))
+                let cluster = alive.cluster_lines();
+                format!("ok\n{}{cluster}{}", listed(&alive.processes()), figures(&counted))
             }),
         )
         .route("/readyz", get(move || async move { ready(&health) }))
@@ -130,12 +161,15 @@ fn ready(health: &Health) -> (StatusCode, String) {
     let processes = health.processes();
     let serves = |process: &ProcessStatus| process.state == ProcessState::Ready;
     let (status, word) = match health.state() {
-        NodeState::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
-        NodeState::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        NodeState::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting".to_owned()),
+        NodeState::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining".to_owned()),
         NodeState::Ready if processes.is_empty() || processes.iter().any(serves) => {
-            (StatusCode::OK, "ready")
+            match health.why_not_ready() {
+                None => (StatusCode::OK, "ready".to_owned()),
+                Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not current: {why}")),
+            }
         }
-        NodeState::Ready => (StatusCode::SERVICE_UNAVAILABLE, "restarting"),
+        NodeState::Ready => (StatusCode::SERVICE_UNAVAILABLE, "restarting".to_owned()),
     };
     (status, format!("{word}\n{}", listed(&processes)))
 }

@@ -176,6 +176,16 @@ impl Metrics {
         }
     }
 
+    /// Invocations under way, and how many have ended since the start.
+    pub fn load(&self) -> (i64, u64) {
+        let in_flight = self.gauges().get("invocations_in_flight").map_or(0, |(_, value)| *value);
+        let known = self.workers.read().unwrap_or_else(PoisonError::into_inner);
+        let other = self.other.read().unwrap_or_else(PoisonError::into_inner);
+        let each = known.values().chain(other.iter());
+        let ended = each.flat_map(|worker| &worker.outcomes);
+        (in_flight, ended.map(|count| count.load(Ordering::Relaxed)).sum())
+    }
+
     /// Records an operation on the KV store.
     pub fn observe_kv<T, E>(&self, operation: KvOperation, result: &Result<T, E>) {
         self.kv[operation as usize][usize::from(result.is_err())].fetch_add(1, Ordering::Relaxed);

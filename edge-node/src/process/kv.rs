@@ -4,17 +4,15 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 
-use atoll_kv::{
-    EpochReader, KvStore, RemoteOptions, RemoteStore, ServeOptions, SqliteStore, serve_remote,
-};
+use atoll_kv::{EpochReader, KvStore, RemoteOptions, RemoteStore, ServeOptions, serve_remote};
 use tokio::net::UnixStream;
 
 use crate::config::KvConfig;
 
 /// Serves the store on a new link until its other end, which this gives, is closed.
-pub(crate) fn serve(store: &SqliteStore) -> std::io::Result<OwnedFd> {
+pub(crate) fn serve(store: &Arc<dyn KvStore>) -> std::io::Result<OwnedFd> {
     let (own, others) = UnixStream::pair()?;
-    tokio::spawn(serve_remote(Arc::new(store.clone()), own, ServeOptions::default()));
+    tokio::spawn(serve_remote(store.clone(), own, ServeOptions::default()));
     Ok(others.into_std()?.into())
 }
 

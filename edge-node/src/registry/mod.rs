@@ -33,6 +33,7 @@ pub(crate) use accounts::ROOT_TOKEN_FILE;
 pub use error::{Missing, RegistryError, Taken};
 pub use model::*;
 pub use namespaces::{Namespace, NamespaceOrder, NamespacePage};
+pub(crate) use replica::CLUSTER_DIR;
 pub use replica::{JoinOptions, ReplicaStatus};
 pub use routes::HostPattern;
 pub use schedules::StoredSchedule;

@@ -291,6 +291,8 @@ pub struct Schedule {
     pub worker: WorkerRef,
     /// Five fields, UTC.
     pub cron: String,
+    /// When it was made: milliseconds since the Unix epoch.
+    pub created_ms: u64,
 }
 
 /// Everything that the data plane reads, swapped whole at every change.

@@ -49,14 +49,14 @@ fn all_routes(view: &Transaction<'_>) -> Result<Vec<Route>, RegistryError> {
 
 fn schedules(view: &Transaction<'_>) -> Result<Vec<Schedule>, RegistryError> {
     let mut statement = view.prepare_cached(
-        "SELECT account, worker, cron FROM schedule ORDER BY account, worker, position",
+        "SELECT account, worker, cron, created_ms FROM schedule ORDER BY account, worker, position",
     )?;
     let rows = statement.query_map([], |row| {
         let worker = WorkerRef {
             account: AccountId::new(row.get::<_, String>(0)?),
             worker: WorkerName::new(row.get::<_, String>(1)?),
         };
-        Ok(Schedule { worker, cron: row.get(2)? })
+        Ok(Schedule { worker, cron: row.get(2)?, created_ms: from_sql(row.get(3)?) })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
 }

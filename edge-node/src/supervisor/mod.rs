@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use atoll_kv::{Epochs, SqliteStore};
+use atoll_kv::{Epochs, KvStore};
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -27,9 +27,10 @@ use tokio::time::Instant;
 use crate::config::NodeConfig;
 use crate::dispatch::Job;
 use crate::node::certificates::{self, Pem};
-use crate::node::control::{Control, NodeStores, ServingSide, bind_admin, raise_file_limit};
+use crate::node::control::{Control, ServingSide, bind_admin, raise_file_limit};
 use crate::node::fit::Fit;
 use crate::node::sockets::Listeners;
+use crate::node::stores::NodeStores;
 use crate::node::{NodeError, threads};
 use crate::observe::{Count, Health, ProcessState, ReportHub};
 use crate::process::FDS_MAX;
@@ -63,7 +64,7 @@ struct Shared {
     config: NodeConfig,
     certificates: Vec<Pem>,
     registry: Registry,
-    kv: SqliteStore,
+    kv: Arc<dyn KvStore>,
     /// The epoch file of the KV store, for reading.
     epochs: OwnedFd,
     hub: ReportHub,
@@ -148,7 +149,7 @@ impl Supervisor {
         fit.warn();
         let config = NodeConfig { memory: fit.memory.clone(), ..config };
         let epochs = Arc::new(Epochs::new()?);
-        let stores = NodeStores::open(&config, Some(epochs.clone()))?;
+        let stores = NodeStores::open(&config, Some(epochs.clone())).await?;
         let certificates = certificates::read(&config, &stores.registry)?;
         let Listeners { pairs, http, https } =
             Listeners::bind(&config, shares.iter().sum()).await?;
@@ -163,7 +164,7 @@ impl Supervisor {
             config: childs_config(&config, processes),
             certificates,
             registry: stores.registry.clone(),
-            kv: stores.kv.clone(),
+            kv: stores.kv.store(),
             epochs: epochs.read_only()?,
             hub: stores.hub.clone(),
             health: Health::default(),
@@ -263,6 +264,8 @@ fn childs_config(config: &NodeConfig, processes: usize) -> NodeConfig {
     let mut config = config.clone();
     config.kv.cache_bytes_max /= processes as u64;
     config.processes = NonZeroUsize::new(processes);
+    // What reaches the cluster's servers is nothing for processes that run tenants' code.
+    config.cluster = None;
     config
 }
 
@@ -275,10 +278,8 @@ async fn encode_snapshots(registry: Registry, encoded_snapshots: watch::Sender<(
     let mut snapshots = registry.subscribe();
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
-        let known = encoded_snapshots.borrow().0;
-        if known != snapshot.revision {
-            encoded_snapshots.send_replace(encoded(&snapshot));
-        }
+        // A registry that follows a cluster's log back has an old revision and something else in it.
+        encoded_snapshots.send_replace(encoded(&snapshot));
         if snapshots.changed().await.is_err() {
             return;
         }

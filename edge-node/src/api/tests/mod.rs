@@ -78,6 +78,7 @@ fn node_with(limits: LimitsConfig) -> Node {
             https: ([127, 0, 0, 1], 8443).into(),
         },
         in_use: watch::channel(u64::MAX).1,
+        cluster: None,
     });
     let token = std::fs::read_to_string(dir.path().join("root.token")).unwrap();
     let account = registry.authenticate(&token).unwrap().unwrap().account;

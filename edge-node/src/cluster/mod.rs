@@ -1,0 +1,113 @@
+//! What makes a node one of many, beside its stores: what nodes tell each other of themselves, and which of
+//! them fires crons. It keeps no state that matters and decides nothing about workers.
+
+mod crons;
+mod figures;
+mod lease;
+mod peers;
+mod presence;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use atoll_kv::log::{Connectivity, NatsConnection};
+use atoll_kv::{Health as KvHealth, ReplicatedStore};
+
+pub(crate) use crons::run_cluster_crons;
+pub(crate) use peers::Peers;
+pub(crate) use presence::{Announced, announce, listen};
+
+use crate::config::ClusterConfig;
+use crate::registry::Registry;
+
+/// A node's part in its cluster. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Cluster(Arc<Inner>);
+
+struct Inner {
+    config: ClusterConfig,
+    connection: NatsConnection,
+    registry: Registry,
+    kv: ReplicatedStore,
+    peers: Peers,
+    /// Tells this run of the node from an earlier one, and from another node of its name.
+    instance: String,
+    started: Instant,
+}
+
+impl Cluster {
+    pub(crate) fn new(
+        config: ClusterConfig,
+        connection: NatsConnection,
+        registry: Registry,
+        kv: ReplicatedStore,
+    ) -> Self {
+        let instance = hex::encode(rand::random::<[u8; 8]>());
+        let peers = Peers::default();
+        let started = Instant::now();
+        Self(Arc::new(Inner { config, connection, registry, kv, peers, instance, started }))
+    }
+
+    pub(crate) fn config(&self) -> &ClusterConfig {
+        &self.0.config
+    }
+
+    pub(crate) fn connection(&self) -> &NatsConnection {
+        &self.0.connection
+    }
+
+    /// What the node knows of the others.
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.0.peers
+    }
+
+    pub(crate) fn instance(&self) -> &str {
+        &self.0.instance
+    }
+
+    fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    fn kv(&self) -> &ReplicatedStore {
+        &self.0.kv
+    }
+
+    fn is_connected(&self) -> bool {
+        *self.0.connection.connectivity().borrow() == Connectivity::Connected
+    }
+
+    /// How long ago the registry is known to have had everything, if it did since the start.
+    fn registry_staleness(&self) -> Option<Duration> {
+        let caught_up = self.registry().replica_status()?.borrow().caught_up?;
+        Some(caught_up.elapsed())
+    }
+
+    /// Why the node should not be given requests now, if there is a reason.
+    pub(crate) fn why_not_ready(&self) -> Option<String> {
+        let Some(registry) = self.registry_staleness() else {
+            return Some(self.with_cause("the registry is not current yet"));
+        };
+        if *self.kv().health().borrow() == KvHealth::Starting {
+            return Some(self.with_cause("the key-value store is not current yet"));
+        }
+        let oldest = registry.max(self.kv().staleness());
+        let most = self.config().stale_max()?;
+        (oldest > most).then(|| {
+            self.with_cause(&format!(
+                "what the node has may be {} s old, more than {} s (cluster.stale_ms_max)",
+                oldest.as_secs(),
+                most.as_secs()
+            ))
+        })
+    }
+
+    fn with_cause(&self, what: &str) -> String {
+        match self.is_connected() {
+            true => what.to_owned(),
+            false => format!("{what}: NATS cannot be reached"),
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The promise: nodes that share NATS servers are one. What is written or deployed on one is on all of them in
+//! moments, a node serves and restarts without NATS, and catches up alone.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::{Duration, Instant};
+
+use atoll_kv::contract::nats::NatsServers;
+use atoll_tests::{Node, NodeOptions, Script, eventually, fixture};
+use http::Method;
+use serde_json::{Value, json};
+
+/// How long a deploy may take until every node serves by it, on a machine that does other things too.
+const DEPLOY_MAX: Duration = Duration::from_secs(5);
+
+fn options(servers: &NatsServers, name: &str, key: Option<Vec<u8>>) -> NodeOptions {
+    let config = format!(
+        "[cluster]\nnats = [{:?}]\nname = {name:?}\nregion = \"r-{name}\"\nshards = 4\n",
+        servers.url(0)
+    );
+    NodeOptions { threads: 1, processes: Some(1), config, key }
+}
+
+/// A server and three nodes that share it.
+struct Cluster {
+    nodes: Vec<Node>,
+    servers: NatsServers,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let servers = NatsServers::start(1);
+        let mut nodes = vec![Node::start(options(&servers, "a", None)).await];
+        let key = std::fs::read(nodes[0].data_dir().join("node.key")).unwrap();
+        for name in ["b", "c"] {
+            nodes.push(Node::start(options(&servers, name, Some(key.clone()))).await);
+        }
+        Self { nodes, servers }
+    }
+
+    /// Waits until every node has a worker's answer.
+    async fn all_answer(&self, worker: &str, expected: &str) {
+        for node in &self.nodes {
+            answers(node, worker, expected).await;
+        }
+    }
+}
+
+fn gate(text: &str) -> Script {
+    Script::module(fixture("gate.js")).bind_text("VERSION", text)
+}
+
+async fn answers(node: &Node, worker: &str, expected: &str) {
+    eventually("the worker answers", async || {
+        let reply = node.request(worker, "/").send().await.ok()?;
+        (reply.status == 200 && reply.text() == expected).then_some(())
+    })
+    .await;
+}
+
+async fn nodes(node: &Node) -> Value {
+    node.api().call(Method::GET, "/nodes", &Value::Null).await.unwrap()
+}
+
+async fn kv_op(node: &Node, op: Value) -> Value {
+    node.request("kv", "/").post(op.to_string()).await.unwrap().json()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_are_one() {
+    let mut cluster = Cluster::start().await;
+    let [a, b, c] = &cluster.nodes[..] else { panic!("there are three nodes") };
+
+    // Every node hears of all.
+    for node in [a, b, c] {
+        eventually("the nodes see each other", async || {
+            let told = nodes(node).await;
+            (told["nodes"].as_array()?.len() == 3).then_some(())
+        })
+        .await;
+    }
+    let told = nodes(b).await;
+    assert_eq!(told["nodes"][0]["region"], "r-a");
+    assert_eq!(told["nodes"][1]["this"], true);
+
+    // A deploy is answered when all nodes serve by it, through whichever it goes.
+    a.deploy("gate", &gate("one")).await;
+    cluster.all_answer("gate", "one").await;
+    let begun = Instant::now();
+    b.api().upload("gate", &gate("two")).await.unwrap();
+    assert!(begun.elapsed() < DEPLOY_MAX, "a deploy took {:?}", begun.elapsed());
+    for node in [a, b, c] {
+        assert_eq!(node.text("gate", "/").await, "two", "it is live when the deploy is answered");
+    }
+
+    // KV written on one node is read on the others, by their workers too.
+    let namespace = a.api().create_namespace("shared").await;
+    c.deploy("kv", &Script::module(fixture("kv.js")).bind_kv("KV", &namespace)).await;
+    a.api().kv_put(&namespace, "key", "first").await.unwrap();
+    for node in [a, b, c] {
+        eventually("the value comes", async || {
+            let read = kv_op(node, json!({ "op": "get", "key": "key" })).await;
+            (read["ok"] == "first").then_some(())
+        })
+        .await;
+    }
+    // What a process has read before is not kept when another node replaces it.
+    kv_op(b, json!({ "op": "put", "key": "key", "value": "second" })).await;
+    for node in [a, b, c] {
+        eventually("the new value comes", async || {
+            let read = kv_op(node, json!({ "op": "get", "key": "key" })).await;
+            (read["ok"] == "second").then_some(())
+        })
+        .await;
+    }
+
+    // Without NATS nodes serve and refuse changes at once, and say why.
+    cluster.servers.kill(0);
+    let [a, b, c] = &mut cluster.nodes[..] else { panic!("there are three nodes") };
+    assert_eq!(b.text("gate", "/").await, "two");
+    eventually("changes are refused", async || {
+        let begun = Instant::now();
+        let refused = b.api().upload("gate", &gate("three")).await.err()?;
+        assert_eq!(refused.status, 503, "{refused}");
+        assert!(begun.elapsed() < Duration::from_secs(15), "refused after {:?}", begun.elapsed());
+        refused.text.contains("NATS cannot be reached").then_some(())
+    })
+    .await;
+    let refused = b.api().kv_put(&namespace, "key", "third").await.unwrap_err();
+    assert_eq!(refused.status, 503, "{refused}");
+    // A node starts from its disk, and is not ready, as it cannot know what it missed.
+    c.restart_unready().await;
+    answers(c, "gate", "two").await;
+    assert_eq!(kv_op(c, json!({ "op": "get", "key": "key" })).await["ok"], "second");
+    let (status, text) = c.admin_text("/readyz").await;
+    assert_eq!(status, 503);
+    assert!(text.contains("not current"), "{text}");
+    assert!(c.admin_text("/healthz").await.1.contains("nats=unreachable"));
+    // It recovers alone, also from what it misses while it is away.
+    c.kill9();
+    cluster.servers.restart(0);
+    eventually("changes are taken again", async || {
+        a.api().upload("gate", &gate("three")).await.ok()
+    })
+    .await;
+    c.restart().await;
+    answers(c, "gate", "three").await;
+    answers(b, "gate", "three").await;
+    let metrics = c.metrics().await.unwrap();
+    assert_eq!(metrics.value("atoll_nats_connected"), Some(1.0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_name_the_nodes() {
+    let cluster = Cluster::start().await;
+    let _ = cluster.nodes[0].drain_check();
+}
