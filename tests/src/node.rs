@@ -14,6 +14,7 @@ use crate::client::{Protocol, Request};
 use crate::clock::eventually;
 use crate::metrics::Metrics;
 use crate::process::Process;
+use crate::project::CommandOutput;
 use crate::script::Script;
 
 /// How a node is started.
@@ -77,13 +78,7 @@ impl Node {
     /// # Panics
     /// Panics when the node does not become ready in time.
     pub async fn start(options: NodeOptions) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory can be made");
-        std::fs::write(dir.path().join("node.toml"), &options.config)
-            .expect("the configuration can be written");
-        if let Some(key) = &options.key {
-            std::fs::create_dir(data_dir(dir.path())).expect("a directory can be made");
-            std::fs::write(data_dir(dir.path()).join("node.key"), key).expect("it is writable");
-        }
+        let dir = prepared(&options);
         let child = Child::start(&options, dir.path(), None).await;
         child.ready().await;
         let api = child.api(dir.path()).await;
@@ -136,6 +131,31 @@ impl Node {
         let reply = self.request(worker, path).send().await.expect("the node answers");
         assert_eq!(reply.status, 200, "{worker}{path}: {}", reply.text());
         reply.text()
+    }
+
+    /// Starts a node that must refuse to run; answers what it wrote.
+    ///
+    /// # Panics
+    /// Panics when it runs.
+    pub async fn refused(options: NodeOptions) -> String {
+        let dir = prepared(&options);
+        let mut captured = Captured::spawn(&mut command(&options, dir.path(), None));
+        let status = captured.exit_status().await;
+        assert!(!status.success(), "the node runs");
+        captured.output()
+    }
+
+    /// Runs `atoll COMMAND...` as the first account.
+    ///
+    /// # Panics
+    /// Panics when the binary cannot be started, or does not end.
+    pub async fn atoll(&self, arguments: &[&str]) -> CommandOutput {
+        crate::project::run(&self.api, arguments.iter().map(AsRef::as_ref)).await
+    }
+
+    /// Sends a signal to the node's first process.
+    pub fn signal(&self, name: &str) {
+        self.child.captured.signal(name);
     }
 
     /// Ends the process at once, as a crash does.
@@ -250,6 +270,35 @@ impl Node {
     }
 }
 
+/// A directory with what the options say.
+fn prepared(options: &NodeOptions) -> TempDir {
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    std::fs::write(dir.path().join("node.toml"), &options.config)
+        .expect("the configuration can be written");
+    if let Some(key) = &options.key {
+        std::fs::create_dir(data_dir(dir.path())).expect("a directory can be made");
+        std::fs::write(data_dir(dir.path()).join("node.key"), key).expect("it is writable");
+    }
+    dir
+}
+
+/// The command that starts the binary, on free ports unless the addresses are given.
+fn command(options: &NodeOptions, dir: &Path, at: Option<Addresses>) -> Command {
+    let mut command = Command::new(atoll_binary());
+    command.arg("serve").arg("--config").arg(dir.join("node.toml"));
+    command.arg("--data").arg(data_dir(dir));
+    command.args(["--domain", "localhost", "--threads", &options.threads.to_string()]);
+    if let Some(processes) = options.processes {
+        command.args(["--processes", &processes.to_string()]);
+    }
+    let free = SocketAddr::from(([127, 0, 0, 1], 0));
+    let at = at.unwrap_or(Addresses { http: free, https: free, admin: free });
+    for (listener, address) in [("--http", at.http), ("--https", at.https), ("--admin", at.admin)] {
+        command.args([listener, &address.to_string()]);
+    }
+    command
+}
+
 fn data_dir(dir: &Path) -> PathBuf {
     dir.join("data")
 }
@@ -261,23 +310,8 @@ struct Child {
 }
 
 impl Child {
-    /// Starts the binary, on free ports unless the addresses are given.
     async fn start(options: &NodeOptions, dir: &Path, at: Option<Addresses>) -> Self {
-        let mut command = Command::new(atoll_binary());
-        command.arg("serve").arg("--config").arg(dir.join("node.toml"));
-        command.arg("--data").arg(data_dir(dir));
-        command.args(["--domain", "localhost", "--threads", &options.threads.to_string()]);
-        if let Some(processes) = options.processes {
-            command.args(["--processes", &processes.to_string()]);
-        }
-        let free = SocketAddr::from(([127, 0, 0, 1], 0));
-        let at = at.unwrap_or(Addresses { http: free, https: free, admin: free });
-        for (listener, address) in
-            [("--http", at.http), ("--https", at.https), ("--admin", at.admin)]
-        {
-            command.args([listener, &address.to_string()]);
-        }
-        let mut captured = Captured::spawn(&mut command);
+        let mut captured = Captured::spawn(&mut command(options, dir, at));
         let addresses = captured.line("the node names its addresses", listening).await;
         Self { captured, addresses }
     }

@@ -1,5 +1,6 @@
 //! Fixture projects with npm dependencies, deployed by the real CLI.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -72,19 +73,28 @@ impl Project {
     /// # Panics
     /// Panics when the binary cannot be started, or does not end.
     pub async fn atoll(&self, api: &Api, command: &[&str]) -> CommandOutput {
-        let mut process = tokio::process::Command::new(atoll_binary());
-        process.args(command).arg(self.path()).stdin(Stdio::null()).kill_on_drop(true);
-        process.env("ATOLL_API_URL", api.base_url());
-        process.env("ATOLL_API_TOKEN", api.token());
-        process.env("ATOLL_ACCOUNT_ID", api.account());
-        let output = tokio::time::timeout(COMMAND_MAX, process.output()).await;
-        let output = output.unwrap_or_else(|_| panic!("{command:?} does not end"));
-        let output = output.expect("the CLI can be started");
-        CommandOutput {
-            success: output.status.success(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        let path = self.path();
+        run(api, command.iter().map(OsStr::new).chain([path.as_os_str()])).await
+    }
+}
+
+/// Runs `atoll ARGUMENTS...` as the API's account.
+pub(crate) async fn run<'a>(
+    api: &Api,
+    arguments: impl Iterator<Item = &'a OsStr>,
+) -> CommandOutput {
+    let mut process = tokio::process::Command::new(atoll_binary());
+    process.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    process.env("ATOLL_API_URL", api.base_url());
+    process.env("ATOLL_API_TOKEN", api.token());
+    process.env("ATOLL_ACCOUNT_ID", api.account());
+    let output = tokio::time::timeout(COMMAND_MAX, process.output()).await;
+    let output = output.unwrap_or_else(|_| panic!("a command does not end"));
+    let output = output.expect("the CLI can be started");
+    CommandOutput {
+        success: output.status.success(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }
 

@@ -147,11 +147,53 @@ async fn nodes_are_one() {
     answers(c, "gate", "three").await;
     answers(b, "gate", "three").await;
     let metrics = c.metrics().await.unwrap();
-    assert_eq!(metrics.value("atoll_nats_connected"), Some(1.0));
+    assert!(metrics.text().contains("\natoll_nats_connected 1\n"), "{}", metrics.text());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_name_the_nodes() {
-    let cluster = Cluster::start().await;
-    let _ = cluster.nodes[0].drain_check();
+    let mut cluster = Cluster::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("worker.js");
+    std::fs::write(&script, "export default { fetch: () => new Response('hello') };").unwrap();
+    let script = script.to_str().unwrap();
+    let command = ["deploy", script, "--name", "hello", "--compatibility-date", "2026-01-01"];
+    let deploy = cluster.nodes[1].atoll(&command).await;
+    assert!(deploy.success, "{}", deploy.stderr);
+    for name in ["a", "b", "c"] {
+        assert!(deploy.stdout.contains(&format!("node {name}: ok")), "{}", deploy.stdout);
+    }
+    let listed = cluster.nodes[2].atoll(&["nodes"]).await;
+    assert!(listed.success, "{}", listed.stderr);
+    let rows: Vec<Vec<&str>> =
+        listed.stdout.lines().map(|line| line.split('\t').collect()).collect();
+    assert_eq!(rows.iter().map(|row| row[1]).collect::<Vec<_>>(), ["r-a", "r-b", "r-c"]);
+    assert!(rows.iter().all(|row| row[3] == rows[0][3]), "{}", listed.stdout);
+    assert!(!listed.stdout.contains('\u{1b}'), "no colours without a terminal");
+
+    // A node that drains says so, and is not waited for.
+    assert!(cluster.nodes[0].drain().await.success());
+    eventually("the others know", async || {
+        let told = nodes(&cluster.nodes[1]).await;
+        (told["nodes"].as_array()?.len() == 2).then_some(())
+    })
+    .await;
+    // One that hangs is named.
+    cluster.nodes[2].signal("STOP");
+    let deploy = cluster.nodes[1].atoll(&command).await;
+    cluster.nodes[2].signal("CONT");
+    assert!(deploy.success, "{}", deploy.stderr);
+    assert!(deploy.stdout.contains("node b: ok"), "{}", deploy.stdout);
+    answers(&cluster.nodes[2], "hello", "hello").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_needs_the_clusters_key() {
+    let servers = NatsServers::start(1);
+    let first = Node::start(options(&servers, "a", None)).await;
+    for key in [None, Some(vec![7; 32])] {
+        let refused = Node::refused(options(&servers, "b", key)).await;
+        assert!(refused.contains("copy node.key"), "{refused}");
+    }
+    drop(first);
 }
