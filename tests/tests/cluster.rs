@@ -88,6 +88,7 @@ async fn nodes_are_one() {
     cluster.all_answer("gate", "one").await;
     let begun = Instant::now();
     b.api().upload("gate", &gate("two")).await.unwrap();
+    println!("a deploy to three nodes took {:?}", begun.elapsed());
     assert!(begun.elapsed() < DEPLOY_MAX, "a deploy took {:?}", begun.elapsed());
     for node in [a, b, c] {
         assert_eq!(node.text("gate", "/").await, "two", "it is live when the deploy is answered");
@@ -196,4 +197,35 @@ async fn a_node_needs_the_clusters_key() {
         assert!(refused.contains("copy node.key"), "{refused}");
     }
     drop(first);
+}
+
+/// A line of every minute, on three nodes that all could fire it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cron_line_is_fired_once() {
+    let cluster = Cluster::start().await;
+    let script = "export default { scheduled() {}, fetch: () => new Response('') };";
+    let a = &cluster.nodes[0];
+    a.deploy("tick", &Script::module(script)).await;
+    let path = a.api().in_account("/workers/scripts/tick/schedules");
+    a.api().call(Method::PUT, &path, &json!([{ "cron": "* * * * *" }])).await.unwrap();
+    let fired = async || {
+        let mut sum = 0;
+        for node in &cluster.nodes {
+            let outcomes = node.metrics().await.unwrap().outcomes(Some("tick"));
+            sum += outcomes.get("ok").copied().unwrap_or(0);
+        }
+        sum
+    };
+    let minute = Duration::from_secs(60);
+    let begun = Instant::now();
+    while fired().await == 0 {
+        assert!(
+            begun.elapsed() < minute + Duration::from_secs(10),
+            "it is fired when it comes due"
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    // Nobody else fires it, nor does its node again.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(fired().await, 1);
 }
