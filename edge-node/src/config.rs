@@ -461,6 +461,18 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_cluster_is_the_default() {
+        let page = include_str!("../../docs/config.md");
+        let toml = page.split("```toml").nth(2).unwrap().split("```").next().unwrap();
+        let default = ClusterConfig {
+            nats: vec!["nats://10.0.0.1:4222".to_owned()],
+            name: "node-1".to_owned(),
+            ..ClusterConfig::default()
+        };
+        assert_eq!(parse(toml).unwrap().cluster, Some(default));
+    }
+
+    #[test]
     fn every_section_is_read() {
         let config = parse(
             r#"

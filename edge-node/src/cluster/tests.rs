@@ -34,9 +34,8 @@ fn node(
     let (logs, name, fired) = (logs.clone(), name.to_owned(), fired.clone());
     let (snapshots, leave) = (snapshots.subscribe(), leave.subscribe());
     let fire = move |job| {
-        if let Job::Scheduled { scheduled_ms, .. } = job {
-            *fired.lock().unwrap().entry(scheduled_ms).or_default() += 1;
-        }
+        let Job::Scheduled { scheduled_ms, .. } = job;
+        *fired.lock().unwrap().entry(scheduled_ms).or_default() += 1;
         true
     };
     tokio::spawn(async move {

@@ -1,7 +1,7 @@
 //! Copies of the whole registry in the blob store, without modules: what a new node begins with, and what
 //! lets the log drop old records.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use atoll_kv::log::{Append, BlobError, Expect, Freshness, LogError};
@@ -30,7 +30,7 @@ enum CopyError {
 
 /// Has a copy made when this node's last change makes it its turn.
 pub(super) fn consider(inner: &Inner, replica: &Replica, sequence: u64) {
-    if sequence % replica.options.copy_records == 0
+    if sequence.is_multiple_of(replica.options.copy_records)
         && let Some(inner) = inner.this.get()
     {
         replica.runtime.spawn(make_or_warn(inner.clone()));
@@ -91,10 +91,10 @@ fn read_whole(database: &Path) -> Result<(Vec<u8>, u64), RegistryError> {
 }
 
 /// An empty registry in a file of its own, in place of what was there.
-pub(super) fn create(path: &PathBuf) -> Result<Connection, RegistryError> {
+pub(super) fn create(path: &Path) -> Result<Connection, RegistryError> {
     match std::fs::remove_file(path) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            return Err(RegistryError::File { path: path.clone(), source });
+            Err(RegistryError::File { path: path.to_owned(), source })
         }
         _ => open(path),
     }

@@ -1,7 +1,7 @@
 //! Begins anew: makes the registry that the log leads to in a file beside this node's, and then puts it in
 //! the place of what was there, all at once. Who is served meanwhile notices nothing.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use atoll_kv::log::{BlobHash, Delivery, Freshness, Identity, LogError, Position};
@@ -82,7 +82,7 @@ pub(super) async fn replace(
 }
 
 /// The newest copy, or nothing where the log has its beginning.
-async fn begin(path: &PathBuf, replica: &Replica) -> Result<(Connection, Identity), ResyncError> {
+async fn begin(path: &Path, replica: &Replica) -> Result<(Connection, Identity), ResyncError> {
     let state = replica.log.state().await?;
     let newest = replica.log.last_on(COPY.to_owned(), Freshness::Latest).await?;
     let Some(newest) = newest else {
@@ -97,7 +97,7 @@ async fn begin(path: &PathBuf, replica: &Replica) -> Result<(Connection, Identit
     let bytes = fetch(&*replica.blobs, told.hash()?).await?;
     drop(copy::create(path)?);
     std::fs::write(path, &bytes)
-        .map_err(|source| RegistryError::File { path: path.clone(), source })?;
+        .map_err(|source| RegistryError::File { path: path.to_owned(), source })?;
     let scratch = copy::open(path)?;
     set_position(&scratch, &state.identity, told.covers)?;
     Ok((scratch, state.identity))
@@ -153,7 +153,7 @@ fn wanted(scratch: &Connection) -> Result<Vec<BlobHash>, RegistryError> {
 
 fn swap(
     database: &Database,
-    path: &PathBuf,
+    path: &Path,
     identity: &Identity,
     applied: u64,
 ) -> Result<Snapshot, ApplyError> {
