@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+mod archive;
 pub mod bundle;
 pub mod cli;
 mod cluster;

@@ -199,6 +199,40 @@ async fn a_node_needs_the_clusters_key() {
     drop(first);
 }
 
+/// What a single node has goes into a cluster by a file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_node_becomes_a_cluster() {
+    let mut single = Node::start(NodeOptions::default()).await;
+    let namespace = single.api().create_namespace("moved").await;
+    let script = Script::module(fixture("kv.js")).bind_kv("KV", &namespace);
+    single.deploy("kv", &script).await;
+    single.api().kv_put(&namespace, "key", "value").await.unwrap();
+    assert!(single.drain().await.success());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("export");
+    let file = file.to_str().unwrap();
+    let data = single.data_dir();
+    let exported = single.atoll(&["export", file, "--data", data.to_str().unwrap()]).await;
+    assert!(exported.success, "{}", exported.stderr);
+
+    let servers = NatsServers::start(1);
+    let key = std::fs::read(data.join("node.key")).unwrap();
+    let options = options(&servers, "a", Some(key));
+    let config = dir.path().join("node.toml");
+    std::fs::write(&config, &options.config).unwrap();
+    let mut node = Node::start(options).await;
+    let data = node.data_dir();
+    let import =
+        ["import", file, "--data", data.to_str().unwrap(), "--config", config.to_str().unwrap()];
+    let refused = node.atoll(&import).await;
+    assert!(refused.stderr.contains("in use by another process"), "{}", refused.stderr);
+    assert!(node.drain().await.success());
+    let imported = node.atoll(&import).await;
+    assert!(imported.success, "{}", imported.stderr);
+    node.restart().await;
+    assert_eq!(kv_op(&node, json!({ "op": "get", "key": "key" })).await["ok"], "value");
+}
+
 /// A line of every minute, on three nodes that all could fire it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cron_line_is_fired_once() {

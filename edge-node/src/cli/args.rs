@@ -49,6 +49,10 @@ pub enum Command {
     /// Save and choose nodes to talk to
     #[command(subcommand)]
     Context(ContextCommand),
+    /// Write all that a node keeps into a file, while it does not run
+    Export(ArchiveArgs),
+    /// Read such a file into an empty node, while it does not run
+    Import(ArchiveArgs),
     /// List the nodes of the cluster
     Nodes,
     /// Show the node, the account and where they were found
@@ -97,6 +101,25 @@ pub struct ServeArgs {
     /// Where the node says it is in its cluster [default: default]
     #[arg(long, value_name = "NAME")]
     pub region: Option<String>,
+}
+
+/// Options of `atoll export` and `atoll import`: where the node is, as `atoll serve` is told.
+#[derive(Clone, Debug, Args)]
+pub struct ArchiveArgs {
+    /// The file
+    pub file: PathBuf,
+    /// The node's configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where the node keeps its state [default: atoll-data]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// The NATS servers of its cluster
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    pub nats: Vec<String>,
+    /// What the node is called in its cluster
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
 }
 
 /// Which project and environment a command is about.

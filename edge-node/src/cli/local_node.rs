@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use tokio::sync::{broadcast, watch};
 
 use super::api::Api;
-use super::args::ServeArgs;
+use super::args::{ArchiveArgs, ServeArgs};
 use super::client::Client;
 use super::environment::Environment;
 use super::error::CliError;
@@ -60,6 +60,12 @@ pub(crate) fn serve(args: ServeArgs, environment: &Environment) -> Result<(), Cl
         node.drain().await;
         Ok(())
     })
+}
+
+/// The configuration of a node whose state is exported or imported.
+pub(crate) fn configured_for_archive(args: &ArchiveArgs) -> Result<NodeConfig, CliError> {
+    let ArchiveArgs { file: _, config, data, nats, name } = args.clone();
+    configured(ServeArgs { config, data, nats, name, ..ServeArgs::default() })
 }
 
 fn configured(args: ServeArgs) -> Result<NodeConfig, CliError> {

@@ -2,6 +2,7 @@
 //! Nothing below here reads the process's environment; it comes in as [`Environment`].
 
 mod api;
+mod archive;
 mod args;
 mod client;
 mod context;
@@ -89,6 +90,8 @@ async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
         Command::Kv(command) => kv::run(session, command).await,
         Command::Secret(command) => secret::run(session, command).await,
         Command::Context(command) => context::run(session, command).await,
+        Command::Export(args) => archive::run(session, archive::Direction::Export, args).await,
+        Command::Import(args) => archive::run(session, archive::Direction::Import, args).await,
         Command::Nodes => nodes::run(session).await,
         Command::Whoami => whoami::run(session).await,
     }

@@ -3,6 +3,7 @@
 //! runs no code.
 
 mod accounts;
+mod archive;
 mod database;
 mod deployments;
 mod error;
@@ -30,6 +31,7 @@ use tokio::sync::watch;
 
 pub use accounts::Account;
 pub(crate) use accounts::ROOT_TOKEN_FILE;
+pub(crate) use archive::ArchivedRow;
 pub use error::{Missing, RegistryError, Taken};
 pub use model::*;
 pub use namespaces::{Namespace, NamespaceOrder, NamespacePage};
@@ -37,6 +39,8 @@ pub(crate) use replica::CLUSTER_DIR;
 pub use replica::{JoinOptions, ReplicaStatus};
 pub use routes::HostPattern;
 pub use schedules::StoredSchedule;
+#[cfg(test)]
+pub(crate) use tests::version as test_version;
 pub use tokens::{NewToken, Scope, Token};
 pub use versions::Deploy;
 pub use workers::{SubdomainSettings, Worker};

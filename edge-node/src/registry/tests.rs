@@ -11,7 +11,7 @@ fn registry() -> (TempDir, Registry) {
     (dir, registry)
 }
 
-pub(super) fn version(
+pub(crate) fn version(
     account: &AccountId,
     name: &str,
     code: &str,

@@ -1,6 +1,7 @@
 //! How a node becomes one of its cluster: it takes over the registry, shows that it has the cluster's key, and
 //! gets a token for its own commands. The first node begins the cluster.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,6 +21,11 @@ use super::{CLUSTER_DIR, Replica, cluster, database_path, position, resync};
 
 /// The pause between tries to take over the registry at the very first start.
 const JOIN_PAUSE: Duration = Duration::from_millis(250);
+
+/// What a process holds while it has a node's registry open.
+const LOCK_FILE: &str = "lock";
+/// How long another process may take to let it go.
+const LOCK_MAX: Duration = Duration::from_secs(3);
 
 /// How a node joins, and how it keeps up.
 #[derive(Clone, Debug)]
@@ -69,8 +75,9 @@ impl Registry {
         refuse_embedded(dir)?;
         create_private_dir(&cluster_dir)
             .map_err(|source| RegistryError::File { path: cluster_dir, source })?;
+        let lock = lock(dir)?;
         let database = Database::open(database_path(dir))?;
-        let replica = Replica::open(&database.writer(), engine, options, runtime)?;
+        let replica = Replica::open(&database.writer(), engine, options, runtime, lock)?;
         if database.read(|view| position(view))?.identity.is_none() {
             replica.take_over(&database)?;
         }
@@ -150,6 +157,30 @@ impl Replica {
     }
 }
 
+/// Keeps other processes away: two followers of one file would each miss what the other applied.
+fn lock(dir: &Path) -> Result<File, RegistryError> {
+    let path = dir.join(CLUSTER_DIR).join(LOCK_FILE);
+    let failed = |source| RegistryError::File { path: path.clone(), source };
+    let file = File::create(&path).map_err(failed)?;
+    let deadline = Instant::now() + LOCK_MAX;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // A process that ends may be about to let it go.
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(JOIN_PAUSE);
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(RegistryError::Join(format!(
+                    "{} is in use by another process: stop it first",
+                    dir.display()
+                )));
+            }
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+    }
+}
+
 /// Refuses to run a cluster's node alone: what it would write is nobody else's.
 pub(in super::super) fn refuse_cluster(dir: &Path) -> Result<(), RegistryError> {
     match database_path(dir).exists() {
@@ -174,8 +205,8 @@ fn refuse_embedded(dir: &Path) -> Result<(), RegistryError> {
     match empty {
         Ok(true) => Ok(()),
         _ => Err(RegistryError::Join(format!(
-            "{} holds the state of a single node: take an empty data directory, and deploy there what is in \
-             this one",
+            "{} holds the state of a single node: move it into an empty data directory with `atoll \
+             export` and `atoll import`",
             dir.display()
         ))),
     }

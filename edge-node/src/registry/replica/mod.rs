@@ -17,6 +17,7 @@ mod rows;
 mod tests;
 mod write;
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -32,6 +33,8 @@ use tokio::task::AbortHandle;
 
 pub use join::JoinOptions;
 pub(super) use join::refuse_cluster;
+pub(crate) use record::Value;
+pub(super) use rows::TABLES;
 
 use super::database::{from_sql, to_sql};
 use super::{Registry, RegistryError};
@@ -55,6 +58,8 @@ pub(super) struct Replica {
     follower: OnceLock<AbortHandle>,
     /// Held by whoever makes a copy: there is one file for it.
     copying: tokio::sync::Mutex<()>,
+    /// Keeps other processes away from the files.
+    _lock: File,
 }
 
 /// How a node's registry stands to the cluster's log.
@@ -86,6 +91,7 @@ impl Replica {
         engine: &dyn LogEngine,
         options: JoinOptions,
         runtime: Handle,
+        lock: File,
     ) -> Result<Self, RegistryError> {
         connection.execute_batch(include_str!("schema.sql"))?;
         let tables = Tables::read(connection)?;
@@ -99,7 +105,12 @@ impl Replica {
             check_interval: options.check_interval,
             ..LogOptions::default()
         };
-        let newest = LogOptions { retention: Retention::LastPerSubject, ..everything.clone() };
+        // The first module makes it, which may be long after the first start.
+        let newest = LogOptions {
+            absent: Absent::Create,
+            retention: Retention::LastPerSubject,
+            ..everything.clone()
+        };
         let status = ReplicaStatus { applied: position.sequence, ..ReplicaStatus::default() };
         Ok(Self {
             log: engine.log(LOG, everything),
@@ -110,6 +121,7 @@ impl Replica {
             runtime,
             follower: OnceLock::new(),
             copying: tokio::sync::Mutex::default(),
+            _lock: lock,
         })
     }
 

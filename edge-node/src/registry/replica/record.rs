@@ -47,7 +47,7 @@ pub(super) enum RowKind {
 
 /// A value of the registry's tables, which hold no floating point numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Null,
     Integer(i64),
     Text(String),
@@ -114,7 +114,7 @@ fn unreadable() -> RegistryError {
 }
 
 impl Value {
-    pub(super) fn read(value: ValueRef<'_>) -> Result<Self, RegistryError> {
+    pub(crate) fn read(value: ValueRef<'_>) -> Result<Self, RegistryError> {
         let corrupt = || RegistryError::Corrupt { what: "a value of an unfit type".to_owned() };
         Ok(match value {
             ValueRef::Null => Self::Null,

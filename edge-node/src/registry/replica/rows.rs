@@ -11,7 +11,7 @@ use super::record::{Row, RowKind, Value};
 
 /// Every replicated table, parents before their children. `blob` is not among them: modules are fetched by
 /// their hash.
-pub(super) const TABLES: [&str; 11] = [
+pub(in super::super) const TABLES: [&str; 11] = [
     "node",
     "cluster",
     "account",
