@@ -14,9 +14,11 @@ use serde_json::{Value, json};
 const DEPLOY_MAX: Duration = Duration::from_secs(5);
 
 fn options(servers: &NatsServers, name: &str, key: Option<Vec<u8>>) -> NodeOptions {
+    let urls: Vec<_> = (0..servers.count()).map(|server| servers.url(server)).collect();
+    let replicas = servers.count();
     let config = format!(
-        "[cluster]\nnats = [{:?}]\nname = {name:?}\nregion = \"r-{name}\"\nshards = 4\n",
-        servers.url(0)
+        "[cluster]\nnats = {urls:?}\nname = {name:?}\nregion = \"r-{name}\"\nshards = 4\n\
+         replicas = {replicas}\nstale_ms_max = 10000\n"
     );
     NodeOptions { threads: 1, processes: Some(1), config, key }
 }
@@ -137,6 +139,12 @@ async fn nodes_are_one() {
     assert_eq!(status, 503);
     assert!(text.contains("not current"), "{text}");
     assert!(c.admin_text("/healthz").await.1.contains("nats=unreachable"));
+    // One that was current is ready until what it has is too old.
+    eventually("it is too old", async || {
+        let (status, text) = b.admin_text("/readyz").await;
+        (status == 503 && text.contains("stale_ms_max")).then_some(())
+    })
+    .await;
     // It recovers alone, also from what it misses while it is away.
     c.kill9();
     cluster.servers.restart(0);
@@ -147,6 +155,7 @@ async fn nodes_are_one() {
     c.restart().await;
     answers(c, "gate", "three").await;
     answers(b, "gate", "three").await;
+    b.ready().await;
     let metrics = c.metrics().await.unwrap();
     assert!(metrics.text().contains("\natoll_nats_connected 1\n"), "{}", metrics.text());
 }
@@ -197,6 +206,37 @@ async fn a_node_needs_the_clusters_key() {
         assert!(refused.contains("copy node.key"), "{refused}");
     }
     drop(first);
+}
+
+/// Three servers keep each record, and any of them can be lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_three_servers_can_be_lost() {
+    let mut servers = NatsServers::start(3);
+    let a = Node::start(options(&servers, "a", None)).await;
+    let key = std::fs::read(a.data_dir().join("node.key")).unwrap();
+    let b = Node::start(options(&servers, "b", Some(key))).await;
+    a.deploy("gate", &gate("0")).await;
+    answers(&b, "gate", "0").await;
+    for server in 0..3 {
+        servers.kill(server);
+        let version = format!("after {server}");
+        // A new leader is elected within seconds; until then changes are refused, or their outcome is unknown.
+        eventually("changes are taken again", async || {
+            a.api().upload("gate", &gate(&version)).await.ok()
+        })
+        .await;
+        for node in [&a, &b] {
+            answers(node, "gate", &version).await;
+        }
+        servers.restart(server);
+        eventually("both are ready", async || {
+            let ready = [a.admin_text("/readyz").await, b.admin_text("/readyz").await];
+            ready.iter().all(|(status, _)| *status == 200).then_some(())
+        })
+        .await;
+    }
+    let told = nodes(&b).await;
+    assert_eq!(told["nodes"][0]["revision"], told["nodes"][1]["revision"]);
 }
 
 /// What a single node has goes into a cluster by a file.

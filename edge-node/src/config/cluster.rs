@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 /// Letters of a node's or a region's name.
 const NAME_BYTES_MAX: usize = 64;
 
+/// Logs are asked whether everything is here every five seconds, and may take some to answer.
+const STALE_MS_MIN: u64 = 10_000;
+
 /// How a node belongs to a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -96,6 +99,11 @@ impl ClusterConfig {
         if !(1..=256).contains(&self.shards) {
             return Err("cluster.shards: must be 1 to 256".to_owned());
         }
+        if (1..STALE_MS_MIN).contains(&self.stale_ms_max) {
+            return Err(format!(
+                "cluster.stale_ms_max: must be 0 or at least {STALE_MS_MIN}: logs are asked every few seconds"
+            ));
+        }
         if self.tls.cert.is_some() != self.tls.key.is_some() {
             return Err("cluster.tls: cert and key go together".to_owned());
         }
@@ -144,6 +152,8 @@ mod tests {
         check(ClusterConfig { region: "a b".into(), ..good() }, "cluster.region");
         check(ClusterConfig { replicas: 2, ..good() }, "cluster.replicas");
         check(ClusterConfig { shards: 0, ..good() }, "cluster.shards");
+        check(ClusterConfig { stale_ms_max: 1, ..good() }, "cluster.stale_ms_max");
+        assert_eq!(ClusterConfig { stale_ms_max: 0, ..good() }.check(), Ok(()));
         let tls = ClusterTlsConfig { cert: Some("a".into()), ..ClusterTlsConfig::default() };
         check(ClusterConfig { tls, ..good() }, "cluster.tls");
     }

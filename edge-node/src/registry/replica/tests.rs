@@ -359,3 +359,64 @@ async fn a_change_too_large_for_a_record_arrives() {
     .await;
     converge(&a, &b).await;
 }
+
+/// Three nodes change the registry while the log fails, repeats itself and ends subscriptions, and nodes come and
+/// go. What was acknowledged is there at the end, on all of them alike.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_faults_leave_all_nodes_alike() {
+    use rand::{Rng, SeedableRng};
+    let seed = rand::random::<u64>();
+    println!("seed {seed}");
+    let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+    let cluster = Cluster { copy_records: 7, ..Cluster::new(3) };
+    let mut nodes = Vec::new();
+    for node in 0..3 {
+        nodes.push(cluster.join(node).await);
+    }
+    let (mut acked, mut unknown) = (0, 0);
+    for step in 0..80 {
+        let log = cluster.log();
+        match random.random_range(0..10) {
+            0 => log.refuse_appends(1),
+            1 => log.lose_acks(1),
+            2 => log.gap(),
+            3 => log.repeat(random.random_range(1..4)),
+            4 => {
+                let node = random.random_range(0..3);
+                nodes.remove(node);
+                nodes.insert(node, cluster.join(node).await);
+            }
+            5 => {
+                log.disconnect();
+                tokio::time::sleep(Duration::from_millis(3)).await;
+                log.reconnect();
+            }
+            _ => {}
+        }
+        let node = &nodes[random.random_range(0..3)];
+        match deploy(node, &format!("w{}", random.random_range(0..4)), &step.to_string()).await {
+            Ok(_) => acked += 1,
+            Err(RegistryError::OutcomeUnknown(_)) => unknown += 1,
+            Err(RegistryError::Unavailable(_) | RegistryError::Contended) => {}
+            Err(error) => panic!("step {step}: {error}"),
+        }
+    }
+    // What is left of a fault goes to this one.
+    while deploy(&nodes[0], "last", "1").await.is_err() {}
+    let last = cluster.log().records().last().unwrap().sequence;
+    for node in &nodes {
+        until(node.replica_status().unwrap(), |status| status.applied >= last).await;
+    }
+    for node in &nodes[1..] {
+        assert_eq!(nodes[0].dump(), node.dump());
+        assert_eq!(nodes[0].blobs(), node.blobs());
+    }
+    let mut versions = 0;
+    for worker in &nodes[0].snapshot().workers {
+        versions += nodes[0].versions(&worker.worker).unwrap().len();
+    }
+    assert!(
+        (acked + 1..=acked + 1 + unknown).contains(&versions),
+        "{versions} of {acked}, {unknown}"
+    );
+}
