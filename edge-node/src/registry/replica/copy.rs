@@ -58,9 +58,10 @@ async fn make(inner: Arc<Inner>) -> Result<u64, CopyError> {
     let told = Copy { blob: blob.to_string(), covers, schema: SCHEMA };
     let payload = serde_json::to_vec(&told).expect("a copy's record is plain data");
     let expect = Expect::LastOnSubject(before.as_ref().map_or(0, |record| record.sequence));
-    let sequence = replica.log.append(Append::new(COPY, payload).expect(expect)).await?;
+    replica.log.append(Append::new(COPY, payload).expect(expect)).await?;
+    // Records after what it covers stay, those of earlier copies too: the next change was appended upon one.
     replica.log.purge(CHANGE.to_owned(), covers + 1).await?;
-    replica.log.purge(COPY.to_owned(), sequence).await?;
+    replica.log.purge(COPY.to_owned(), covers + 1).await?;
     let old = before.as_ref().and_then(|record| Copy::of(record).ok()?.hash().ok());
     if let Some(old) = old.filter(|old| *old != blob) {
         replica.blobs.remove(old).await?;

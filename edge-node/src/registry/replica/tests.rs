@@ -308,7 +308,7 @@ async fn old_records_go_and_whoever_missed_them_begins_from_a_copy() {
     });
     purged.await.expect("the log drops what a copy covers");
     let copies = cluster.log().records().iter().filter(|record| record.subject == "copy").count();
-    assert_eq!(copies, 1);
+    assert!((1..=2).contains(&copies), "the newest, and one that was made meanwhile: {copies}");
     let b = cluster.join(1).await;
     converge(&a, &b).await;
     assert_eq!(b.replica_status().unwrap().borrow().resyncs, 1);
@@ -402,7 +402,13 @@ async fn random_faults_leave_all_nodes_alike() {
         }
     }
     // What is left of a fault goes to this one.
-    while deploy(&nodes[0], "last", "1").await.is_err() {}
+    loop {
+        match deploy(&nodes[0], "last", "1").await {
+            Ok(_) => break,
+            Err(RegistryError::OutcomeUnknown(_)) => unknown += 1,
+            Err(_) => {}
+        }
+    }
     let last = cluster.log().records().last().unwrap().sequence;
     for node in &nodes {
         until(node.replica_status().unwrap(), |status| status.applied >= last).await;
