@@ -20,7 +20,7 @@ const { TransformStream, WritableStream } = core.loadExtScript("ext:deno_web/06_
 const cryptoModule = core.loadExtScript("ext:deno_crypto/00_crypto.js");
 const { SubtleCrypto, Crypto } = cryptoModule;
 const { op_report_error } = core.ops;
-const { currentInvocation } = core.loadExtScript("ext:atoll/invocation.js");
+const { contextWith, currentInvocation } = core.loadExtScript("ext:atoll/invocation.js");
 
 function bytesOf(chunk) {
   if (ArrayBufferIsView(chunk)) return new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.byteLength);
@@ -122,7 +122,7 @@ class AsyncLocalStorage {
   }
   run(store, callback, ...args) {
     const previous = core.getAsyncContext();
-    core.setAsyncContext({ __proto__: null, ...previous, [this.#key]: store });
+    core.setAsyncContext(contextWith(previous, this.#key, store));
     try {
       return ReflectApply(callback, undefined, args);
     } finally {
@@ -133,7 +133,7 @@ class AsyncLocalStorage {
     return this.run(undefined, callback, ...new SafeArrayIterator(args));
   }
   enterWith(store) {
-    core.setAsyncContext({ __proto__: null, ...core.getAsyncContext(), [this.#key]: store });
+    core.setAsyncContext(contextWith(core.getAsyncContext(), this.#key, store));
   }
   disable() {}
   static bind(fn) {

@@ -18,10 +18,8 @@ const { URL } = core.loadExtScript("ext:deno_web/00_url.js");
 const abortSignal = core.loadExtScript("ext:deno_web/03_abort_signal.js");
 const { errorReadableStream, readableStreamForRid } = core.loadExtScript("ext:deno_web/06_streams.js");
 const { extractBody, InnerBody } = core.loadExtScript("ext:deno_fetch/22_body.js");
-const { Request, toInnerRequest } = core.loadExtScript("ext:deno_fetch/23_request.js");
-const { fromInnerResponse, newInnerResponse, nullBodyStatus, redirectStatus } = core.loadExtScript(
-  "ext:deno_fetch/23_response.js",
-);
+const request = core.loadExtScript("ext:atoll/request.js");
+const { nullBodyStatus, redirectStatus, Response, stateOf } = core.loadExtScript("ext:atoll/response.js");
 const { takeBody } = core.loadExtScript("ext:atoll/body.js");
 const { requireInvocation } = core.loadExtScript("ext:atoll/invocation.js");
 
@@ -72,11 +70,15 @@ function redirected(hop, status, location) {
 }
 
 function responseFrom(result, urls, signal) {
-  const inner = newInnerResponse(result.status, result.statusText);
-  inner.type = "basic";
-  inner.urlList = urls;
-  inner.headerList = result.headers;
-  inner.bodyDecoded = result.decoded;
+  const response = new Response();
+  const state = stateOf(response);
+  state.status = result.status;
+  state.statusText = result.statusText;
+  state.type = "basic";
+  state.guard = "immutable";
+  state.urls = urls;
+  state.list = result.headers;
+  state.decoded = result.decoded;
   if (result.rid !== 0 && !nullBodyStatus(result.status)) {
     const rid = result.rid;
     const stream = readableStreamForRid(rid);
@@ -84,26 +86,27 @@ function responseFrom(result, urls, signal) {
       errorReadableStream(stream, signal.reason);
       core.tryClose(rid);
     });
-    inner.body = new InnerBody(stream);
+    state.body = new InnerBody(stream);
   } else if (result.rid !== 0) {
     core.tryClose(result.rid);
   }
-  return fromInnerResponse(inner, "immutable");
+  return response;
 }
 
-async function follow(request, inner, via) {
-  const signal = request.signal;
+async function follow(state, signal, via) {
   const invocation = requireInvocation("fetch()");
   let source = null;
   let body = null;
-  if (inner.body !== null) {
-    source = inner.body.source;
-    body = takeBody(inner.body);
+  const given = request.bodyOf(state);
+  if (given !== null) {
+    source = given.source;
+    body = takeBody(given);
   }
+  const { redirect: redirectMode } = state.options;
   let hop = {
-    method: inner.method,
-    url: inner.currentUrl(),
-    headers: inner.headerList,
+    method: state.method,
+    url: state.url,
+    headers: request.listOf(state),
     body,
     streaming: typeof body === "number",
   };
@@ -135,11 +138,11 @@ async function follow(request, inner, via) {
       core.tryClose(cancel);
     }
     const redirect = redirectStatus(result.status) ? result.location : null;
-    if (redirect === null || inner.redirectMode === "manual" || via !== INTERNET) {
+    if (redirect === null || redirectMode === "manual" || via !== INTERNET) {
       return responseFrom(result, urls, signal);
     }
     core.tryClose(result.rid);
-    if (inner.redirectMode === "error") {
+    if (redirectMode === "error") {
       throw new TypeError(`${hop.url} redirects, and the request has redirect: "error"`);
     }
     if (count === REDIRECTS_MAX) {
@@ -154,18 +157,19 @@ async function follow(request, inner, via) {
 }
 
 function send(input, init, via) {
-  let request, inner;
+  let state, signal;
   try {
-    request = new Request(input, init);
-    inner = toInnerRequest(request);
-    if (request.signal.aborted) return PromiseReject(request.signal.reason);
+    const sent = new request.Request(input, init);
+    state = request.stateOf(sent);
+    signal = sent.signal;
+    if (signal.aborted) return PromiseReject(signal.reason);
   } catch (error) {
     return PromiseReject(error);
   }
   return new Promise((resolve, reject) => {
-    const onAbort = () => reject(request.signal.reason);
-    request.signal[abortSignal.add](onAbort);
-    PromisePrototypeThen(follow(request, inner, via), resolve, reject);
+    const onAbort = () => reject(signal.reason);
+    signal[abortSignal.add](onAbort);
+    PromisePrototypeThen(follow(state, signal, via), resolve, reject);
   });
 }
 

@@ -21,8 +21,8 @@ const { Console, setNoColorFns } = core.loadExtScript("ext:deno_web/01_console.j
 const cryptoModule = core.loadExtScript("ext:deno_crypto/00_crypto.js");
 const { Headers } = core.loadExtScript("ext:deno_fetch/20_headers.js");
 const { FormData } = core.loadExtScript("ext:deno_fetch/21_formdata.js");
-const { Request, toInnerRequest } = core.loadExtScript("ext:deno_fetch/23_request.js");
-const { Response } = core.loadExtScript("ext:deno_fetch/23_response.js");
+const { Request } = core.loadExtScript("ext:atoll/request.js");
+const { Response } = core.loadExtScript("ext:atoll/response.js");
 const invocation = core.loadExtScript("ext:atoll/invocation.js");
 const { fetch } = core.loadExtScript("ext:atoll/fetch.js");
 const events = core.loadExtScript("ext:atoll/events.js");
@@ -63,15 +63,6 @@ class WorkerGlobalScope extends event.EventTarget {
     return "ServiceWorkerGlobalScope";
   }
 }
-
-ObjectDefineProperty(Request.prototype, "cf", {
-  __proto__: null,
-  configurable: true,
-  enumerable: true,
-  get() {
-    return toInnerRequest(this)?.cf?.();
-  },
-});
 
 const hidden = {
   Event: event.Event,

@@ -1,10 +1,10 @@
 // One invocation as JS sees it: the async context that every continuation of a handler carries, the
-// promises that keep it alive, and the timers that end with it.
+// promises that keep it alive, and the timers that end with it. It is the state of the request too (request.js), so
+// that an event costs one object; AsyncLocalStorage wraps it when it is used.
 (function () {
 const { core, primordials } = __bootstrap;
 const {
   op_invocation_ended,
-  op_invocation_pass_through,
   op_report_error,
   op_wait_until_begun,
   op_wait_until_over,
@@ -31,52 +31,51 @@ const {
 // Timers that one invocation has running at once.
 const TIMERS_MAX = 10_000;
 
-class Invocation {
-  constructor(id) {
-    this.id = id;
-    this.ended = false;
-    this.timers = null;
-  }
+function waitUntil(invocation, promise) {
+  op_wait_until_begun(invocation.id);
+  const over = () => op_wait_until_over(invocation.id);
+  PromisePrototypeThen(PromiseResolve(promise), over, (error) => {
+    op_report_error(invocation.id, error);
+    over();
+  });
+}
 
-  waitUntil(promise) {
-    op_wait_until_begun(this.id);
-    const over = () => op_wait_until_over(this.id);
-    PromisePrototypeThen(PromiseResolve(promise), over, (error) => {
-      op_report_error(this.id, error);
-      over();
+function holdTimer(invocation, timer) {
+  if (invocation.timers === null) {
+    invocation.timers = new SafeSet();
+    const ended = op_invocation_ended(invocation.id);
+    core.unrefOpPromise(ended);
+    PromisePrototypeThen(ended, () => {
+      invocation.ended = true;
+      SetPrototypeForEach(invocation.timers, (id) => clearWebTimer(id));
+      SetPrototypeClear(invocation.timers);
     });
   }
+  SetPrototypeAdd(invocation.timers, timer);
+}
 
-  passThroughOnException() {
-    op_invocation_pass_through(this.id);
-  }
+function releaseTimer(invocation, timer) {
+  if (invocation.timers !== null) SetPrototypeDelete(invocation.timers, timer);
+}
 
-  holdTimer(timer) {
-    if (this.timers === null) {
-      this.timers = new SafeSet();
-      const ended = op_invocation_ended(this.id);
-      core.unrefOpPromise(ended);
-      PromisePrototypeThen(ended, () => {
-        this.ended = true;
-        SetPrototypeForEach(this.timers, (id) => clearWebTimer(id));
-        SetPrototypeClear(this.timers);
-      });
-    }
-    SetPrototypeAdd(this.timers, timer);
-  }
-
-  releaseTimer(timer) {
-    if (this.timers !== null) SetPrototypeDelete(this.timers, timer);
-  }
+// The invocation of a context: the context itself, which has an id, or what AsyncLocalStorage put beside its stores.
+function invocationOf(context) {
+  return context === undefined || context.id !== undefined ? context : context.invocation;
 }
 
 function currentInvocation() {
-  return getAsyncContext()?.invocation;
+  return invocationOf(getAsyncContext());
+}
+
+// A context with one more store in it.
+function contextWith(context, key, store) {
+  if (invocationOf(context) === context) return { __proto__: null, invocation: context, [key]: store };
+  return { __proto__: null, ...context, [key]: store };
 }
 
 // The id of the current invocation; throws where Workers forbid I/O.
 function requireInvocation(what) {
-  const invocation = getAsyncContext()?.invocation;
+  const invocation = currentInvocation();
   if (invocation === undefined) {
     throw new TypeError(
       `Disallowed operation called within global scope. ${what} is only allowed within a handler: ` +
@@ -104,10 +103,10 @@ function setTimeout(callback, delay = 0, ...args) {
   const invocation = timerOwner("setTimeout", callback);
   if (invocation === null) return 0;
   const id = setWebTimeout(() => {
-    invocation.releaseTimer(id);
+    releaseTimer(invocation, id);
     callback(...args);
   }, delay);
-  invocation.holdTimer(id);
+  holdTimer(invocation, id);
   return id;
 }
 
@@ -115,14 +114,15 @@ function setInterval(callback, delay = 0, ...args) {
   const invocation = timerOwner("setInterval", callback);
   if (invocation === null) return 0;
   const id = setWebInterval(() => callback(...args), delay);
-  invocation.holdTimer(id);
+  holdTimer(invocation, id);
   return id;
 }
 
 function clearTimer(id) {
   if (typeof id !== "number") return;
   clearWebTimer(id);
-  currentInvocation()?.releaseTimer(id);
+  const invocation = currentInvocation();
+  if (invocation !== undefined) releaseTimer(invocation, id);
 }
 
 function clearTimeout(id) {
@@ -134,12 +134,14 @@ function clearInterval(id) {
 }
 
 return {
-  Invocation,
+  contextWith,
   currentInvocation,
+  invocationOf,
   requireInvocation,
   setTimeout,
   setInterval,
   clearTimeout,
   clearInterval,
+  waitUntil,
 };
 })();

@@ -8,34 +8,30 @@ const { primordials } = __bootstrap;
 const {
   op_invocation_fail,
   op_invocation_handled,
-  op_invocation_wait_left,
+  op_invocation_pass_through,
   op_report_error,
-  op_request_body,
-  op_request_cf,
-  op_request_headers,
   op_respond,
 } = core.ops;
 const {
   ArrayPrototypePush,
+  FunctionPrototypeCall,
   JSONParse,
   ObjectAssign,
   ObjectFreeze,
   ObjectGetOwnPropertySymbols,
-  ObjectPrototypeIsPrototypeOf,
   PromisePrototypeThen,
   PromiseResolve,
-  ReflectApply,
   ReflectConstruct,
   StringPrototypeStartsWith,
   TypedArrayPrototypeGetBuffer,
   TypeError,
 } = primordials;
 const { setAsyncContext } = core;
-const { fromInnerRequest } = core.loadExtScript("ext:deno_fetch/23_request.js");
-const { Response, ResponsePrototype, toInnerResponse, wireHeaderList } = core.loadExtScript("ext:deno_fetch/23_response.js");
+const { fromState, newState } = core.loadExtScript("ext:atoll/request.js");
+const { bodyOf, isResponse, Response, sentList, stateOf } = core.loadExtScript("ext:atoll/response.js");
 const { URL } = core.loadExtScript("ext:deno_web/00_url.js");
-const { takeBody, bodyFromRid } = core.loadExtScript("ext:atoll/body.js");
-const { Invocation, currentInvocation } = core.loadExtScript("ext:atoll/invocation.js");
+const { takeBody } = core.loadExtScript("ext:atoll/body.js");
+const { currentInvocation, invocationOf, waitUntil } = core.loadExtScript("ext:atoll/invocation.js");
 const { Fetcher } = core.loadExtScript("ext:atoll/fetch.js");
 const { KvNamespace } = core.loadExtScript("ext:atoll/kv.js");
 const { console, installGlobals } = core.loadExtScript("ext:atoll/globals.js");
@@ -49,16 +45,16 @@ let entrypoint = null;
 let entrypointIsClass = false;
 const props = ObjectFreeze({});
 
+// What the ExecutionContext that is being made belongs to.
+let given = null;
+
 class ExecutionContext {
-  #invocation;
-  constructor(invocation) {
-    this.#invocation = invocation;
-  }
+  #invocation = given;
   waitUntil(promise) {
-    this.#invocation.waitUntil(promise);
+    waitUntil(this.#invocation, promise);
   }
   passThroughOnException() {
-    this.#invocation.passThroughOnException();
+    op_invocation_pass_through(this.#invocation.id);
   }
   get props() {
     return props;
@@ -69,94 +65,43 @@ function failed(invocation, error) {
   op_invocation_fail(invocation.id, error);
 }
 
-function isResponse(value) {
-  return ObjectPrototypeIsPrototypeOf(ResponsePrototype, value);
-}
+// What op_respond takes for a content type that stands alone is what a response's `typed` is.
+const HEADERS_LISTED = 0;
 
 function respond(invocation, response) {
-  const inner = toInnerResponse(response);
-  if (inner.type === "error") throw new TypeError("The fetch handler returned Response.error().");
-  const body = takeBody(inner.body);
-  const headers = wireHeaderList(inner);
-  const only = headers.length === 1 ? onlyContentType(headers[0]) : HEADERS_LISTED;
-  op_respond(invocation.id, inner.status, only === HEADERS_LISTED ? headers : null, body, only);
-}
-
-// What op_respond takes for "headers": a list, or the number of a content type that stands alone.
-const HEADERS_LISTED = 0;
-const ONLY_TEXT = 1;
-const ONLY_JSON = 2;
-
-function onlyContentType(header) {
-  if (header[0] !== "content-type" && header[0] !== "Content-Type") return HEADERS_LISTED;
-  if (header[1] === "text/plain;charset=UTF-8") return ONLY_TEXT;
-  return header[1] === "application/json" ? ONLY_JSON : HEADERS_LISTED;
-}
-
-function call(name, handlerArguments, ctx) {
-  if (entrypointIsClass) {
-    const instance = ReflectConstruct(entrypoint, [ctx, env]);
-    const method = instance[name];
-    if (typeof method !== "function") throw new TypeError(`Handler does not export a ${name}() function.`);
-    return ReflectApply(method, instance, [handlerArguments]);
+  const state = stateOf(response);
+  if (state.type === "error") throw new TypeError("The fetch handler returned Response.error().");
+  const { text, list } = state;
+  if (text !== null && !state.used) {
+    state.used = true;
+    if (list === null) op_respond(invocation.id, state.status, null, text, state.typed);
+    else op_respond(invocation.id, state.status, list, text, HEADERS_LISTED);
+    return;
   }
-  const handler = entrypoint?.[name];
+  const body = takeBody(bodyOf(state));
+  op_respond(invocation.id, state.status, sentList(state), body, HEADERS_LISTED);
+}
+
+function call(name, argument, invocation) {
+  given = invocation;
+  const ctx = new ExecutionContext();
+  const target = entrypointIsClass ? ReflectConstruct(entrypoint, [ctx, env]) : entrypoint;
+  const handler = target?.[name];
   if (typeof handler !== "function") throw new TypeError(`Handler does not export a ${name}() function.`);
-  return ReflectApply(handler, entrypoint, [handlerArguments, env, ctx]);
+  return entrypointIsClass
+    ? FunctionPrototypeCall(handler, target, argument)
+    : FunctionPrototypeCall(handler, target, argument, env, ctx);
 }
 
-function newInvocation(id) {
-  const invocation = new Invocation(id);
-  setAsyncContext({ __proto__: null, invocation });
-  return invocation;
-}
+// The methods that Rust names by their place.
+const METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
 
-// What deno_fetch's Request wraps, with every part fetched when it is asked for. One shape for all
-// requests: object literals with accessors are several times slower to make.
-class IncomingRequest {
-  constructor(id, method, url, hasBody) {
-    this.id = id;
-    this.method = method;
-    this.address = url;
-    this.headers = null;
-    this.attributes = undefined;
-    this.body = hasBody ? bodyFromRid(op_request_body(id)) : null;
-    this.redirectMode = "follow";
-    this.redirectCount = 0;
-    this.clientRid = null;
-    this.blobUrlEntry = null;
-  }
-  get headerList() {
-    return this.headers ??= op_request_headers(this.id);
-  }
-  set headerList(list) {
-    this.headers = list;
-  }
-  url() {
-    return this.address;
-  }
-  currentUrl() {
-    return this.address;
-  }
-  cf() {
-    return this.attributes ??= JSONParse(op_request_cf(this.id));
-  }
-  onCancel(abort) {
-    const left = op_invocation_wait_left(this.id);
-    core.unrefOpPromise(left);
-    PromisePrototypeThen(left, (left) => {
-      if (left) abort();
-    });
-  }
-}
-
-// Called by Rust for one HTTP request.
+// Called by Rust for one HTTP request. `method` is a place in METHODS or a name.
 function dispatchFetch(id, method, url, hasBody) {
-  const invocation = newInvocation(id);
+  const invocation = newState(id, typeof method === "number" ? METHODS[method] : method, url, hasBody);
+  setAsyncContext(invocation);
   try {
-    const inner = new IncomingRequest(id, method, url, hasBody);
-    const request = fromInnerRequest(inner, "immutable");
-    const result = call("fetch", request, new ExecutionContext(invocation));
+    const result = call("fetch", fromState(invocation), invocation);
     if (isResponse(result)) return respond(invocation, result);
     PromisePrototypeThen(
       PromiseResolve(result),
@@ -202,9 +147,10 @@ class ScheduledController {
 
 // Called by Rust for one cron line that came due.
 function dispatchScheduled(id, cron, scheduledTime) {
-  const invocation = newInvocation(id);
+  const invocation = newState(id, "", "", false);
+  setAsyncContext(invocation);
   try {
-    const result = call("scheduled", new ScheduledController(cron, scheduledTime), new ExecutionContext(invocation));
+    const result = call("scheduled", new ScheduledController(cron, scheduledTime), invocation);
     PromisePrototypeThen(
       PromiseResolve(result),
       () => op_invocation_handled(id),
@@ -282,17 +228,17 @@ core.reportUnhandledException = (error) => op_report_error(currentInvocation()?.
 // Does once, while the snapshot is made, what every worker does in its first call: functions that have run are
 // compiled in the snapshot.
 function warmUp() {
-  const inner = new IncomingRequest(0, "GET", "http://warm.up/", false);
-  inner.headers = [["host", "warm.up"]];
-  const request = fromInnerRequest(inner, "immutable");
+  const state = newState(0, "GET", "http://warm.up/", false);
+  state.list = [["host", "warm.up"]];
+  const request = fromState(state);
   const { pathname, searchParams } = new URL(request.url);
   const headers = { "content-type": "text/plain", "x-host": request.headers.get("host") };
   const text = new Response(`${request.method} ${pathname} ${searchParams.get("q")}`, { status: 200, headers });
-  const answers = [text, Response.json({ ok: true })];
+  const answers = [text, Response.json({ ok: true }), new Response("ok")];
   for (let i = 0; i < answers.length; i++) {
-    const answer = toInnerResponse(answers[i]);
-    takeBody(answer.body);
-    onlyContentType(wireHeaderList(answer)[0]);
+    const answer = stateOf(answers[i]);
+    takeBody(bodyOf(answer));
+    sentList(answer);
   }
 }
 warmUp();
@@ -305,7 +251,7 @@ core.setUnhandledPromiseRejectionHandler((_promise, error) => {
 
 // Called by Rust for what was rejected after the script's start and nobody handles.
 function reportRejection(error, context) {
-  op_report_error(context?.invocation?.id ?? 0, error);
+  op_report_error(invocationOf(context)?.id ?? 0, error);
 }
 
 globalThis.__atoll = {

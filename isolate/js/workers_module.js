@@ -1,7 +1,7 @@
 // The module "cloudflare:workers": env outside of handlers, and the base classes of class-style entrypoints.
 (function () {
 const { core } = __bootstrap;
-const { currentInvocation } = core.loadExtScript("ext:atoll/invocation.js");
+const { currentInvocation, waitUntil: keepAlive } = core.loadExtScript("ext:atoll/invocation.js");
 
 // Filled in once, when the instance starts.
 const env = {};
@@ -16,7 +16,8 @@ class WorkerEntrypoint {
 class RpcTarget {}
 
 function waitUntil(promise) {
-  currentInvocation()?.waitUntil(promise);
+  const invocation = currentInvocation();
+  if (invocation !== undefined) keepAlive(invocation, promise);
 }
 
 return { env, WorkerEntrypoint, RpcTarget, waitUntil };

@@ -50,6 +50,8 @@ deno_core::extension!(
         "invocation.js",
         "kv.js",
         "main.js",
+        "request.js",
+        "response.js",
         "workers_module.js",
     ],
     synthetic_esm = [

@@ -15,6 +15,8 @@ use crate::script::{Binding, BindingValue};
 
 /// The functions that `js/main.js` gives out.
 pub(crate) struct Entries {
+    /// The isolate's one context. `deno_core::scope!` would make a global handle of it for each scope.
+    context: v8::Global<v8::Context>,
     fetch: v8::Global<v8::Function>,
     scheduled: v8::Global<v8::Function>,
     bind: v8::Global<v8::Function>,
@@ -102,6 +104,7 @@ pub(crate) fn install_entries(
     let holder = property(scope, global, "__atoll").expect("the snapshot defines __atoll");
     let holder: v8::Local<'_, v8::Object> = holder.try_into().expect("__atoll is an object");
     let entries = Entries {
+        context: v8::Global::new(scope, context),
         fetch: function(scope, holder, "dispatchFetch"),
         scheduled: function(scope, holder, "dispatchScheduled"),
         bind: function(scope, holder, "bind"),
@@ -188,6 +191,28 @@ pub(crate) fn module_code(runtime: &mut JsRuntime, name: &str, source: &str) -> 
     Some(code.to_vec())
 }
 
+/// The methods that `js/main.js` has strings of, in the order of its `METHODS`.
+const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
+
+/// A method as `dispatchFetch` takes it: a place in `METHODS`, or a string.
+fn method_value<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    method: &str,
+) -> Option<v8::Local<'s, v8::Value>> {
+    match METHODS.iter().position(|known| *known == method) {
+        Some(place) => Some(v8::Integer::new(scope, place as i32).into()),
+        None => Some(text(scope, method)?.into()),
+    }
+}
+
+/// A string, made the short way when it is ASCII, as nearly all are.
+fn text<'s>(scope: &mut v8::PinScope<'s, '_>, text: &str) -> Option<v8::Local<'s, v8::String>> {
+    match text.is_ascii() {
+        true => v8::String::new_from_one_byte(scope, text.as_bytes(), v8::NewStringType::Normal),
+        false => v8::String::new(scope, text),
+    }
+}
+
 /// What an event's dispatch function takes.
 pub(crate) enum Call<'a> {
     Fetch { method: &'a str, url: &'a str, has_body: bool },
@@ -202,21 +227,20 @@ impl Entries {
         key: u32,
         event: &Call<'_>,
     ) -> Result<(), CallError> {
-        scope!(scope, runtime);
+        let isolate = runtime.v8_isolate();
+        v8::scope!(scope, isolate);
+        let context = v8::Local::new(scope, &self.context);
+        let scope = &mut v8::ContextScope::new(scope, context);
         let id = v8::Integer::new_from_unsigned(scope, key).into();
         let called = match event {
             Call::Fetch { method, url, has_body } => {
-                let method = v8::String::new_from_one_byte(
-                    scope,
-                    method.as_bytes(),
-                    v8::NewStringType::Internalized,
-                );
-                let url = v8::String::new(scope, url);
+                let method = method_value(scope, method);
+                let url = text(scope, url);
                 let (Some(method), Some(url)) = (method, url) else {
                     return Err(CallError::Terminated);
                 };
                 let has_body = v8::Boolean::new(scope, *has_body).into();
-                call(scope, &self.fetch, &[id, method.into(), url.into(), has_body], |_, _| ())
+                call(scope, &self.fetch, &[id, method, url.into(), has_body], |_, _| ())
             }
             Call::Scheduled { cron, scheduled_ms } => {
                 let Some(cron) = v8::String::new(scope, cron) else {
