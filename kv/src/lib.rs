@@ -17,6 +17,7 @@ pub mod limits;
 mod list;
 pub mod log;
 pub mod model;
+pub mod nats_program;
 mod remote;
 mod replicated;
 mod sqlite;

@@ -107,7 +107,10 @@ impl Cluster {
     fn with_cause(&self, what: &str) -> String {
         match self.is_connected() {
             true => what.to_owned(),
-            false => format!("{what}: NATS cannot be reached"),
+            false => match self.connection().trouble() {
+                Some(why) => format!("{what}: NATS cannot be reached: {why}"),
+                None => format!("{what}: NATS cannot be reached"),
+            },
         }
     }
 }

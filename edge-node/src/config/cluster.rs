@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use atoll_kv::log::{NatsAuth, NatsOptions, NatsTls};
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 /// Letters of a node's or a region's name.
 const NAME_BYTES_MAX: usize = 64;
@@ -16,7 +18,8 @@ const STALE_MS_MIN: u64 = 10_000;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClusterConfig {
-    /// NATS servers, such as `nats://10.0.0.1:4222`; one is enough to find the others.
+    /// NATS servers, such as `nats://10.0.0.1:4222`; one is enough to find the others. A user and a password may
+    /// stand before the host, the same in all of them.
     pub nats: Vec<String>,
     /// What the node is called: unlike every other node of the cluster.
     pub name: String,
@@ -28,7 +31,7 @@ pub struct ClusterConfig {
     pub replicas: usize,
     /// Streams that KV keys are spread over: the same on all nodes, for ever.
     pub shards: u16,
-    /// A credentials file of NATS's `nsc`.
+    /// A credentials file of NATS's `nsc`, or a file with the seed of a user's nkey.
     pub credentials: Option<PathBuf>,
     /// The key of the cluster's secrets, the same on all nodes; `node.key` in the data directory when absent.
     pub key_file: Option<PathBuf>,
@@ -107,15 +110,24 @@ impl ClusterConfig {
         if self.tls.cert.is_some() != self.tls.key.is_some() {
             return Err("cluster.tls: cert and key go together".to_owned());
         }
-        Ok(())
+        match (user_and_password(&self.nats)?, &self.credentials) {
+            (Some(_), Some(_)) => Err("cluster.credentials: the URLs of cluster.nats name a user \
+                                       already, give one of both"
+                .to_owned()),
+            _ => Ok(()),
+        }
     }
 
     /// How to connect.
     pub(crate) fn nats_options(&self) -> NatsOptions {
         let ClusterTlsConfig { required, first, ca, cert, key } = self.tls.clone();
-        let auth = self.credentials.clone().map_or(NatsAuth::None, NatsAuth::CredentialsFile);
+        let auth = match (&self.credentials, user_and_password(&self.nats)) {
+            (Some(path), _) => NatsAuth::CredentialsFile(path.clone()),
+            (None, Ok(Some((user, password)))) => NatsAuth::UserPassword(user, password),
+            (None, _) => NatsAuth::None,
+        };
         NatsOptions {
-            urls: self.nats.clone(),
+            urls: self.nats.iter().map(|url| without_user(url)).collect(),
             prefix: self.prefix.clone(),
             replicas: self.replicas,
             auth,
@@ -128,6 +140,37 @@ impl ClusterConfig {
     /// How old what the node has may be while it is ready; none for any age.
     pub(crate) fn stale_max(&self) -> Option<Duration> {
         (self.stale_ms_max > 0).then(|| Duration::from_millis(self.stale_ms_max))
+    }
+}
+
+/// The user and the password that stand in the URLs of servers, if they do.
+fn user_and_password(urls: &[String]) -> Result<Option<(String, String)>, String> {
+    let mut found = None;
+    for (position, text) in urls.iter().enumerate() {
+        // A URL without a scheme is fine for the client, and has no user then. Its text may hold a password,
+        // so it is named by its place.
+        let Some((_, rest)) = text.split_once("://") else { continue };
+        let url = Url::parse(text)
+            .map_err(|error| format!("cluster.nats: entry {}: {error}", position + 1))?;
+        let named = rest.contains('@').then(|| {
+            let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+            (decoded(url.username()), decoded(url.password().unwrap_or_default()))
+        });
+        if position > 0 && named != found {
+            return Err("cluster.nats: all URLs must name the same user and password".to_owned());
+        }
+        found = named;
+    }
+    Ok(found)
+}
+
+fn without_user(text: &str) -> String {
+    match text.split_once("://") {
+        Some((scheme, rest)) => {
+            let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+            format!("{scheme}://{host}")
+        }
+        None => text.to_owned(),
     }
 }
 
@@ -156,5 +199,32 @@ mod tests {
         assert_eq!(ClusterConfig { stale_ms_max: 0, ..good() }.check(), Ok(()));
         let tls = ClusterTlsConfig { cert: Some("a".into()), ..ClusterTlsConfig::default() };
         check(ClusterConfig { tls, ..good() }, "cluster.tls");
+    }
+
+    #[test]
+    fn a_user_may_stand_in_the_urls() {
+        let config = |urls: &[&str]| ClusterConfig {
+            nats: urls.iter().map(|url| (*url).to_owned()).collect(),
+            name: "a".into(),
+            ..ClusterConfig::default()
+        };
+        let two = config(&["tls://edge:p%40ss@one:4222", "tls://edge:p%40ss@two:4222"]);
+        assert_eq!(two.check(), Ok(()));
+        let options = two.nats_options();
+        assert_eq!(options.urls, ["tls://one:4222", "tls://two:4222"]);
+        let NatsAuth::UserPassword(user, password) = options.auth else {
+            panic!("{:?}", options.urls)
+        };
+        assert_eq!((&*user, &*password), ("edge", "p@ss"));
+        for refused in [
+            config(&["nats://a:b@one", "nats://two"]),
+            config(&["nats://a:b@one", "nats://a:c@two"]),
+            ClusterConfig { credentials: Some("node.creds".into()), ..config(&["nats://a:b@one"]) },
+            config(&["nats://a:b@one:port"]),
+        ] {
+            let told = refused.check().unwrap_err();
+            assert!(told.starts_with("cluster.") && !told.contains("a:b"), "{told}");
+        }
+        assert!(matches!(config(&["one:4222"]).nats_options().auth, NatsAuth::None));
     }
 }

@@ -37,6 +37,7 @@ use crate::process::FDS_MAX;
 use crate::registry::{Registry, Snapshot, VersionId};
 use check::ProcessCheck;
 use quarantine::Quarantine;
+pub(crate) use restart::Restarts;
 
 /// Threads of one process: each brings two sockets along, and three descriptors come besides.
 const THREADS_PER_PROCESS_MAX: usize = (FDS_MAX - 3) / 2;

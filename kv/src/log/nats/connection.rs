@@ -1,12 +1,12 @@
 //! One connection to NATS, and what this process knows of its state.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::ContextBuilder;
-use async_nats::{Client, Event};
+use async_nats::{Client, Event, Server};
 use tokio::sync::watch;
 
 use super::log::NatsLog;
@@ -29,7 +29,11 @@ struct Connection {
     options: NatsOptions,
     link: watch::Receiver<Link>,
     connectivity: watch::Receiver<Connectivity>,
+    trouble: Trouble,
 }
+
+/// Why the last attempt to connect failed, if it did.
+type Trouble = Arc<Mutex<Option<String>>>;
 
 /// The connection's state, and how often it was made.
 #[derive(Debug, Clone, Copy)]
@@ -45,9 +49,9 @@ pub enum NatsError {
     /// The prefix cannot be part of a stream's name.
     #[error("{0:?} is no prefix, take 1 to 32 letters, digits or -")]
     Prefix(String),
-    /// The credentials file cannot be read.
-    #[error("cannot read the credentials {path}: {cause}")]
-    Credentials {
+    /// A file of credentials or certificates cannot be used.
+    #[error("cannot use {path}: {cause}", path = path.display())]
+    File {
         /// The file.
         path: PathBuf,
         /// Why.
@@ -75,18 +79,25 @@ impl NatsConnection {
     /// tells when one is.
     ///
     /// # Errors
-    /// `Prefix`, `Credentials`, or `Connect` for what trying again cannot mend.
+    /// `Prefix`, `File`, or `Connect` for what trying again cannot mend.
     pub async fn connect(options: NatsOptions) -> Result<Self, NatsError> {
         options.check()?;
         let since = Instant::now();
         let (connectivity_in, connectivity) = watch::channel(Connectivity::Disconnected { since });
         let (link_in, link) = watch::channel(Link { connected: false, connects: 0 });
+        let trouble = Trouble::default();
+        let (attempts, events) = (trouble.clone(), trouble.clone());
         let client = options
-            .client()
-            .await?
+            .client()?
             .event_callback(move |event| {
-                observe(&event, &link_in, &connectivity_in);
+                observe(&event, &link_in, &connectivity_in, &events);
                 std::future::ready(())
+            })
+            // The only place where the client says why: it is called before each round of attempts, and lets
+            // the client choose.
+            .reconnect_to_server_callback(move |servers, _| {
+                note_trouble(&servers, &attempts);
+                std::future::ready(None)
             })
             .connect(options.urls.clone())
             .await
@@ -98,7 +109,7 @@ impl NatsConnection {
             }
             None => builder.build(client.clone()),
         };
-        Ok(Self(Arc::new(Connection { client, context, options, link, connectivity })))
+        Ok(Self(Arc::new(Connection { client, context, options, link, connectivity, trouble })))
     }
 
     /// Opens a log: the stream `<prefix>_<name>` with the subjects `<prefix>.<name>.>`.
@@ -119,6 +130,20 @@ impl NatsConnection {
     /// Whether a server can be reached, as far as the client knows.
     pub fn connectivity(&self) -> watch::Receiver<Connectivity> {
         self.0.connectivity.clone()
+    }
+
+    /// Why no server can be reached, as far as that is known: one refuses the credentials, or shows a certificate
+    /// that nobody trusts.
+    pub fn trouble(&self) -> Option<String> {
+        locked(&self.0.trouble).clone()
+    }
+
+    /// That no server can be reached, and why.
+    pub(super) fn unreachable(&self) -> String {
+        match self.trouble() {
+            Some(why) => format!("no NATS server can be reached: {why}"),
+            None => "no NATS server can be reached".to_owned(),
+        }
     }
 
     /// How often the connection was lost and made again.
@@ -182,9 +207,36 @@ fn last_per_subject() -> LogOptions {
     LogOptions { retention: Retention::LastPerSubject, ..LogOptions::default() }
 }
 
-fn observe(event: &Event, link: &watch::Sender<Link>, connectivity: &watch::Sender<Connectivity>) {
+fn locked(trouble: &Mutex<Option<String>>) -> MutexGuard<'_, Option<String>> {
+    trouble.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps why the servers could not be reached, and tells the log when that is something new.
+fn note_trouble(servers: &[Server], trouble: &Mutex<Option<String>>) {
+    let server = |server: &Server| {
+        let why = server.last_error.as_ref()?;
+        Some(format!("{}:{}: {why}", server.addr.host(), server.addr.port()))
+    };
+    let found = servers.iter().filter_map(server).collect::<Vec<_>>().join("; ");
+    if found.is_empty() {
+        return;
+    }
+    let mut known = locked(trouble);
+    if known.as_deref() != Some(&found) {
+        tracing::warn!(why = found, "NATS servers cannot be reached");
+        *known = Some(found);
+    }
+}
+
+fn observe(
+    event: &Event,
+    link: &watch::Sender<Link>,
+    connectivity: &watch::Sender<Connectivity>,
+    trouble: &Mutex<Option<String>>,
+) {
     match event {
         Event::Connected => {
+            *locked(trouble) = None;
             tracing::info!("connected to NATS");
             link.send_modify(|link| {
                 *link = Link { connected: true, connects: link.connects + 1 };

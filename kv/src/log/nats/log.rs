@@ -152,16 +152,16 @@ impl Log {
     {
         let deadline = Instant::now() + self.options.append_timeout;
         let mut ambiguous = false;
-        let mut reason = String::from("no NATS server can be reached");
+        let mut reason = None;
         while self.connection.connected_by(deadline).await {
             let until = deadline.min(Instant::now() + REQUEST_TIMEOUT);
             match self.prepared(until).await {
-                Err(LogError::Unavailable(why)) => reason = why.to_string(),
+                Err(LogError::Unavailable(why)) => reason = Some(why.to_string()),
                 Err(error) => return Err(error),
                 Ok(()) => match attempt(until).await? {
                     Attempt::Done(done) => return Ok(done),
-                    Attempt::Again(why) => reason = why,
-                    Attempt::Lost(why) => (ambiguous, reason) = (true, why),
+                    Attempt::Again(why) => reason = Some(why),
+                    Attempt::Lost(why) => (ambiguous, reason) = (true, Some(why)),
                 },
             }
             if Instant::now() + RETRY_PAUSE >= deadline {
@@ -169,7 +169,7 @@ impl Log {
             }
             tokio::time::sleep(RETRY_PAUSE).await;
         }
-        let reason = reason.into();
+        let reason = reason.unwrap_or_else(|| self.connection.unreachable()).into();
         Err(if ambiguous {
             LogError::OutcomeUnknown(reason)
         } else {

@@ -1,11 +1,18 @@
 //! How a node reaches NATS and what it calls its things there.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_nats::ConnectOptions;
 
 use super::connection::NatsError;
+
+/// What the first line of a part of a credentials file says.
+const USER_JWT: &str = "BEGIN NATS USER JWT";
+/// What the seed of a user's nkey begins with.
+const USER_SEED: &str = "SU";
+/// What each certificate of a PEM file begins with.
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 
 /// How often the client asks the server whether it is still there.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
@@ -49,9 +56,9 @@ pub enum NatsAuth {
     /// Nobody in particular.
     #[default]
     None,
-    /// A credentials file of the `nsc` tool.
+    /// A credentials file of the `nsc` tool, or a file with the seed of a user's nkey.
     CredentialsFile(PathBuf),
-    /// A seed of an nkey.
+    /// The seed of a user's nkey.
     Nkey(String),
     /// A token.
     Token(String),
@@ -90,17 +97,25 @@ impl Default for NatsOptions {
 }
 
 impl NatsOptions {
-    /// Refuses a prefix that is no part of a stream's name and a subject's token alike.
+    /// Refuses a prefix that is no part of a stream's name and a subject's token alike, and certificates that
+    /// are none: the client would look for them at every attempt, and say little.
     pub(super) fn check(&self) -> Result<(), NatsError> {
         let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
         if self.prefix.is_empty() || self.prefix.len() > 32 || !self.prefix.bytes().all(good) {
             return Err(NatsError::Prefix(self.prefix.clone()));
         }
+        if let Some(roots) = &self.tls.roots {
+            certificates(roots)?;
+        }
+        if let Some((certificate, key)) = &self.tls.client {
+            certificates(certificate)?;
+            read(key)?;
+        }
         Ok(())
     }
 
     /// The client's own options.
-    pub(super) async fn client(&self) -> Result<ConnectOptions, NatsError> {
+    pub(super) fn client(&self) -> Result<ConnectOptions, NatsError> {
         let mut options = ConnectOptions::new()
             .name(&self.name)
             .connection_timeout(self.connect_timeout)
@@ -122,10 +137,7 @@ impl NatsOptions {
         }
         Ok(match &self.auth {
             NatsAuth::None => options,
-            NatsAuth::CredentialsFile(path) => {
-                let read = options.credentials_file(path).await;
-                read.map_err(|cause| NatsError::Credentials { path: path.clone(), cause })?
-            }
+            NatsAuth::CredentialsFile(path) => with_credentials(options, path)?,
             NatsAuth::Nkey(seed) => options.nkey(seed.clone()),
             NatsAuth::Token(token) => options.token(token.clone()),
             NatsAuth::UserPassword(user, password) => {
@@ -133,6 +145,35 @@ impl NatsOptions {
             }
         })
     }
+}
+
+fn with_credentials(options: ConnectOptions, path: &Path) -> Result<ConnectOptions, NatsError> {
+    let text = read(path)?;
+    if text.contains(USER_JWT) {
+        let read = options.credentials(&text);
+        return read.map_err(|cause| NatsError::File { path: path.to_owned(), cause });
+    }
+    match text.lines().map(str::trim).find(|line| line.starts_with(USER_SEED)) {
+        Some(seed) => Ok(options.nkey(seed.to_owned())),
+        None => Err(unfit(path, "it holds neither nsc's credentials nor the seed of a user's nkey")),
+    }
+}
+
+fn certificates(path: &Path) -> Result<(), NatsError> {
+    match read(path)?.contains(CERTIFICATE) {
+        true => Ok(()),
+        false => Err(unfit(path, "it holds no certificate in PEM")),
+    }
+}
+
+fn read(path: &Path) -> Result<String, NatsError> {
+    let failed = |cause| NatsError::File { path: path.to_owned(), cause };
+    std::fs::read_to_string(path).map_err(failed)
+}
+
+fn unfit(path: &Path, why: &str) -> NatsError {
+    let cause = std::io::Error::new(std::io::ErrorKind::InvalidData, why.to_owned());
+    NatsError::File { path: path.to_owned(), cause }
 }
 
 /// Nodes that lost a server together do not come back together: each pause is drawn between half
