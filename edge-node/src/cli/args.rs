@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::cluster::{ClusterCommand, WithParentArgs};
+
 /// Atoll: an edge worker platform that people run themselves.
 #[derive(Debug, Parser)]
 #[command(name = "atoll", version, about, propagate_version = true)]
@@ -55,6 +57,9 @@ pub enum Command {
     Import(ArchiveArgs),
     /// List the nodes of the cluster
     Nodes,
+    /// Start a whole cluster on this machine
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Show the node, the account and where they were found
     Whoami,
     /// Serve for a node's supervisor, which `atoll serve` is
@@ -63,6 +68,9 @@ pub enum Command {
     /// Check uploaded scripts for a node's supervisor
     #[command(hide = true)]
     CheckProcess,
+    /// Become a program that ends with its parent
+    #[command(hide = true)]
+    WithParent(WithParentArgs),
 }
 
 /// Options of `atoll serve`: each overrides its key in the configuration file.

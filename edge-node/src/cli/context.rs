@@ -13,6 +13,7 @@ use serde_json::json;
 use super::api::Api;
 use super::args::ContextCommand;
 use super::client::Client;
+use super::cluster;
 use super::environment::{ApiVariables, Environment};
 use super::error::CliError;
 use super::session::Session;
@@ -65,15 +66,17 @@ pub(crate) fn target(environment: &Environment) -> Result<Target, CliError> {
         let source = format!("context \"{name}\"");
         return Ok(Target { url: saved.url, token: saved.token, account: saved.account, source });
     }
-    for data_dir in LOCAL_DATA {
-        if let Some(target) = local(Path::new(data_dir))? {
+    let single = LOCAL_DATA.iter().map(PathBuf::from);
+    for data_dir in single.chain(cluster::node_dirs(Path::new(cluster::DATA_DIR))) {
+        if let Some(target) = local(&data_dir)? {
             return Ok(target);
         }
     }
     Err(CliError::Failed(format!(
-        "no node is known, and none runs here on {}: set ATOLL_API_URL and ATOLL_API_TOKEN, save \
+        "no node is known, and none runs here on {} or ./{}: set ATOLL_API_URL and ATOLL_API_TOKEN, save \
          one with `atoll context add NAME --url URL`, or start one here with `atoll serve`",
-        LOCAL_DATA.map(|dir| format!("./{dir}")).join(" or "),
+        LOCAL_DATA.map(|dir| format!("./{dir}")).join(", "),
+        cluster::DATA_DIR,
     )))
 }
 

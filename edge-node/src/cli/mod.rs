@@ -5,6 +5,7 @@ mod api;
 mod archive;
 mod args;
 mod client;
+mod cluster;
 mod context;
 mod delete;
 mod demo;
@@ -54,6 +55,7 @@ pub fn run(cli: Cli, environment: Environment) -> ExitCode {
         // Neither may start a thread before it is confined.
         Command::ServingProcess => run_serving_process().map_err(failed),
         Command::CheckProcess => run_check_process().map_err(failed),
+        Command::WithParent(args) => cluster::become_child(args),
         command => match tokio::runtime::Runtime::new() {
             Ok(runtime) => runtime.block_on(dispatch(&session, command)),
             Err(error) => Err(CliError::Failed(format!("cannot start threads: {error}"))),
@@ -74,7 +76,10 @@ fn failed(error: Box<dyn std::error::Error + Send + Sync>) -> CliError {
 
 async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
     match command {
-        Command::Serve(_) | Command::ServingProcess | Command::CheckProcess => {
+        Command::Serve(_)
+        | Command::ServingProcess
+        | Command::CheckProcess
+        | Command::WithParent(_) => {
             Err(CliError::Failed("this command makes its own runtime".to_owned()))
         }
         Command::Dev(args) => dev::run(session, args).await,
@@ -92,6 +97,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
         Command::Context(command) => context::run(session, command).await,
         Command::Export(args) => archive::run(session, archive::Direction::Export, args).await,
         Command::Import(args) => archive::run(session, archive::Direction::Import, args).await,
+        Command::Cluster(command) => cluster::run(session, command).await,
         Command::Nodes => nodes::run(session).await,
         Command::Whoami => whoami::run(session).await,
     }

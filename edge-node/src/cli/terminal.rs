@@ -50,6 +50,11 @@ impl Terminal {
         }
     }
 
+    /// A line of somebody else's, beside the result.
+    pub(crate) fn beside(self, text: impl AsRef<str>) {
+        let _ = writeln!(std::io::stderr(), "{}", text.as_ref());
+    }
+
     pub(crate) fn warn(self, text: impl AsRef<str>) {
         let label = self.yellow("warning:");
         let _ = writeln!(std::io::stderr(), "{label} {}", text.as_ref());
@@ -82,6 +87,20 @@ impl Terminal {
 
     pub(crate) fn cyan(self, text: &str) -> String {
         self.paint(text, Style::new().cyan())
+    }
+
+    /// A name before a line, in one of some colours.
+    pub(crate) fn label(self, color: usize, name: &str) -> String {
+        let style = Style::new();
+        let styles = [
+            style.cyan(),
+            style.magenta(),
+            style.green(),
+            style.yellow(),
+            style.blue(),
+            style.red(),
+        ];
+        self.paint(&format!("{name} |"), styles[color % styles.len()])
     }
 
     fn paint(self, text: &str, style: Style) -> String {

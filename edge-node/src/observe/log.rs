@@ -25,12 +25,23 @@ pub enum LogError {
     Twice,
 }
 
+/// What the client of NATS logs is told by whoever uses it, once and in this program's words: it stays silent
+/// unless it is named.
+const SILENT: &str = "async_nats";
+
+fn filter(level: &str) -> String {
+    match level.contains(SILENT) {
+        true => level.to_owned(),
+        false => format!("{level},{SILENT}=off"),
+    }
+}
+
 /// Starts logging for the whole process.
 ///
 /// # Errors
 /// Fails when the level cannot be parsed or logging was started before.
 pub fn init_log(config: &LogConfig) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(&config.level)
+    let filter = EnvFilter::try_new(filter(&config.level))
         .map_err(|e| LogError::Level { level: config.level.clone(), why: e.to_string() })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -10,7 +10,7 @@ mod error;
 mod key;
 mod model;
 mod namespaces;
-mod private_file;
+pub(crate) mod private_file;
 mod replica;
 mod routes;
 mod schedules;
@@ -152,6 +152,11 @@ impl Inner {
             this: OnceLock::new(),
         })
     }
+}
+
+/// Makes the key that the nodes of a cluster share, unless it is there.
+pub(crate) fn make_key(path: &Path) -> Result<(), RegistryError> {
+    NodeKey::open_file(path).map(drop)
 }
 
 fn create_private_dir(dir: &Path) -> std::io::Result<()> {

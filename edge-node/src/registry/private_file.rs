@@ -7,7 +7,7 @@ use std::path::Path;
 use super::RegistryError;
 
 /// Creates `path` with mode 0600, durably, unless it exists: then the existing contents win.
-pub(super) fn read_or_create(
+pub(crate) fn read_or_create(
     path: &Path,
     contents: impl FnOnce() -> Vec<u8>,
 ) -> Result<Vec<u8>, RegistryError> {

@@ -154,8 +154,12 @@ impl Follower<'_> {
     }
 
     async fn begin(&self, resync: Resync, log: LogState) -> Result<(), Again> {
-        let log_now = &log.identity;
-        tracing::warn!(shard = self.shard, ?resync, log = %log_now, "a replica's resync begins");
+        let (shard, log_now) = (self.shard, &log.identity);
+        match self.inner.sqlite.shard(shard).identity {
+            Some(_) => tracing::warn!(shard, ?resync, log = %log_now, "a replica's resync begins"),
+            // It has nothing yet.
+            None => tracing::debug!(shard, log = %log_now, "a replica begins"),
+        }
         self.inner.counters.resyncs.add(1);
         let now_s = self.inner.sqlite.now_s();
         let step = Step::Begin { shard: self.shard, resync, identity: log.identity, now_s };
@@ -238,7 +242,7 @@ impl Follower<'_> {
         let Some((last, asked)) = caught_up else { return Ok(()) };
         if state.resync != Resync::None {
             self.apply(Step::End { shard: self.shard }).await?;
-            tracing::info!(shard = self.shard, sequence = last, "a replica's resync is done");
+            tracing::debug!(shard = self.shard, sequence = last, "a replica's resync is done");
         }
         self.inner.status.change(self.shard, |health| {
             health.caught_up = health.caught_up.max(asked);

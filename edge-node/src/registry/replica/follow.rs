@@ -95,7 +95,7 @@ async fn session(weak: &Weak<Inner>) -> Break {
                     return broken;
                 }
             }
-            Delivery::Resumed => tracing::info!("the registry follows the cluster's log again"),
+            Delivery::Resumed => tracing::debug!("the registry follows the cluster's log"),
             Delivery::Lost(Lost::Closed(why)) => return Break::Retry(why),
             Delivery::Lost(lost) => return Break::Resync(lost.to_string()),
         }

@@ -244,7 +244,10 @@ fn observe(
             connectivity.send_replace(Connectivity::Connected);
         }
         Event::Disconnected | Event::Closed => {
-            tracing::warn!("NATS cannot be reached");
+            // A connection that this node closes is no trouble.
+            if *event == Event::Disconnected {
+                tracing::warn!("NATS cannot be reached");
+            }
             link.send_modify(|link| link.connected = false);
             connectivity.send_if_modified(|state| {
                 let was_connected = *state == Connectivity::Connected;
@@ -254,6 +257,7 @@ fn observe(
                 was_connected
             });
         }
+        Event::ServerError(error) => tracing::warn!(%error, "a NATS server complains"),
         event => tracing::debug!(%event, "NATS client"),
     }
 }

@@ -107,7 +107,7 @@ impl Log {
         let created = self.connection.context().create_stream(self.config()).await;
         match created {
             Ok(stream) => {
-                tracing::info!(stream = self.stream, "made a stream");
+                tracing::debug!(stream = self.stream, "made a stream");
                 self.seen.store(true, Ordering::Relaxed);
                 Ok(stream.cached_info().clone())
             }

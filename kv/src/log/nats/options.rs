@@ -155,7 +155,9 @@ fn with_credentials(options: ConnectOptions, path: &Path) -> Result<ConnectOptio
     }
     match text.lines().map(str::trim).find(|line| line.starts_with(USER_SEED)) {
         Some(seed) => Ok(options.nkey(seed.to_owned())),
-        None => Err(unfit(path, "it holds neither nsc's credentials nor the seed of a user's nkey")),
+        None => {
+            Err(unfit(path, "it holds neither nsc's credentials nor the seed of a user's nkey"))
+        }
     }
 }
 
