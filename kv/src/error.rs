@@ -226,8 +226,12 @@ impl KvError {
             | Self::InUse { .. }
             | Self::WrongRole { .. }
             | Self::SchemaTooNew { .. } => Cow::Borrowed("Internal Server Error"),
-            Self::Closed | Self::Unavailable(_) | Self::ValueAway(_) => {
-                Cow::Borrowed("Service Unavailable")
+            Self::Closed => Cow::Borrowed("Service Unavailable"),
+            Self::Unavailable(_) => Cow::Borrowed(
+                "Service Unavailable: writes are not possible now, and nothing was written",
+            ),
+            Self::ValueAway(_) => {
+                Cow::Borrowed("Service Unavailable: the value cannot be fetched now")
             }
             Self::OutcomeUnknown(_) => {
                 Cow::Borrowed("Service Unavailable, it is unknown whether the write was stored")

@@ -239,6 +239,83 @@ async fn one_of_three_servers_can_be_lost() {
     assert_eq!(told["nodes"][0]["revision"], told["nodes"][1]["revision"]);
 }
 
+/// Servers that have lost everything look like new ones. They were begun anew by the next new node, and all
+/// others forgot their KV values.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_servers_take_nothing_away() {
+    let mut servers = NatsServers::start(1);
+    let mut a = Node::start(options(&servers, "a", None)).await;
+    let key = std::fs::read(a.data_dir().join("node.key")).unwrap();
+    let mut b = Node::start(options(&servers, "b", Some(key.clone()))).await;
+    let namespace = a.api().create_namespace("kept").await;
+    a.deploy("kv", &Script::module(fixture("kv.js")).bind_kv("KV", &namespace)).await;
+    a.api().kv_put(&namespace, "key", "value").await.unwrap();
+    let reads = async |node: &Node| {
+        eventually("the value is read", async || {
+            let read = kv_op(node, json!({ "op": "get", "key": "key" })).await;
+            (read["ok"] == "value").then_some(())
+        })
+        .await;
+    };
+    reads(&b).await;
+    servers.kill(0);
+    servers.wipe(0);
+    servers.restart(0);
+    eventually("the nodes are connected", async || {
+        let told = [a.admin_text("/healthz").await.1, b.admin_text("/healthz").await.1];
+        told.iter().all(|text| text.contains("nats=connected")).then_some(())
+    })
+    .await;
+    // A new node hears the others, and begins nothing.
+    let refused = Node::refused(options(&servers, "c", Some(key.clone()))).await;
+    assert!(refused.contains("its nodes are there, but its streams are not"), "{refused}");
+    // While nobody is there it cannot know better: it begins another cluster, which the others do not follow.
+    a.kill9();
+    b.kill9();
+    let c = Node::start(options(&servers, "c", Some(key))).await;
+    for node in [&mut a, &mut b] {
+        node.restart_unready().await;
+        reads(node).await;
+        eventually("it says why it is not ready", async || {
+            let (status, text) = node.admin_text("/readyz").await;
+            (status == 503 && text.contains("another cluster")).then_some(())
+        })
+        .await;
+        let refused = node.api().kv_put(&namespace, "key", "other").await.unwrap_err();
+        assert!(refused.status == 503 && refused.text.contains("nothing was written"), "{refused}");
+        assert!(node.admin_text("/healthz").await.1.contains("not this cluster's"));
+        reads(node).await;
+    }
+    assert_eq!(c.admin_text("/readyz").await.0, 200);
+}
+
+/// The registry's record that the cluster has begun means that the key-value streams were made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_key_value_streams_are_not_made_anew() {
+    let mut servers = NatsServers::start(1);
+    let mut a = Node::start(options(&servers, "a", None)).await;
+    let key = std::fs::read(a.data_dir().join("node.key")).unwrap();
+    let namespace = a.api().create_namespace("lost").await;
+    servers.stop(0);
+    let streams = servers.path().join("store-0/jetstream/$G/streams");
+    for stream in std::fs::read_dir(&streams).unwrap().map(Result::unwrap) {
+        if stream.file_name().to_string_lossy().starts_with("atoll_kv") {
+            std::fs::remove_dir_all(stream.path()).unwrap();
+        }
+    }
+    servers.restart(0);
+    let refused = Node::refused(options(&servers, "b", Some(key))).await;
+    assert!(refused.contains("atoll_kv-meta is gone, restore it"), "{refused}");
+    let refused = a.api().kv_put(&namespace, "key", "value").await.unwrap_err();
+    assert!(refused.status == 503 && refused.text.contains("nothing was written"), "{refused}");
+    a.restart_unready().await;
+    eventually("it says why it is not ready", async || {
+        let (status, text) = a.admin_text("/readyz").await;
+        (status == 503 && text.contains("is gone, restore it")).then_some(())
+    })
+    .await;
+}
+
 /// What a single node has goes into a cluster by a file.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_single_node_becomes_a_cluster() {

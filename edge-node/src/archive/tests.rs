@@ -13,7 +13,8 @@ use tokio::runtime::Handle;
 
 use super::*;
 use crate::registry::{
-    AccountId, Binding, Deploy, JoinOptions, Registry, WorkerName, WorkerRef, test_version,
+    AccountId, Binding, Deploy, JoinOptions, NoFoundation, Registry, WorkerName, WorkerRef,
+    test_version,
 };
 
 type Stores = (Registry, Arc<dyn KvStore>);
@@ -27,7 +28,9 @@ fn single(dir: &Path) -> Stores {
 
 async fn clustered(dir: &Path, logs: &Arc<FakeLogs>) -> Stores {
     let (path, engine, runtime) = (dir.to_owned(), logs.clone(), Handle::current());
-    let join = move || Registry::join(&path, &*engine, JoinOptions::default(), runtime).unwrap();
+    let join = move || {
+        Registry::join(&path, &*engine, &NoFoundation, JoinOptions::default(), runtime).unwrap()
+    };
     let registry = tokio::task::spawn_blocking(join).await.unwrap();
     let options = ReplicatedOptions { shards: 2, ..ReplicatedOptions::default() };
     let kv = ReplicatedStore::open(&**logs, dir.join("cluster/kv.sqlite"), options).unwrap();

@@ -84,8 +84,12 @@ impl Cluster {
             KvHealth::Resyncing { shards } => format!("resyncing-{shards}"),
         };
         let lag = kv.lag.iter().copied().max().unwrap_or(0);
-        let _ =
-            writeln!(text, "kv: state={health} staleness_s={} lag={lag}", kv.staleness.as_secs());
+        let _ = writeln!(
+            text,
+            "kv: state={health} staleness_s={} lag={lag} fault={}",
+            kv.staleness.as_secs(),
+            kv.fault.as_deref().unwrap_or("-")
+        );
         let status = self.registry().replica_status().map(|status| status.borrow().clone());
         let status = status.unwrap_or_default();
         let staleness =

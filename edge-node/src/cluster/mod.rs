@@ -3,6 +3,7 @@
 
 mod crons;
 mod figures;
+mod foundation;
 mod lease;
 mod peers;
 mod presence;
@@ -16,6 +17,7 @@ use atoll_kv::log::{Connectivity, NatsConnection};
 use atoll_kv::{Health as KvHealth, ReplicatedStore};
 
 pub(crate) use crons::run_cluster_crons;
+pub(crate) use foundation::NatsFoundation;
 pub(crate) use peers::Peers;
 pub(crate) use presence::{Announced, announce, listen};
 
@@ -104,9 +106,18 @@ impl Cluster {
         })
     }
 
+    /// Why this node does not follow what it should, as far as NATS can be reached.
+    fn fault(&self) -> Option<String> {
+        let of_registry = || self.registry().replica_status()?.borrow().fault.clone();
+        of_registry().or_else(|| Some(self.kv().stats().fault?.to_string()))
+    }
+
     fn with_cause(&self, what: &str) -> String {
         match self.is_connected() {
-            true => what.to_owned(),
+            true => match self.fault() {
+                Some(fault) => format!("{what}: {fault}"),
+                None => what.to_owned(),
+            },
             false => match self.connection().trouble() {
                 Some(why) => format!("{what}: NATS cannot be reached: {why}"),
                 None => format!("{what}: NATS cannot be reached"),

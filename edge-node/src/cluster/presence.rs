@@ -10,7 +10,7 @@ use super::peers::{NodeStatus, millis};
 use crate::observe::Metrics;
 
 /// Where nodes tell of themselves.
-const SUBJECT: &str = "nodes";
+pub(super) const SUBJECT: &str = "nodes";
 /// How often they do.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes that a node may tell of itself.

@@ -26,6 +26,9 @@ pub enum NodeError {
         /// Why.
         source: atoll_kv::KvError,
     },
+    /// The cluster's registry is there, and its key-value store is not.
+    #[error("cannot begin with the cluster's key-value store: {0}")]
+    KvLogs(atoll_kv::log::LogError),
     /// A listener for workers cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindError),

@@ -8,7 +8,7 @@ use atoll_kv::{Epochs, KvStore, ReplicatedOptions, ReplicatedStore, SqliteOption
 use tokio::runtime::Handle;
 
 use super::NodeError;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, NatsFoundation};
 use crate::config::{ClusterConfig, NodeConfig};
 use crate::observe::{Metrics, ReportHub};
 use crate::registry::{
@@ -94,11 +94,19 @@ async fn joined(
     let connection = NatsConnection::connect(cluster.nats_options()).await?;
     let (engine, runtime) = (connection.clone(), Handle::current());
     let (data_dir, of_registry) = (config.data_dir.clone(), join_options(cluster));
-    let join = move || Registry::join(&data_dir, &engine, of_registry, runtime);
+    let foundation = NatsFoundation { connection: connection.clone(), shards: cluster.shards };
+    let join = move || Registry::join(&data_dir, &engine, &foundation, of_registry, runtime);
     let registry = unblocked(join).await??;
+    let id = registry.cluster_id()?.unwrap_or_default();
     let path = config.data_dir.join(CLUSTER_DIR).join(KV_FILE);
+    if !path.exists() {
+        ReplicatedStore::verify(&connection, &id, cluster.shards)
+            .await
+            .map_err(NodeError::KvLogs)?;
+    }
     let options = ReplicatedOptions {
         sqlite: sqlite_options(config, epochs),
+        cluster: Some(id),
         shards: cluster.shards,
         ..ReplicatedOptions::default()
     };

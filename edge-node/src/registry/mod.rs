@@ -35,7 +35,9 @@ pub(crate) use archive::ArchivedRow;
 pub use error::{Missing, RegistryError, Taken};
 pub use model::*;
 pub use namespaces::{Namespace, NamespaceOrder, NamespacePage};
-pub(crate) use replica::CLUSTER_DIR;
+#[cfg(test)]
+pub(crate) use replica::NoFoundation;
+pub(crate) use replica::{CLUSTER_DIR, Foundation, NotLaid};
 pub use replica::{JoinOptions, ReplicaStatus};
 pub use routes::HostPattern;
 pub use schedules::StoredSchedule;

@@ -96,6 +96,8 @@ pub enum Absent {
     Create,
     /// Wait for somebody to bring it back: an empty one in its place would empty every replica.
     Wait,
+    /// Fail with `Absent`: whoever asks decides. A log that this handle has seen is waited for.
+    Tell,
 }
 
 /// Which records a log keeps, beside those whose time to live has not ended.

@@ -33,6 +33,9 @@ pub enum LogError {
         /// The newest one that the log has seen on the subject.
         newest: u64,
     },
+    /// There is no such log, and this handle makes none.
+    #[error("there is no log {0}")]
+    Absent(Arc<str>),
     /// The log was closed.
     #[error("the log is closed")]
     Closed,

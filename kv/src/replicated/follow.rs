@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 
-use super::Inner;
-use super::record;
+use super::agree::{self, Agreement};
+use super::{Inner, record};
 use crate::error::KvError;
 use crate::log::{Delivery, LogError, LogState, Lost, Position};
 use crate::sqlite::{Resync, ShardState, Step};
@@ -50,12 +50,12 @@ struct Follower<'a> {
 
 impl Follower<'_> {
     async fn run(&self) {
-        let mut agreed = self.inner.agreed.subscribe();
-        // The sender is in `inner`. A node that disagrees waits here until it is closed.
-        let _ = agreed.wait_for(|agreed| *agreed == Some(true)).await;
+        let mut agreement = self.inner.agreement.subscribe();
         let mut pause = PAUSE_MIN;
         let mut lost = None;
         loop {
+            // The sender is in `inner`. A node that disagrees waits here.
+            let _ = agreement.wait_for(|agreement| *agreement == Agreement::Same).await;
             let again = match self.prepare(lost.take()).await {
                 Ok(state) => {
                     pause = PAUSE_MIN;
@@ -77,6 +77,7 @@ impl Follower<'_> {
 
     async fn rest(&self, pause: &mut Duration, reason: &str) {
         tracing::debug!(shard = self.shard, reason, "a replica waits for its log");
+        self.inner.status.change(self.shard, |health| health.fault = Some(reason.into()));
         tokio::time::sleep(*pause).await;
         *pause = (*pause * 2).min(PAUSE_MAX);
     }
@@ -105,6 +106,10 @@ impl Follower<'_> {
     /// Whether the log still fits what the replica holds.
     async fn judge(&self, local: &ShardState, log: &LogState) -> Result<Option<Resync>, Again> {
         if local.identity.as_ref() != Some(&log.identity) {
+            // Whoever has values does not give them up for another cluster's log.
+            if local.identity.is_some() {
+                self.ensure_ours().await?;
+            }
             return Ok(Some(Resync::Other));
         }
         if log.last < local.high && self.is_rolled_back(local).await? {
@@ -114,6 +119,16 @@ impl Follower<'_> {
             return Ok(Some(Resync::Other));
         }
         Ok(self.is_away_too_long(local).then_some(Resync::Same))
+    }
+
+    /// Asks again whose the logs are.
+    async fn ensure_ours(&self) -> Result<(), Again> {
+        match agree::check(self.inner).await {
+            Ok(Agreement::Same) => Ok(()),
+            Ok(Agreement::Other(why)) => Err(Again::Pause(why.to_string())),
+            Ok(Agreement::Unknown) => Err(Again::Pause("whose the log is, is not known".into())),
+            Err(error) => Err(Again::Pause(error.to_string())),
+        }
     }
 
     /// Whether the log may have forgotten deletes that the replica has not heard of.
@@ -248,6 +263,7 @@ impl Follower<'_> {
             health.caught_up = health.caught_up.max(asked);
             health.started = true;
             health.resyncing = false;
+            health.fault = None;
             health.last = health.last.max(last);
         });
         Ok(())

@@ -1,7 +1,7 @@
 //! What a replicated store says about itself: whether it is current, how far it is behind, and what
 //! it counted.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -56,6 +56,8 @@ pub struct ReplicatedStats {
     pub writes_unknown: u64,
     /// Values that were fetched from the blob store.
     pub fetches: u64,
+    /// Why some log is not followed now.
+    pub fault: Option<Arc<str>>,
 }
 
 /// The counters behind `ReplicatedStats`.
@@ -71,7 +73,7 @@ pub(super) struct Counters {
 }
 
 /// What is known of one shard.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct ShardHealth {
     /// When it is known to have had everything.
     pub(super) caught_up: Instant,
@@ -80,6 +82,8 @@ pub(super) struct ShardHealth {
     pub(super) resyncing: bool,
     /// Where its log ended when that was last asked.
     pub(super) last: u64,
+    /// Why it is not followed now.
+    pub(super) fault: Option<Arc<str>>,
 }
 
 /// The health of all shards together.

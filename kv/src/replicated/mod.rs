@@ -44,10 +44,15 @@ use crate::log::{
 };
 use crate::sqlite::{Resync, SqliteStore};
 use crate::store::{KvFuture, KvStore, check_get_many};
+use agree::Agreement;
 use health::{Counters, ShardHealth, Status};
 
 /// Shards that a store may have, at most: each is a log, and each log costs its servers.
 const SHARDS_MAX: u16 = 256;
+/// The log of large values.
+const BLOBS: &str = "kv-blobs";
+/// The log of what all nodes agree on.
+const META: &str = "kv-meta";
 
 /// A store of which every node holds a replica. Clones share it.
 ///
@@ -75,8 +80,8 @@ struct Inner {
     write_kib: Arc<Semaphore>,
     fetches: Semaphore,
     closed: watch::Sender<bool>,
-    /// Whether the cluster has as many shards as this node; none before that is known.
-    agreed: watch::Sender<Option<bool>>,
+    meta: Arc<dyn ChangeLog>,
+    agreement: watch::Sender<Agreement>,
     /// Told whenever a shard has found its log.
     begun: watch::Sender<()>,
     runtime: Handle,
@@ -84,8 +89,8 @@ struct Inner {
 
 impl ReplicatedStore {
     /// Opens or creates this node's replica at `path` and begins to follow the logs `kv.<shard>` of
-    /// the engine, large values being in `kv-blobs`. A cluster's first node settles in `kv-meta` how
-    /// many shards there are; a node that has another number follows nothing and says so in the log.
+    /// the engine, large values being in `kv-blobs`. In `kv-meta` stands how many shards there are, and whose
+    /// the logs are: a node that has it otherwise follows nothing and says so in its log and `stats`.
     /// It does not wait for them: `health` tells when the replica is current. Blocks, for
     /// as long as recovering the file takes.
     ///
@@ -106,11 +111,11 @@ impl ReplicatedStore {
         let logs: Vec<_> = (0..shards)
             .map(|shard| {
                 let known = sqlite.shard(shard).identity.is_some();
-                engine.log(&format!("kv.{shard}"), log_options(&options, known))
+                engine.log(&log_name(shard), log_options(&options, known))
             })
             .collect();
-        let blobs = engine.log("kv-blobs", log_options(&options, false));
-        let meta = engine.log("kv-meta", log_options(&options, false));
+        let blobs = engine.log(BLOBS, log_options(&options, false));
+        let meta = engine.log(META, log_options(&options, false));
         let status = Status::new(shard_health(&sqlite, shards), logs[0].connectivity());
         let inner = Arc::new(Inner {
             logs,
@@ -121,7 +126,8 @@ impl ReplicatedStore {
             write_kib: Arc::new(Semaphore::new(options.write_bytes_max / write::KIB)),
             fetches: Semaphore::new(options.fetches_max.max(1)),
             closed: watch::Sender::new(false),
-            agreed: watch::Sender::new(None),
+            meta,
+            agreement: watch::Sender::new(Agreement::Unknown),
             begun: watch::Sender::new(()),
             runtime: Handle::current(),
             sqlite,
@@ -130,7 +136,7 @@ impl ReplicatedStore {
         for shard in 0..shards {
             inner.runtime.spawn(follow::run(inner.clone(), shard));
         }
-        inner.runtime.spawn(agree::run(inner.clone(), meta));
+        inner.runtime.spawn(agree::run(inner.clone()));
         inner.runtime.spawn(watch_connectivity(inner.clone()));
         Ok(Self(Arc::new(Owner(inner))))
     }
@@ -168,6 +174,7 @@ impl ReplicatedStore {
             records_unknown: counters.records_unknown.read(),
             writes_unavailable: counters.writes_unavailable.read(),
             writes_unknown: counters.writes_unknown.read(),
+            fault: inner.fault(),
             fetches: counters.fetches.read(),
         }
     }
@@ -202,6 +209,16 @@ impl ReplicatedStore {
 
     fn shared(&self) -> Arc<Inner> {
         self.0.0.clone()
+    }
+}
+
+impl Inner {
+    /// Why some log is not followed now.
+    fn fault(&self) -> Option<Arc<str>> {
+        match &*self.agreement.borrow() {
+            Agreement::Other(why) => Some(why.clone()),
+            _ => self.status.read().into_iter().find_map(|shard| shard.fault),
+        }
     }
 }
 
@@ -286,11 +303,16 @@ impl KvStore for ReplicatedStore {
     }
 }
 
-/// A log that the replica followed before is not made anew where it is gone.
+fn log_name(shard: u16) -> String {
+    format!("kv.{shard}")
+}
+
+/// A log that the replica followed before is not made anew where it is gone, nor is any of a cluster that has
+/// begun.
 fn log_options(options: &ReplicatedOptions, known: bool) -> LogOptions {
     LogOptions {
         retention: Retention::LastPerSubject,
-        absent: if known { Absent::Wait } else { Absent::Create },
+        absent: if known || options.cluster.is_some() { Absent::Wait } else { Absent::Create },
         append_timeout: options.write_timeout,
         check_interval: options.check_interval,
         ..LogOptions::default()
@@ -309,6 +331,7 @@ fn shard_health(sqlite: &SqliteStore, shards: u16) -> Vec<ShardHealth> {
             started: false,
             resyncing: state.resync != Resync::None,
             last: state.sequence,
+            fault: None,
         }
     };
     (0..shards).map(health).collect()

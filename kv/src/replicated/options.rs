@@ -10,6 +10,9 @@ use crate::sqlite::SqliteOptions;
 pub struct ReplicatedOptions {
     /// How the replica uses the machine. Its epochs are told of every change, wherever it was made.
     pub sqlite: SqliteOptions,
+    /// The cluster whose logs they must be, which `ReplicatedStore::found` made: then none is made here, and what another cluster
+    /// left is not followed. Without it logs are made where they never were, and any are followed.
+    pub cluster: Option<String>,
     /// Logs that the keys are spread over.
     pub shards: u16,
     /// How long a write may take until it is refused or its outcome called unknown. A value in the
@@ -41,6 +44,7 @@ impl Default for ReplicatedOptions {
     fn default() -> Self {
         Self {
             sqlite: SqliteOptions::default(),
+            cluster: None,
             shards: 16,
             write_timeout: Duration::from_secs(5),
             writes_max: 4096,

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::clock::ManualClock;
 use crate::contract::{START_S, Subject, key, namespace};
-use crate::log::{FakeLog, FakeLogs, SqliteLogs};
+use crate::log::{FakeLog, FakeLogs, LogError, SqliteLogs};
 use crate::sqlite::SqliteOptions;
 
 mod over_fakes {
@@ -337,6 +337,51 @@ async fn a_node_of_another_number_of_shards_is_refused() {
     let refused = put(&there, "a", "2").await.unwrap_err();
     assert!(matches!(refused, KvError::Unavailable(_)), "{refused}");
     assert_eq!(*there.health().borrow(), Health::Starting);
+}
+
+/// Servers that had lost everything looked like new ones: a new node made the logs anew, and every other node
+/// emptied its replica. Now logs say whose they are, and only whoever begins a cluster makes them.
+#[tokio::test]
+async fn another_clusters_logs_take_nothing_away() {
+    let cluster = Cluster::new(3);
+    let of = |id: &str| ReplicatedOptions { cluster: Some(id.into()), ..cluster.options() };
+    let open = |node: usize, id: &str| {
+        let path = cluster.places[node].path().join("kv.sqlite");
+        ReplicatedStore::open(&cluster.logs, path, of(id)).unwrap()
+    };
+    let nobodys = ReplicatedStore::verify(&cluster.logs, "one", 1).await.unwrap_err();
+    assert!(nobodys.to_string().contains("not this cluster's"), "{nobodys}");
+    ReplicatedStore::found(&cluster.logs, "one", 1).await.unwrap();
+    ReplicatedStore::found(&cluster.logs, "one", 1).await.unwrap();
+    let rival = ReplicatedStore::found(&cluster.logs, "two", 1).await.unwrap_err();
+    assert!(matches!(rival, LogError::Refused(_)), "{rival}");
+    ReplicatedStore::verify(&cluster.logs, "one", 1).await.unwrap();
+    let uneven = ReplicatedStore::verify(&cluster.logs, "one", 2).await.unwrap_err();
+    assert!(uneven.to_string().contains("another number of shards"), "{uneven}");
+
+    let (runs, sleeps) = (open(0, "one"), open(1, "one"));
+    put(&runs, "a", "1").await.unwrap();
+    shows(&sleeps, "a", Some("1")).await;
+    sleeps.close().await;
+    drop(sleeps);
+    // The servers lose all, and another cluster begins on them.
+    for name in ["kv.0", META, BLOBS] {
+        cluster.logs.fake(name, LogOptions::default()).replace();
+    }
+    ReplicatedStore::found(&cluster.logs, "two", 1).await.unwrap();
+    let other = open(2, "two");
+    put(&other, "b", "2").await.unwrap();
+    let woken = open(1, "one");
+    for store in [&runs, &woken] {
+        while store.stats().fault.is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let refused = put(store, "c", "3").await.unwrap_err();
+        assert!(refused.to_string().contains("not this cluster's"), "{refused}");
+        assert_eq!(text(store, "a").await.as_deref(), Some("1"));
+        assert_eq!(text(store, "b").await, None);
+    }
+    assert_eq!(text(&other, "c").await, None);
 }
 
 /// Values that no key names go, but not while somebody may be about to name them.

@@ -9,6 +9,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 use tokio::time::Instant;
 
+use super::agree::Agreement;
 use super::{Inner, ReplicatedStore, record};
 use crate::entry::Entry;
 use crate::error::KvError;
@@ -162,10 +163,8 @@ impl Inner {
         let deadline = Instant::now() + self.options.write_timeout;
         let mut begun = self.begun.subscribe();
         loop {
-            if *self.agreed.borrow() == Some(false) {
-                return Err(KvError::Unavailable(
-                    "the cluster has another number of shards".into(),
-                ));
+            if let Agreement::Other(why) = &*self.agreement.borrow() {
+                return Err(KvError::Unavailable(why.to_string().into()));
             }
             let state = self.sqlite.shard(shard);
             if state.identity.is_some() {

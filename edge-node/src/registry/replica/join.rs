@@ -14,10 +14,9 @@ use super::super::accounts::{self, FIRST_ACCOUNT};
 use super::super::database::Database;
 use super::super::key::{KEY_FILE, NodeKey};
 use super::super::tokens::{self, NewToken, Scope};
-use super::super::{
-    AccountId, DATABASE_FILE, Inner, Registry, RegistryError, create_private_dir, random_hex_id,
-};
-use super::{CLUSTER_DIR, Replica, cluster, database_path, position, resync};
+use super::super::{AccountId, DATABASE_FILE, Inner, Registry, RegistryError, create_private_dir};
+use super::found::{self, Foundation};
+use super::{CLUSTER_DIR, Replica, cluster, database_path, position};
 
 /// The pause between tries to take over the registry at the very first start.
 const JOIN_PAUSE: Duration = Duration::from_millis(250);
@@ -60,14 +59,15 @@ impl Default for JoinOptions {
 impl Registry {
     /// Opens the registry of a cluster's node in `dir`. Only the first start needs the log: it waits for it,
     /// and takes over what the cluster has or begins the cluster. Must run where it may block, on a thread of
-    /// `runtime`'s.
+    /// `runtime`'s. `foundation` makes what else a cluster needs that begins here.
     ///
     /// # Errors
     /// Fails as `open` does, and when the directory has the registry of a single node, the log cannot be
     /// reached at the first start, or the key is not the cluster's.
-    pub fn join(
+    pub(crate) fn join(
         dir: &Path,
         engine: &dyn LogEngine,
+        foundation: &dyn Foundation,
         options: JoinOptions,
         runtime: Handle,
     ) -> Result<Self, RegistryError> {
@@ -78,8 +78,11 @@ impl Registry {
         let lock = lock(dir)?;
         let database = Database::open(database_path(dir))?;
         let replica = Replica::open(&database.writer(), engine, options, runtime, lock)?;
-        if database.read(|view| position(view))?.identity.is_none() {
-            replica.take_over(&database)?;
+        if database
+            .read(|view| Ok(position(view)?.identity.is_none() || cluster(view)?.is_none()))?
+        {
+            let first = FirstStart { dir, database: &database, engine, foundation };
+            replica.take_over(&first)?;
         }
         let key_path = replica.options.key_file.clone().unwrap_or_else(|| dir.join(KEY_FILE));
         let key = match database.read(|view| cluster(view))? {
@@ -116,7 +119,7 @@ impl Registry {
                 None => {
                     transaction.execute(
                         "INSERT INTO cluster (one, id, key_check) VALUES (1, ?1, ?2)",
-                        params![random_hex_id(), self.inner.key.check()],
+                        params![found::id(&self.inner.dir)?, self.inner.key.check()],
                     )?;
                     accounts::insert(transaction, FIRST_ACCOUNT, Some(FIRST_ACCOUNT))?.id
                 }
@@ -130,20 +133,41 @@ impl Registry {
         })
     }
 
+    /// The cluster's id, where the node belongs to one.
+    pub(crate) fn cluster_id(&self) -> Result<Option<String>, RegistryError> {
+        match &self.inner.replica {
+            Some(_) => Ok(self.read(|view| cluster(view))?.map(|(id, _)| id)),
+            None => Ok(None),
+        }
+    }
+
     pub(in super::super) fn own_token(&self) -> Result<NewToken, RegistryError> {
         accounts::root_token(&self.inner.dir)
     }
 }
 
+/// What a first start works with.
+struct FirstStart<'a> {
+    dir: &'a Path,
+    database: &'a Database,
+    engine: &'a dyn LogEngine,
+    foundation: &'a dyn Foundation,
+}
+
 impl Replica {
-    /// Takes over what the cluster has, which may be nothing.
-    fn take_over(&self, database: &Database) -> Result<(), RegistryError> {
+    /// Takes over what the cluster has, which is nothing where this node begins it.
+    fn take_over(&self, first: &FirstStart<'_>) -> Result<(), RegistryError> {
+        let FirstStart { dir, database, engine, foundation } = *first;
         let deadline = Instant::now() + self.options.join_timeout;
         loop {
-            match self.runtime.block_on(resync::replace(database, self)) {
-                Ok((_, applied)) => {
+            let taken = found::take_over(dir, database, self, engine, foundation);
+            match self.runtime.block_on(taken) {
+                Ok(applied) => {
                     self.note_applied(applied);
                     return Ok(());
+                }
+                Err(error) if error.is_final() => {
+                    return Err(RegistryError::Join(error.to_string()));
                 }
                 Err(error) if Instant::now() >= deadline => {
                     return Err(RegistryError::Join(format!(

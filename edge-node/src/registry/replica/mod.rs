@@ -9,6 +9,7 @@
 mod apply;
 mod copy;
 mod follow;
+mod found;
 mod join;
 mod record;
 mod resync;
@@ -31,6 +32,9 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+#[cfg(test)]
+pub(crate) use found::NoFoundation;
+pub(crate) use found::{Foundation, NotLaid};
 pub use join::JoinOptions;
 pub(super) use join::refuse_cluster;
 pub(crate) use record::Value;
@@ -97,24 +101,13 @@ impl Replica {
         let tables = Tables::read(connection)?;
         tables.watch(connection)?;
         let position = position(connection)?;
-        // A log that was followed once is not made a second time: an empty one would lead nowhere.
-        let absent = if position.identity.is_some() { Absent::Wait } else { Absent::Create };
-        let everything = LogOptions {
-            absent,
-            append_timeout: options.append_timeout,
-            check_interval: options.check_interval,
-            ..LogOptions::default()
-        };
-        // The first module makes it, which may be long after the first start.
-        let newest = LogOptions {
-            absent: Absent::Create,
-            retention: Retention::LastPerSubject,
-            ..everything.clone()
-        };
+        // A log that was followed once is waited for. Where it never was it is made by whoever begins the cluster,
+        // and by nobody else: an empty one in place of one that was lost would lead nowhere.
+        let absent = if position.identity.is_some() { Absent::Wait } else { Absent::Tell };
         let status = ReplicaStatus { applied: position.sequence, ..ReplicaStatus::default() };
         Ok(Self {
-            log: engine.log(LOG, everything),
-            blobs: Arc::new(LogBlobs::new(engine.log(BLOBS, newest))),
+            log: engine.log(LOG, changes(&options, absent)),
+            blobs: Arc::new(LogBlobs::new(engine.log(BLOBS, blobs(&options, Absent::Wait)))),
             tables,
             status: watch::Sender::new(status),
             options,
@@ -138,6 +131,19 @@ impl Replica {
             status.last = status.last.max(sequence);
         });
     }
+}
+
+fn changes(options: &JoinOptions, absent: Absent) -> LogOptions {
+    LogOptions {
+        absent,
+        append_timeout: options.append_timeout,
+        check_interval: options.check_interval,
+        ..LogOptions::default()
+    }
+}
+
+fn blobs(options: &JoinOptions, absent: Absent) -> LogOptions {
+    LogOptions { retention: Retention::LastPerSubject, ..changes(options, absent) }
 }
 
 impl Drop for Replica {

@@ -11,6 +11,7 @@ use rusqlite::Connection;
 use super::super::database::Database;
 use super::super::{Inner, RegistryError, Snapshot, snapshot};
 use super::apply::{ApplyError, Ready, fetch, insert_blobs, tidy};
+use super::found::NotLaid;
 use super::record::{COPY, Copy};
 use super::{Replica, cluster, copy, position, set_position};
 
@@ -30,10 +31,24 @@ pub(super) enum ResyncError {
          prefix, or give this node an empty data directory"
     )]
     OtherCluster,
+    #[error("the cluster cannot begin here: {0}")]
+    NotLaid(#[from] NotLaid),
     #[error("the log changed meanwhile: {0}")]
     Interrupted(String),
     #[error("a task failed: {0}")]
     Task(#[from] tokio::task::JoinError),
+}
+
+impl ResyncError {
+    /// Whether there is no log to begin from.
+    pub(super) fn is_absence(&self) -> bool {
+        matches!(self, Self::Log(LogError::Absent(_)))
+    }
+
+    /// Whether trying again cannot help.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(self, Self::NotLaid(NotLaid::Never(_)))
+    }
 }
 
 impl From<RegistryError> for ResyncError {

@@ -2,11 +2,13 @@
 
 use std::fmt::Debug;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use atoll_kv::log::{FakeLog, FakeLogs, LogOptions};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
@@ -50,7 +52,7 @@ impl Cluster {
         };
         let (dir, logs, runtime) =
             (self.dir(node).to_owned(), self.logs.clone(), Handle::current());
-        blocking(move || Registry::join(&dir, &*logs, options, runtime)).await
+        blocking(move || Registry::join(&dir, &*logs, &NoFoundation, options, runtime)).await
     }
 
     async fn join(&self, node: usize) -> Registry {
@@ -343,6 +345,52 @@ async fn another_clusters_log_takes_nothing_away() {
     assert_eq!(a.snapshot().workers.len(), 1);
     let refused = deploy(&a, "v", "1").await;
     assert!(matches!(refused, Err(RegistryError::Unavailable(_))), "{refused:?}");
+}
+
+/// What else a cluster needs, made or refused.
+struct Told {
+    laid: Mutex<Vec<String>>,
+    refuses: AtomicBool,
+}
+
+impl Foundation for Told {
+    fn lay(&self, cluster: String) -> BoxFuture<'_, Result<(), NotLaid>> {
+        self.laid.lock().unwrap().push(cluster);
+        let refuses = self.refuses.load(Ordering::Relaxed);
+        let result =
+            if refuses { Err(NotLaid::Never("its nodes are there".to_owned())) } else { Ok(()) };
+        Box::pin(async move { result })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_begins_once_and_whole() {
+    let cluster = Cluster::new(2);
+    let told = Arc::new(Told { laid: Default::default(), refuses: true.into() });
+    let join = async |node: usize| {
+        let options = JoinOptions {
+            name: format!("n{node}"),
+            join_timeout: Duration::ZERO,
+            ..JoinOptions::default()
+        };
+        let (dir, logs, told) = (cluster.dir(node).to_owned(), cluster.logs.clone(), told.clone());
+        let runtime = Handle::current();
+        blocking(move || Registry::join(&dir, &*logs, &*told, options, runtime)).await
+    };
+    let refused = join(0).await.err().unwrap().to_string();
+    assert!(refused.contains("cannot begin here: its nodes are there"), "{refused}");
+    assert_eq!(cluster.log().appends(), 0, "no cluster has begun");
+    told.refuses.store(false, Ordering::Relaxed);
+    let a = join(0).await.unwrap();
+    std::fs::copy(cluster.dir(0).join("node.key"), cluster.dir(1).join("node.key")).unwrap();
+    let b = join(1).await.unwrap();
+    // Whoever is interrupted goes on with the same id, which is the cluster's; others make nothing.
+    let id = a.cluster_id().unwrap().unwrap();
+    assert_eq!(*told.laid.lock().unwrap(), [id.clone(), id.clone()]);
+    assert_eq!(b.cluster_id().unwrap(), Some(id));
+    drop(b);
+    drop(join(1).await.unwrap());
+    assert_eq!(told.laid.lock().unwrap().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -90,9 +90,16 @@ impl Log {
             GetStreamErrorKind::JetStream(cause)
                 if cause.error_code().0 == wire::STREAM_NOT_FOUND =>
             {
-                if self.options.absent == Absent::Wait || self.seen.load(Ordering::Relaxed) {
-                    let text = format!("the stream {} is gone, restore it", self.stream);
-                    return Err(LogError::Unavailable(text.into()));
+                let seen = self.seen.load(Ordering::Relaxed);
+                match self.options.absent {
+                    Absent::Create if !seen => {}
+                    Absent::Tell if !seen => {
+                        return Err(LogError::Absent(self.stream.as_str().into()));
+                    }
+                    _ => {
+                        let text = format!("the stream {} is gone, restore it", self.stream);
+                        return Err(LogError::Unavailable(text.into()));
+                    }
                 }
                 self.create().await
             }
@@ -255,9 +262,10 @@ impl Log {
                 Outcome::Gone => Ok(Attempt::Again(format!("the stream {} is gone", self.stream))),
             },
             Err(error) => match error.kind() {
-                RequestErrorKind::NoResponders => {
-                    Ok(Attempt::Again(format!("the stream {} has no leader", self.stream)))
-                }
+                RequestErrorKind::NoResponders => Ok(Attempt::Again(format!(
+                    "the stream {} has no leader or is gone",
+                    self.stream
+                ))),
                 RequestErrorKind::TimedOut => Ok(Attempt::Lost("no acknowledgement".into())),
                 RequestErrorKind::MaxPayloadExceeded => Err(LogError::TooLarge { bytes }),
                 RequestErrorKind::InvalidSubject => {
