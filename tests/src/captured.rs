@@ -3,8 +3,9 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use crate::clock::eventually;
+use crate::clock::{WAIT_MAX, eventually, eventually_within};
 
 /// What a failing test shows of a process's output.
 const OUTPUT_SHOWN_BYTES: usize = 16 * 1024;
@@ -54,7 +55,12 @@ impl Captured {
 
     /// Waits for the process to end by itself.
     pub(crate) async fn exit_status(&mut self) -> ExitStatus {
-        eventually("the process ends by itself", async || {
+        self.exit_status_within(WAIT_MAX).await
+    }
+
+    /// The same, for so long at most.
+    pub(crate) async fn exit_status_within(&mut self, most: Duration) -> ExitStatus {
+        eventually_within(most, "the process ends by itself", async || {
             self.child.try_wait().expect("a child can be waited for")
         })
         .await

@@ -11,13 +11,25 @@ pub const POLL: Duration = Duration::from_millis(25);
 ///
 /// # Panics
 /// Panics with `what` when nothing is found in time.
-pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let give_up = Instant::now() + WAIT_MAX;
+pub async fn eventually<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+    eventually_within(WAIT_MAX, what, look).await
+}
+
+/// The same, for what takes its time by its nature.
+///
+/// # Panics
+/// Panics with `what` when nothing is found in time.
+pub async fn eventually_within<T>(
+    most: Duration,
+    what: &str,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let give_up = Instant::now() + most;
     loop {
         if let Some(found) = look().await {
             return found;
         }
-        assert!(Instant::now() < give_up, "not within {WAIT_MAX:?}: {what}");
+        assert!(Instant::now() < give_up, "not within {most:?}: {what}");
         tokio::time::sleep(POLL).await;
     }
 }

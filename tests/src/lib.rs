@@ -27,7 +27,7 @@ mod tail;
 pub use api::{Api, ApiError};
 pub use binary::atoll_binary;
 pub use client::{KeepAlive, Protocol, Reply, Request, RequestBody, StreamedBody, next_chunk};
-pub use clock::{POLL, WAIT_MAX, eventually};
+pub use clock::{POLL, WAIT_MAX, eventually, eventually_within};
 pub use dev::DevSession;
 pub use echo::{Digest, Seed};
 pub use metrics::Metrics;

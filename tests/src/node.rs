@@ -11,7 +11,7 @@ use crate::api::Api;
 use crate::binary::atoll_binary;
 use crate::captured::{Captured, send_signal};
 use crate::client::{Protocol, Request};
-use crate::clock::eventually;
+use crate::clock::{WAIT_MAX, eventually};
 use crate::metrics::Metrics;
 use crate::process::Process;
 use crate::project::CommandOutput;
@@ -140,7 +140,8 @@ impl Node {
     pub async fn refused(options: NodeOptions) -> String {
         let dir = prepared(&options);
         let mut captured = Captured::spawn(&mut command(&options, dir.path(), None));
-        let status = captured.exit_status().await;
+        // The first start in a cluster waits for its servers.
+        let status = captured.exit_status_within(2 * WAIT_MAX).await;
         assert!(!status.success(), "the node runs");
         captured.output()
     }

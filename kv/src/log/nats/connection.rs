@@ -1,5 +1,6 @@
 //! One connection to NATS, and what this process knows of its state.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,6 +19,10 @@ use crate::log::{
 
 /// How long one request to JetStream may take; operations try again within their own bounds.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the client says where a server does not know it, and what is enough.
+const AUTHORIZATION: (&str, &str) =
+    ("authorization violation: nats: authorization violation", "authorization violation");
 
 /// A connection to NATS that comes back by itself. Clones share it.
 #[derive(Clone)]
@@ -214,10 +219,12 @@ fn locked(trouble: &Mutex<Option<String>>) -> MutexGuard<'_, Option<String>> {
 /// Keeps why the servers could not be reached, and tells the log when that is something new.
 fn note_trouble(servers: &[Server], trouble: &Mutex<Option<String>>) {
     let server = |server: &Server| {
-        let why = server.last_error.as_ref()?;
+        let why = server.last_error.as_ref()?.replace(AUTHORIZATION.0, AUTHORIZATION.1);
         Some(format!("{}:{}: {why}", server.addr.host(), server.addr.port()))
     };
-    let found = servers.iter().filter_map(server).collect::<Vec<_>>().join("; ");
+    // A server can be known in two ways: by its URL, and from another server.
+    let found: BTreeSet<String> = servers.iter().filter_map(server).collect();
+    let found = found.into_iter().collect::<Vec<_>>().join("; ");
     if found.is_empty() {
         return;
     }
