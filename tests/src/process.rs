@@ -66,7 +66,7 @@ impl Process {
     }
 
     /// Zombies have ended, although they still have a place in the table.
-    fn lives(self) -> bool {
+    pub(crate) fn lives(self) -> bool {
         self.status("State:").is_some_and(|state| !state.starts_with(['Z', 'X']))
     }
 

@@ -84,10 +84,16 @@ pub(crate) async fn run<'a>(
     arguments: impl Iterator<Item = &'a OsStr>,
 ) -> CommandOutput {
     let mut process = tokio::process::Command::new(atoll_binary());
-    process.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    process.args(arguments);
     process.env("ATOLL_API_URL", api.base_url());
     process.env("ATOLL_API_TOKEN", api.token());
     process.env("ATOLL_ACCOUNT_ID", api.account());
+    finished(process).await
+}
+
+/// Runs a command to its end.
+pub(crate) async fn finished(mut process: tokio::process::Command) -> CommandOutput {
+    process.stdin(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(COMMAND_MAX, process.output()).await;
     let output = output.unwrap_or_else(|_| panic!("a command does not end"));
     let output = output.expect("the CLI can be started");
