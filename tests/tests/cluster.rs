@@ -250,6 +250,8 @@ async fn lost_servers_take_nothing_away() {
     let namespace = a.api().create_namespace("kept").await;
     a.deploy("kv", &Script::module(fixture("kv.js")).bind_kv("KV", &namespace)).await;
     a.api().kv_put(&namespace, "key", "value").await.unwrap();
+    // This one lies with the servers until somebody reads it.
+    a.api().kv_put(&namespace, "large", "v".repeat(600 << 10)).await.unwrap();
     let reads = async |node: &Node| {
         eventually("the value is read", async || {
             let read = kv_op(node, json!({ "op": "get", "key": "key" })).await;
@@ -287,6 +289,22 @@ async fn lost_servers_take_nothing_away() {
         reads(node).await;
     }
     assert_eq!(c.admin_text("/readyz").await.0, 200);
+    // What a node has goes into a file all the same.
+    assert!(b.drain().await.success());
+    let dir = tempfile::tempdir().unwrap();
+    let (file, config) = (dir.path().join("export"), dir.path().join("node.toml"));
+    std::fs::write(&config, &options(&servers, "b", None).config).unwrap();
+    let data = b.data_dir();
+    let arguments =
+        ["export", file.to_str().unwrap(), "--data", data.to_str().unwrap(), "--config"];
+    let arguments = [&arguments[..], &[config.to_str().unwrap()]].concat();
+    let refused = b.atoll(&arguments).await;
+    assert!(refused.stderr.contains("\"large\" is not on this node"), "{}", refused.stderr);
+    let exported = b.atoll(&[&arguments[..], &["--leave-out-missing"]].concat()).await;
+    assert!(exported.success, "{}", exported.stderr);
+    assert!(exported.stdout.contains(" 1 KV keys"), "{}", exported.stdout);
+    assert!(exported.stderr.contains("left out 1 KV keys whose values"), "{}", exported.stderr);
+    assert!(exported.stderr.contains("may lack what others have"), "{}", exported.stderr);
 }
 
 /// The registry's record that the cluster has begun means that the key-value streams were made.

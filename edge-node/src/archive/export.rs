@@ -4,10 +4,10 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use atoll_kv::{Key, KvStore, ListOptions, NamespaceId};
+use atoll_kv::{Key, KvError, KvStore, ListOptions, NamespaceId};
 
 use super::format::{Frame, Writer};
-use super::{ArchiveError, Moved};
+use super::{ArchiveError, MissingValue, Moved};
 use crate::registry::Registry;
 
 type Out = Writer<BufWriter<tempfile::NamedTempFile>>;
@@ -17,6 +17,7 @@ pub(crate) async fn export(
     registry: &Registry,
     kv: &Arc<dyn KvStore>,
     path: &Path,
+    missing: MissingValue,
 ) -> Result<Moved, ArchiveError> {
     let failed = |source| ArchiveError::File { path: path.to_owned(), source };
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -25,7 +26,7 @@ pub(crate) async fn export(
     let mut moved = Moved::default();
     write_registry(registry, &mut out, &mut moved, path)?;
     for namespace in registry.all_namespaces()? {
-        moved.keys += write_namespace(kv, &namespace, &mut out, path).await?;
+        write_namespace(kv, &namespace, &mut out, path, missing, &mut moved).await?;
     }
     let mut file = out.end().map_err(failed)?;
     file.flush().map_err(failed)?;
@@ -68,14 +69,27 @@ async fn write_namespace(
     namespace: &NamespaceId,
     out: &mut Out,
     path: &Path,
-) -> Result<u64, ArchiveError> {
-    let (mut cursor, mut count) = (None, 0);
+    missing: MissingValue,
+    moved: &mut Moved,
+) -> Result<(), ArchiveError> {
+    let mut cursor = None;
     loop {
         let page = kv.list(namespace, ListOptions { cursor, ..ListOptions::default() }).await?;
         for info in &page.keys {
             let key = Key::parse(&info.name)?;
-            // It may have expired since.
-            let Some(entry) = kv.get(namespace, &key).await? else { continue };
+            let entry = match kv.get(namespace, &key).await {
+                Ok(Some(entry)) => entry,
+                // It has expired since.
+                Ok(None) => continue,
+                Err(KvError::ValueAway(_)) if missing == MissingValue::LeaveOut => {
+                    moved.keys_missing += 1;
+                    continue;
+                }
+                Err(KvError::ValueAway(_)) => {
+                    return Err(ArchiveError::Missing(info.name.to_string()));
+                }
+                Err(error) => return Err(error.into()),
+            };
             let frame = Frame::Value {
                 namespace: namespace.as_str().to_owned(),
                 key: key.as_str().to_owned(),
@@ -84,11 +98,11 @@ async fn write_namespace(
             };
             out.write(&frame, &entry.value)
                 .map_err(|source| ArchiveError::File { path: path.to_owned(), source })?;
-            count += 1;
+            moved.keys += 1;
         }
         cursor = page.cursor;
         if page.list_complete || cursor.is_none() {
-            return Ok(count);
+            return Ok(());
         }
     }
 }

@@ -26,6 +26,17 @@ pub(crate) struct Moved {
     pub(crate) keys: u64,
     /// KV keys that were left out, for they expire too soon to be written.
     pub(crate) keys_expiring: u64,
+    /// KV keys that were left out, for their values cannot be had.
+    pub(crate) keys_missing: u64,
+}
+
+/// What to do with a KV value that is not on this node and cannot be fetched from its cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MissingValue {
+    /// Fail: the file would not hold everything.
+    Refuse,
+    /// Leave it out: where the servers are lost, this is all that there is.
+    LeaveOut,
 }
 
 /// Why nothing, or not all, was moved.
@@ -46,6 +57,11 @@ pub(crate) enum ArchiveError {
     Registry(#[from] RegistryError),
     #[error("the key-value store failed: {0}")]
     Kv(#[from] atoll_kv::KvError),
+    #[error(
+        "the value of KV key {0:?} is not on this node and cannot be fetched now: try again when the NATS servers can \
+         be reached, or leave such values out with --leave-out-missing"
+    )]
+    Missing(String),
     #[error("KV key {0:?} differs after it was written: import again into an empty node")]
     Differs(String),
 }

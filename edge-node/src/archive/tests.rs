@@ -92,7 +92,7 @@ async fn everything_moves_into_a_cluster_and_back() {
     let logs = Arc::new(FakeLogs::new());
     let one = single(dirs[0].path());
     let filled = fill(&one).await;
-    let moved = export(&one.0, &one.1, &file).await.unwrap();
+    let moved = export(&one.0, &one.1, &file, MissingValue::Refuse).await.unwrap();
     assert_eq!((moved.modules, moved.keys), (2, 1_500));
 
     let give_key = |to: &Path| {
@@ -109,7 +109,7 @@ async fn everything_moves_into_a_cluster_and_back() {
     let again = import(&many.0, &many.1, &file).await.unwrap_err();
     assert!(again.to_string().contains("empty data directory"), "{again}");
 
-    let back = export(&many.0, &many.1, &file).await.unwrap();
+    let back = export(&many.0, &many.1, &file, MissingValue::Refuse).await.unwrap();
     assert_eq!((back.modules, back.keys), (2, 1_500));
     give_key(dirs[2].path());
     let alone = single(dirs[2].path());
@@ -123,7 +123,7 @@ async fn what_is_damaged_or_of_another_key_changes_nothing() {
     let file = dirs[2].path().join("export");
     let one = single(dirs[0].path());
     fill(&one).await;
-    export(&one.0, &one.1, &file).await.unwrap();
+    export(&one.0, &one.1, &file, MissingValue::Refuse).await.unwrap();
     let other = single(dirs[1].path());
     let refused = import(&other.0, &other.1, &file).await.unwrap_err();
     assert!(matches!(refused, ArchiveError::OtherKey), "{refused}");

@@ -8,7 +8,7 @@ use super::args::ArchiveArgs;
 use super::error::CliError;
 use super::local_node;
 use super::session::Session;
-use crate::archive::{self, Moved};
+use crate::archive::{self, MissingValue, Moved};
 use crate::node::stores::NodeStores;
 
 /// How long a cluster's node may take to be current before it is exported as it is.
@@ -18,7 +18,7 @@ const CURRENT_PAUSE: Duration = Duration::from_millis(100);
 /// Which way.
 #[derive(Clone, Copy)]
 pub(crate) enum Direction {
-    Export,
+    Export(MissingValue),
     Import,
 }
 
@@ -28,7 +28,7 @@ pub(crate) async fn run(
     args: ArchiveArgs,
 ) -> Result<(), CliError> {
     let config = local_node::configured_for_archive(&args)?;
-    if matches!(direction, Direction::Export) && !config.data_dir.is_dir() {
+    if matches!(direction, Direction::Export(_)) && !config.data_dir.is_dir() {
         let dir = config.data_dir.display();
         return Err(CliError::Failed(format!(
             "there is no data directory {dir}: name it with --data"
@@ -38,7 +38,9 @@ pub(crate) async fn run(
     await_current(session, &stores).await;
     let kv = stores.kv.store();
     let (moved, word) = match direction {
-        Direction::Export => (archive::export(&stores.registry, &kv, &args.file).await, "exported"),
+        Direction::Export(missing) => {
+            (archive::export(&stores.registry, &kv, &args.file, missing).await, "exported")
+        }
         Direction::Import => (archive::import(&stores.registry, &kv, &args.file).await, "imported"),
     };
     stores.kv.close().await;
@@ -69,11 +71,12 @@ async fn await_current(session: &Session, stores: &NodeStores) {
 }
 
 fn report(session: &Session, word: &str, moved: Moved) {
-    let Moved { rows, modules, keys, keys_expiring } = moved;
+    let Moved { rows, modules, keys, keys_expiring, keys_missing } = moved;
     let terminal = session.terminal;
     if terminal.json {
         terminal.json(&json!({
             "rows": rows, "modules": modules, "keys": keys, "keys_expiring": keys_expiring,
+            "keys_missing": keys_missing,
         }));
         return;
     }
@@ -83,5 +86,8 @@ fn report(session: &Session, word: &str, moved: Moved) {
     ));
     if keys_expiring > 0 {
         terminal.line(format!("left out {keys_expiring} KV keys that expire within a minute"));
+    }
+    if keys_missing > 0 {
+        terminal.warn(format!("left out {keys_missing} KV keys whose values cannot be had"));
     }
 }

@@ -52,7 +52,7 @@ pub enum Command {
     #[command(subcommand)]
     Context(ContextCommand),
     /// Write all that a node keeps into a file, while it does not run
-    Export(ArchiveArgs),
+    Export(ExportArgs),
     /// Read such a file into an empty node, while it does not run
     Import(ArchiveArgs),
     /// List the nodes of the cluster
@@ -109,6 +109,16 @@ pub struct ServeArgs {
     /// Where the node says it is in its cluster [default: default]
     #[arg(long, value_name = "NAME")]
     pub region: Option<String>,
+}
+
+/// Options of `atoll export`.
+#[derive(Clone, Debug, Args)]
+pub struct ExportArgs {
+    #[command(flatten)]
+    pub archive: ArchiveArgs,
+    /// Leave out KV values that are not on this node and cannot be fetched from its cluster
+    #[arg(long)]
+    pub leave_out_missing: bool,
 }
 
 /// Options of `atoll export` and `atoll import`: where the node is, as `atoll serve` is told.

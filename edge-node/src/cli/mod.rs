@@ -41,6 +41,7 @@ pub use client::{ApiError, ApiMessage};
 pub use environment::{ApiVariables, Environment};
 pub use error::CliError;
 
+use crate::archive::MissingValue;
 use crate::serving::{run_check_process, run_serving_process};
 use args::{DeploymentsCommand, VersionsCommand};
 use session::Session;
@@ -95,7 +96,13 @@ async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
         Command::Kv(command) => kv::run(session, command).await,
         Command::Secret(command) => secret::run(session, command).await,
         Command::Context(command) => context::run(session, command).await,
-        Command::Export(args) => archive::run(session, archive::Direction::Export, args).await,
+        Command::Export(args) => {
+            let missing = match args.leave_out_missing {
+                true => MissingValue::LeaveOut,
+                false => MissingValue::Refuse,
+            };
+            archive::run(session, archive::Direction::Export(missing), args.archive).await
+        }
         Command::Import(args) => archive::run(session, archive::Direction::Import, args).await,
         Command::Cluster(command) => cluster::run(session, command).await,
         Command::Nodes => nodes::run(session).await,

@@ -131,7 +131,8 @@ impl Running {
     /// Waits until every node says that it is ready.
     async fn ready(&self, session: &Session, plan: &Plan) -> Result<(), CliError> {
         let count = plan.nodes.len();
-        let _spinner = session.terminal.spinner(format!(
+        // No spinner: the nodes' lines would come between.
+        session.terminal.note(format!(
             "starting {} NATS server(s) and {count} node(s) in {}",
             plan.servers.len(),
             plan.dir.display()

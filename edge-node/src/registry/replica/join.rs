@@ -174,6 +174,10 @@ impl Replica {
                         "{error}: the very first start of a node needs NATS, later ones do not"
                     )));
                 }
+                // Mostly another node is at it; if not, the deadline says so.
+                Err(error) if error.is_not_laid() => {
+                    tracing::debug!(%error, "waiting for the cluster to begin");
+                }
                 Err(error) => tracing::info!(%error, "waiting for the cluster's log"),
             }
             std::thread::sleep(JOIN_PAUSE);

@@ -45,6 +45,11 @@ impl ResyncError {
         matches!(self, Self::Log(LogError::Absent(_)))
     }
 
+    /// Whether the cluster has not begun.
+    pub(super) fn is_not_laid(&self) -> bool {
+        matches!(self, Self::NotLaid(_))
+    }
+
     /// Whether trying again cannot help.
     pub(super) fn is_final(&self) -> bool {
         matches!(self, Self::NotLaid(NotLaid::Never(_)))
