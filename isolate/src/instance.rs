@@ -35,11 +35,14 @@ use crate::watchdog::{Pulse, Watchdog, WatchedThread};
 /// down. A quarter of a thread's 8 MiB leaves room for that and for the Rust that JS calls.
 /// Most isolates are called seldom. Regular expressions and functions get machine code, and functions their
 /// feedback, later than by default: until then an isolate holds 0.7 MB less, in whole pages of 256 KiB, and
-/// nothing of the code range. Long subjects still have a regular expression compiled at once.
+/// nothing of the code range. Long subjects still have a regular expression compiled at once. Sparkplug's code is
+/// several times as long as the bytecode that it is made of, and each isolate has its own: hundreds of workers in turn
+/// are faster without it, and what is called often gets Maglev's code all the same (docs/decisions/013).
 const V8_FLAGS: &[&str] = &[
     "atoll",
     "--wasm-max-mem-pages=2048",
     "--no-maglev-osr",
+    "--no-sparkplug",
     "--stack-size=1968",
     "--no-memory-pool-share-memory-on-teardown",
     "--regexp-tier-up-ticks=100",
