@@ -15,6 +15,7 @@ mod clock;
 mod dev;
 mod echo;
 mod hex;
+mod http3;
 mod metrics;
 mod node;
 mod origin;
@@ -26,7 +27,9 @@ mod tail;
 
 pub use api::{Api, ApiError};
 pub use binary::atoll_binary;
-pub use client::{KeepAlive, Protocol, Reply, Request, RequestBody, StreamedBody, next_chunk};
+pub use client::{
+    KeepAlive, Protocol, Reply, Request, RequestBody, StreamedBody, next_chunk, trusting_config,
+};
 pub use clock::{POLL, WAIT_MAX, eventually};
 pub use dev::DevSession;
 pub use echo::{Digest, Seed};
