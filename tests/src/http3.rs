@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Endpoint};
 
@@ -21,17 +21,26 @@ pub(crate) async fn exchange(request: Request) -> Result<Reply, Failure> {
     let (mut driver, mut sender) = h3::client::new(h3_quinn::Connection::new(connection)).await?;
     let driving = tokio::spawn(async move { driver.wait_idle().await });
     let uri = format!("https://{}{}", request.host, request.path);
-    let mut stream = sender.send_request(request.head(&uri).body(())?).await?;
-    if !request.body.is_empty() {
-        stream.send_data(request.body).await?;
-    }
-    stream.finish().await?;
-    let (head, ()) = stream.recv_response().await?.into_parts();
-    let mut body = BytesMut::new();
-    while let Some(mut part) = stream.recv_data().await? {
-        body.extend_from_slice(&part.copy_to_bytes(part.remaining()));
-    }
-    let body: Bytes = body.freeze();
+    let stream = sender.send_request(request.head(&uri).body(())?).await?;
+    let (mut send, mut receive) = stream.split();
+    // A server that answers while it reads wants to be read meanwhile.
+    let sending = async {
+        if !request.body.is_empty() {
+            send.send_data(request.body).await?;
+        }
+        send.finish().await
+    };
+    let receiving = async {
+        let (head, ()) = receive.recv_response().await?.into_parts();
+        let mut body = BytesMut::new();
+        while let Some(mut part) = receive.recv_data().await? {
+            body.extend_from_slice(&part.copy_to_bytes(part.remaining()));
+        }
+        Ok::<_, h3::error::StreamError>((head, body.freeze()))
+    };
+    // A server may answer without having read everything.
+    let (_, received) = tokio::join!(sending, receiving);
+    let (head, body) = received?;
     driving.abort();
     Ok(Reply { status: head.status, version: head.version, headers: head.headers, body })
 }

@@ -24,6 +24,7 @@ mod project;
 mod script;
 mod shared;
 mod tail;
+mod tls;
 
 pub use api::{Api, ApiError};
 pub use binary::atoll_binary;
@@ -41,6 +42,7 @@ pub use project::{CommandOutput, Project};
 pub use script::{ModuleType, Script, fixture, fixture_bytes};
 pub use shared::{NodeGuard, SharedNode};
 pub use tail::TailSession;
+pub use tls::{Authority, Issued, Session, TlsClient};
 
 /// A runtime error that a test reports by its text.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
