@@ -27,6 +27,9 @@ const KEYS: QuicKeys = QuicKeys { cids: [1; 16], resets: [2; 32], tokens: [3; 32
 struct Setup {
     servers: Vec<Server>,
     client: quinn::Endpoint,
+    /// The first server's sockets, which outlive it as they do when a process dies.
+    kept: QuicSocket,
+    tls: Arc<Tls>,
     _directory: tempfile::TempDir,
 }
 
@@ -45,19 +48,42 @@ fn set_up_threads(options: ServeOptions, threads: usize) -> Setup {
     let pairs = (0..threads).map(|_| UnixDatagram::pair().unwrap());
     let (inboxes, senders): (Vec<_>, Vec<_>) = pairs.unzip();
     let senders = Arc::new(senders);
-    let servers = inboxes.into_iter().enumerate().map(|(place, inbox)| {
-        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-        udp.set_nonblocking(true).unwrap();
-        let address = udp.local_addr().unwrap();
-        let socket = QuicSocket { udp, inbox, inboxes: senders.clone(), place: place as u16 };
-        let (tls, options) = (tls.clone(), options.clone());
-        start_with(address, |service, signal| async move {
-            serve_http3(socket, &KEYS, tls, options, service, signal).await.unwrap()
+    let sockets: Vec<_> = inboxes
+        .into_iter()
+        .enumerate()
+        .map(|(place, inbox)| {
+            let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+            udp.set_nonblocking(true).unwrap();
+            QuicSocket { udp, inbox, inboxes: senders.clone(), place: place as u16 }
         })
-    });
-    let servers = servers.collect();
+        .collect();
+    let kept = duplicate(&sockets[0]);
+    let servers = sockets.into_iter().map(|socket| serve(socket, &tls, &options)).collect();
+    let client = client(CertificateDer::from_pem_file(made.path).unwrap());
+    Setup { servers, client, kept, tls, _directory: directory }
+}
+
+fn duplicate(socket: &QuicSocket) -> QuicSocket {
+    QuicSocket {
+        udp: socket.udp.try_clone().unwrap(),
+        inbox: socket.inbox.try_clone().unwrap(),
+        inboxes: socket.inboxes.clone(),
+        place: socket.place,
+    }
+}
+
+fn serve(socket: QuicSocket, tls: &Arc<Tls>, options: &ServeOptions) -> Server {
+    let address = socket.udp.local_addr().unwrap();
+    let (tls, options) = (tls.clone(), options.clone());
+    start_with(address, |service, signal| async move {
+        serve_http3(socket, &KEYS, tls, options, service, signal).await.unwrap()
+    })
+}
+
+/// A client that trusts this certificate.
+fn client(trusted: CertificateDer<'static>) -> quinn::Endpoint {
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(made.path).unwrap()).unwrap();
+    roots.add(trusted).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -69,7 +95,7 @@ fn set_up_threads(options: ServeOptions, threads: usize) -> Setup {
     let mut client = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     let crypto = QuicClientConfig::try_from(config).unwrap();
     client.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));
-    Setup { servers, client, _directory: directory }
+    client
 }
 
 impl Setup {
@@ -288,7 +314,7 @@ fn early_data_is_served_when_it_is_safe_and_once() {
         let setup = set_up(ServeOptions::default());
         let early = |method: &'static str| {
             let connecting = setup.client.connect(setup.address(), "one.test").unwrap();
-            let (quic, accepted) = connecting.into_0rtt().ok().expect("the session can be resumed");
+            let (quic, accepted) = connecting.into_0rtt().expect("the session can be resumed");
             async move {
                 let mut sender = sender(quic).await;
                 let head = request("/headers").method(method);
@@ -369,6 +395,26 @@ impl Relay {
 }
 
 #[test]
+fn a_client_learns_that_the_process_with_its_connection_is_gone() {
+    local(async {
+        let mut setup = set_up(ServeOptions::default());
+        let (mut sender, quic) = setup.connect().await;
+        fetch(&mut sender, request("/"), &[]).await.unwrap();
+        // What a killed process leaves behind: sockets without an endpoint, and no word to the client.
+        let gone = setup.servers.remove(0);
+        gone.served.abort();
+        let options = ServeOptions::default();
+        let _new = serve(duplicate(&setup.kept), &setup.tls, &options);
+        let asking = tokio::task::spawn_local(async move {
+            fetch(&mut sender, request("/wait"), &[]).await.map(drop)
+        });
+        let why = quic.closed().await;
+        assert!(matches!(why, quinn::ConnectionError::Reset), "{why}");
+        assert!(asking.await.unwrap().is_err());
+    });
+}
+
+#[test]
 fn clients_over_tls_are_told_where_http3_is() {
     local(async {
         let directory = tempfile::tempdir().unwrap();
@@ -404,7 +450,7 @@ where
     use http_body_util::Empty;
     let io = hyper_util::rt::TokioIo::new(stream);
     let (mut client, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
-    tokio::task::spawn_local(async move { connection.await });
+    tokio::task::spawn_local(connection);
     let request = Request::get("/").header("host", "a").body(Empty::<Bytes>::new()).unwrap();
     let response = client.send_request(request).await.unwrap();
     response.headers().get("alt-svc").map(|value| value.to_str().unwrap().to_owned())
