@@ -36,7 +36,8 @@ async fn chromium_loads_and_posts_over_http3() {
     let Some(browser) = browser() else {
         return eprintln!("skipped: no Chromium is installed (apt-get install chromium)");
     };
-    let issued = Authority::new("servers").issue(&[HOST]);
+    let authority = Authority::new("servers");
+    let issued = authority.issue(&[HOST]);
     let config = format!(
         "[tls]\ncertificates = [{{ cert = {:?}, key = {:?} }}]\n",
         issued.cert_path, issued.key_path
