@@ -2,6 +2,7 @@
 //! are part of the names. `docs/config.md` lists the keys for people.
 
 mod cluster;
+mod tls;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -13,6 +14,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use cluster::{ClusterConfig, ClusterTlsConfig};
+pub use tls::{CertificateConfig, ClientAuth, ClientConfig, TlsConfig};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -30,6 +32,10 @@ pub struct NodeConfig {
     pub http: SocketAddr,
     /// Where workers are served over TLS.
     pub https: SocketAddr,
+    /// Whether HTTP/3 is served, over UDP at the port of `https`.
+    pub http3: bool,
+    /// The port at which clients are told to find HTTP/3: that of `https` when absent.
+    pub http3_port: Option<u16>,
     /// Where the REST API, metrics and health are served.
     pub admin: SocketAddr,
     /// Where debuggers may attach. No key of the file: it is for development, on one thread.
@@ -72,6 +78,8 @@ impl Default for NodeConfig {
             data_dir: PathBuf::from("atoll-data"),
             http: local(8080),
             https: local(8443),
+            http3: true,
+            http3_port: None,
             admin: local(8787),
             inspect: None,
             domain: "localhost".to_owned(),
@@ -119,24 +127,6 @@ impl Default for IsolatesConfig {
     fn default() -> Self {
         Self { spares_per_thread: 4 }
     }
-}
-
-/// Certificates of the HTTPS listener.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TlsConfig {
-    /// Certificates by SNI; one made by the node itself serves the names that none of them has.
-    pub certificates: Vec<CertificateConfig>,
-}
-
-/// A certificate and its key, as PEM files.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CertificateConfig {
-    /// The certificate chain, leaf first.
-    pub cert: PathBuf,
-    /// The private key.
-    pub key: PathBuf,
 }
 
 /// What one worker, invocation or request may use.
@@ -353,6 +343,7 @@ impl NodeConfig {
                 return Err(format!("limits.{key}: must be more than 0"));
             }
         }
+        self.tls.check()?;
         self.check_memory()
     }
 
@@ -483,6 +474,10 @@ mod tests {
             processes = 2
             [tls]
             certificates = [{ cert = "a.pem", key = "a.key" }]
+            [[tls.client]]
+            hosts = ["*.example.com"]
+            ca = "ca.pem"
+            auth = "required"
             [limits]
             cpu_ms_max = 50
             [outbound]
@@ -497,6 +492,7 @@ mod tests {
         assert_eq!(config.threads.unwrap().get(), 3);
         assert_eq!(config.processes.unwrap().get(), 2);
         assert_eq!(config.tls.certificates[0].key, PathBuf::from("a.key"));
+        assert_eq!(config.tls.client[0].auth, ClientAuth::Required);
         assert_eq!(config.limits.cpu_ms_max, 50);
         assert_eq!(config.limits.memory_bytes_max, 128 * MIB);
         assert_eq!(config.outbound.allow.len(), 2);
@@ -523,6 +519,7 @@ mod tests {
             ("[memory]\nheap_bytes_max = 4294967296", "memory.heap_bytes_max: must be 2"),
             ("[memory]\nheap_bytes_max = 1", "memory.heap_bytes_max: must be at least 134217728"),
             ("[memory]\nprocess_bytes_max = 1", "memory.process_bytes_max: must be at least"),
+            ("[[tls.client]]\nca = 'x'\nhosts = ['a b']", "tls.client.hosts: \"a b\" is no host"),
             ("[log]\nformat = 'xml'", "node.toml:2: format: "),
         ] {
             let error = parse(text).unwrap_err();

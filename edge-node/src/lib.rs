@@ -24,3 +24,4 @@ pub mod sandbox;
 mod serving;
 pub mod state;
 pub mod supervisor;
+mod tls;

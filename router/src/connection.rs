@@ -12,6 +12,8 @@ use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::tls::{ClientCertificate, PolicyId};
+
 /// A client's connection.
 #[derive(Clone, Debug)]
 pub struct Connection {
@@ -34,6 +36,10 @@ pub struct TlsInfo {
     pub sni: Option<Box<str>>,
     /// The protocol agreed on.
     pub alpn: Option<Alpn>,
+    /// How the client was asked for a certificate.
+    pub policy: PolicyId,
+    /// Its certificate, where it was asked for one.
+    pub client: Option<Arc<ClientCertificate>>,
 }
 
 /// A protocol agreed on by ALPN.
@@ -43,6 +49,8 @@ pub enum Alpn {
     Http1,
     /// `h2`
     H2,
+    /// `h3`
+    H3,
 }
 
 /// Marks that connection work leaves for the sweep, which alone looks at the clock.

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::connection::{Activity, Phase};
+use crate::drain::Drained;
 use crate::options::ServeOptions;
 
 /// The share of connections (one in so many) closed at once when the limit is reached: finding
@@ -48,11 +49,16 @@ impl Orders {
 
     /// Waits for any order but to carry on.
     pub(crate) async fn changed(&self) {
+        self.beyond(Order::Serve).await;
+    }
+
+    /// Waits for an order that goes beyond this one.
+    pub(crate) async fn beyond(&self, known: Order) -> Order {
         std::future::poll_fn(|cx| match self.poll(cx) {
-            Order::Serve => Poll::Pending,
-            Order::Drain | Order::Close => Poll::Ready(()),
+            order if order > known => Poll::Ready(order),
+            _ => Poll::Pending,
         })
-        .await;
+        .await
     }
 
     fn give(&self, order: Order) {
@@ -124,6 +130,27 @@ impl Connections {
         for tracked in self.open.borrow().values() {
             tracked.orders.give(order);
         }
+    }
+
+    /// Lets every connection finish what was accepted until the deadline, and closes what is left.
+    pub(crate) async fn drain(&self, options: &ServeOptions, deadline: Instant) -> Drained {
+        self.order_all(Order::Drain);
+        let draining = self.count();
+        let mut sweep = tokio::time::interval(options.sweep_interval());
+        let all_closed = async {
+            while self.count() > 0 {
+                tokio::select! {
+                    () = self.one_closed() => {}
+                    _ = sweep.tick() => self.sweep(options),
+                }
+            }
+        };
+        let cut = match tokio::time::timeout_at(deadline, all_closed).await {
+            Ok(()) => 0,
+            Err(_) => self.count(),
+        };
+        self.order_all(Order::Close);
+        Drained { finished: draining - cut, cut }
     }
 
     /// Closes every connection that has been longer in its phase than the options allow.

@@ -1,4 +1,4 @@
-//! From a connection to a target: listeners, TLS, HTTP/1.1 and HTTP/2, the route table and error
+//! From a connection to a target: listeners, TLS, HTTP/1.1, HTTP/2 and HTTP/3, the route table and error
 //! pages.
 //!
 //! Everything on a data-plane thread is single-threaded: futures are not `Send`, tasks are local,
@@ -12,10 +12,13 @@ mod connection;
 mod connections;
 mod drain;
 mod error_page;
+mod gate;
+mod http3;
 mod listener;
 mod options;
 mod pattern;
 mod prefix;
+mod request_body;
 mod router;
 mod self_signed;
 mod serve;
@@ -26,12 +29,19 @@ mod tls;
 pub use connection::{Alpn, Connection, TlsInfo};
 pub use drain::{DrainSignal, DrainTrigger, Drained, drain_channel};
 pub use error_page::{ErrorPage, PageFormat};
-pub use listener::{BACKLOG, BindError, bind_reuse_port};
+pub use gate::Refusal;
+pub use http3::{Http3Body, QuicKeys, QuicSocket, serve_http3};
+pub use listener::{BACKLOG, BindError, UDP_BUFFER_BYTES, bind_reuse_port, bind_udp_reuse_port};
 pub use options::*;
 pub use pattern::{HOST_BYTES_MAX, PATTERN_BYTES_MAX, Pattern, PatternError, Scheme, bare_host};
+pub use request_body::{RequestBody, RequestBodyError};
 pub use router::Router;
 pub use self_signed::{SelfSigned, self_signed};
-pub use serve::{Refusal, ServeError, Service, serve};
+pub use serve::{Security, ServeError, Service, serve};
 pub use table::{Match, RouteTable};
 pub use timed_body::{TimedBody, TimedBodyError};
-pub use tls::{CertStore, Certificates, TlsError, load_pem, parse_pem, server_config};
+pub use tls::{
+    CertificateFacts, Certificates, ClientCertificate, ClientMode, ClientPolicy, PolicyId,
+    TICKET_NAME_BYTES, TICKET_SECRET_BYTES, TicketKey, Tls, TlsError, TlsMaterial, Verified,
+    load_pem, parse_certificates, parse_pem,
+};

@@ -1,12 +1,16 @@
 //! Listening sockets that several threads share through SO_REUSEPORT.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// The length of a listening socket's queue of connections that nobody has accepted yet.
 pub const BACKLOG: i32 = 4096;
+
+/// What a UDP socket holds in each direction: packets that come while a thread is at something else are lost
+/// beyond it.
+pub const UDP_BUFFER_BYTES: usize = 2 << 20;
 
 /// A socket could not be made to listen.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +38,25 @@ fn advice(source: &io::Error) -> &'static str {
 /// it have Nagle's algorithm off.
 pub fn bind_reuse_port(address: SocketAddr) -> Result<TcpListener, BindError> {
     bind(address).map_err(|source| BindError { address, source })
+}
+
+/// Binds a UDP socket that other threads may bind too: the kernel spreads clients over them.
+pub fn bind_udp_reuse_port(address: SocketAddr) -> Result<UdpSocket, BindError> {
+    bind_udp(address).map_err(|source| BindError { address, source })
+}
+
+fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_reuse_port(true)?;
+    if let SocketAddr::V6(v6) = address {
+        socket.set_only_v6(!v6.ip().is_unspecified())?;
+    }
+    // The system may grant less.
+    let _ = socket.set_recv_buffer_size(UDP_BUFFER_BYTES);
+    let _ = socket.set_send_buffer_size(UDP_BUFFER_BYTES);
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {

@@ -37,6 +37,17 @@ pub const H2_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 pub const H2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// The most response bytes buffered for one HTTP/2 stream.
 pub const H2_SEND_BUFFER_BYTES: usize = 256 * 1024;
+/// The most streams of its own that an HTTP/3 client may have open besides requests: it needs three.
+pub const H3_UNI_STREAMS_MAX: u32 = 8;
+/// The most connections over QUIC that wait to be taken up.
+pub const H3_INCOMING_MAX: usize = 1024;
+/// The most bytes of early packets that one of them may bring.
+pub const H3_INCOMING_BYTES_MAX: u64 = 64 * 1024;
+/// The most handshakes over QUIC under way before clients must show that their address is theirs.
+pub const H3_UNPROVEN_MAX: usize = 128;
+/// The most requests that a client may take back, beyond those that it lets be answered, before its connection
+/// is closed: what CVE-2023-44487 is to HTTP/2.
+pub const H3_CANCELED_MAX: usize = 256;
 
 /// The limits of one listener. `ServeOptions::default()` has the constants of this module.
 #[derive(Clone, Debug)]
@@ -61,6 +72,8 @@ pub struct ServeOptions {
     pub h2_ping_interval: Duration,
     /// See [`H2_PING_TIMEOUT`].
     pub h2_ping_timeout: Duration,
+    /// Where clients that come over TLS are told to find HTTP/3; they are told nothing when absent.
+    pub http3_port: Option<u16>,
 }
 
 impl Default for ServeOptions {
@@ -76,6 +89,7 @@ impl Default for ServeOptions {
             h2_streams_max: H2_STREAMS_MAX,
             h2_ping_interval: H2_PING_INTERVAL,
             h2_ping_timeout: H2_PING_TIMEOUT,
+            http3_port: None,
         }
     }
 }

@@ -19,7 +19,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service as HttpService;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ServerConfig;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
@@ -31,11 +30,13 @@ use crate::batch::{BatchedStream, Flusher};
 use crate::connection::{Alpn, Connection, GuardedIo, InFlight, TrackedBody};
 use crate::connections::{Connections, Order, Place};
 use crate::drain::{DrainSignal, Drained};
+use crate::gate::{Gate, Refusal};
 use crate::options::{
     H2_CONNECTION_WINDOW_BYTES, H2_ERROR_RESETS_MAX, H2_PENDING_RESETS_MAX, H2_SEND_BUFFER_BYTES,
-    H2_STREAM_WINDOW_BYTES, HEADERS_MAX, ServeOptions,
+    H2_STREAM_WINDOW_BYTES, ServeOptions,
 };
-use crate::tls;
+use crate::request_body::RequestBody;
+use crate::tls::{self, Asked, Tls};
 
 /// How long accepting rests when the system has no file descriptor left.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
@@ -64,7 +65,7 @@ pub trait Service: 'static {
     /// of the service, if it has any, between the angle brackets).
     fn call(
         &self,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         connection: &Rc<Connection>,
     ) -> impl Future<Output = Response<Self::Body>> + use<Self> + 'static;
 
@@ -75,20 +76,19 @@ pub trait Service: 'static {
     /// Answers a request that a limit refuses before it is looked at.
     fn refuse(
         &self,
-        request: &Request<Incoming>,
+        request: &Request<RequestBody>,
         refusal: Refusal,
         connection: &Rc<Connection>,
     ) -> Response<Self::Body>;
 }
 
-/// Why a request is refused before it is looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// Answer 414: the URL is longer than `url_bytes_max`.
-    UrlTooLong,
-    /// Answer 431: there are more than [`HEADERS_MAX`] header lines, or more bytes of them than
-    /// `header_bytes_max`.
-    HeadersTooLarge,
+/// How a listener's connections begin.
+#[derive(Clone, Debug)]
+pub enum Security {
+    /// Without TLS. Hosts whose clients must have a certificate by this are not served.
+    Plain(Option<Arc<Tls>>),
+    /// With a TLS handshake.
+    Tls(Arc<Tls>),
 }
 
 /// A listener could not be served.
@@ -99,14 +99,13 @@ pub struct ServeError(#[from] io::Error);
 /// Serves a listener until the drain has ended. Runs within a `LocalSet` of a current-thread
 /// runtime; each connection is a task of it.
 ///
-/// With `tls`, connections begin with a TLS handshake. HTTP/2 is chosen by ALPN, or without TLS
-/// by a client that begins with its preface.
+/// HTTP/2 is chosen by ALPN, or without TLS by a client that begins with its preface.
 ///
 /// When the drain starts, connections that wait in the socket's queue are still accepted, HTTP/1
 /// connections close after the current response, and HTTP/2 connections get GOAWAY.
 pub async fn serve<S: Service>(
     listener: TcpListener,
-    tls: Option<Arc<ServerConfig>>,
+    security: Security,
     options: ServeOptions,
     service: Rc<S>,
     mut drain: DrainSignal,
@@ -116,7 +115,14 @@ pub async fn serve<S: Service>(
     let local = listener.local_addr()?;
     let flusher = Flusher::default();
     let flushing = tokio::task::spawn_local(flusher.clone().run());
-    let server = Rc::new(Server { options, tls, service, local, flusher });
+    let (tls, gate) = match security {
+        Security::Tls(tls) => (Some(tls.clone()), Gate::new(&options, Some(tls))),
+        Security::Plain(policies) => {
+            let silent = ServeOptions { http3_port: None, ..options.clone() };
+            (None, Gate::new(&silent, policies))
+        }
+    };
+    let server = Rc::new(Server { options, gate, tls, service, local, flusher });
     let connections = Rc::new(Connections::default());
     let mut sweep = tokio::time::interval(server.options.sweep_interval());
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -129,29 +135,16 @@ pub async fn serve<S: Service>(
         }
     };
     accept_queued(listener, &server, &connections);
-    connections.order_all(Order::Drain);
-    let draining = connections.count();
-    let all_closed = async {
-        while connections.count() > 0 {
-            tokio::select! {
-                () = connections.one_closed() => {}
-                _ = sweep.tick() => connections.sweep(&server.options),
-            }
-        }
-    };
-    let cut = match tokio::time::timeout_at(deadline, all_closed).await {
-        Ok(()) => 0,
-        Err(_) => connections.count(),
-    };
-    connections.order_all(Order::Close);
+    let drained = connections.drain(&server.options, deadline).await;
     flushing.abort();
-    Ok(Drained { finished: draining - cut, cut })
+    Ok(drained)
 }
 
 /// What every connection of a listener shares.
 struct Server<S> {
     options: ServeOptions,
-    tls: Option<Arc<ServerConfig>>,
+    gate: Gate,
+    tls: Option<Arc<Tls>>,
     service: Rc<S>,
     local: SocketAddr,
     flusher: Flusher,
@@ -221,7 +214,7 @@ fn spawn_connection<S: Service>(
 async fn serve_connection<S: Service>(
     socket: BatchedStream,
     peer: SocketAddr,
-    server: &Server<S>,
+    server: &Rc<Server<S>>,
     place: &Place,
 ) -> Result<(), BoxError> {
     // With a listener on every address only the socket knows which one the client asked for.
@@ -231,31 +224,37 @@ async fn serve_connection<S: Service>(
         return serve_stream(socket, Connection { peer, local, tls: None }, server, place).await;
     };
     let handshake = timeout(server.options.tls_handshake_timeout, shake_hands(socket, tls, server));
-    let stream = tokio::select! {
+    let (stream, asked) = tokio::select! {
         result = handshake => result.map_err(|_| "the tls handshake took too long")??,
         () = place.orders.changed() => return Ok(()),
     };
-    let info = tls::session(stream.get_ref().1);
+    let info = tls::session(stream.get_ref().1, &asked)?;
     serve_stream(stream, Connection { peer, local, tls: Some(info) }, server, place).await
 }
 
 /// Ends TLS, and tells the service the host as soon as the client has named it.
 async fn shake_hands<S: Service>(
     socket: BatchedStream,
-    tls: &Arc<ServerConfig>,
+    tls: &Tls,
     server: &Server<S>,
-) -> io::Result<TlsStream<BatchedStream>> {
+) -> io::Result<(TlsStream<BatchedStream>, Arc<Asked>)> {
     let hello = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
-    if let Some(host) = hello.client_hello().server_name() {
-        server.service.greeted(host);
-    }
-    hello.into_stream(Arc::clone(tls)).await
+    let asked = {
+        let client_hello = hello.client_hello();
+        let host = client_hello.server_name();
+        if let Some(host) = host {
+            server.service.greeted(host);
+        }
+        tls.for_host(host)
+    };
+    let stream = hello.into_stream(Arc::clone(&asked.config)).await?;
+    Ok((stream, asked))
 }
 
 async fn serve_stream<S: Service, T>(
     mut stream: T,
     connection: Connection,
-    server: &Server<S>,
+    server: &Rc<Server<S>>,
     place: &Place,
 ) -> Result<(), BoxError>
 where
@@ -275,6 +274,7 @@ where
     let io = TokioIo::new(GuardedIo::new(stream, sniffed, Arc::clone(&place.activity)));
     let connection = Rc::new(connection);
     match protocol {
+        Alpn::H3 => Err("http/3 is not spoken over tcp".into()),
         Alpn::Http1 => serve_http1(io, connection, server, place).await,
         Alpn::H2 => serve_http2(io, connection, server, place).await,
     }
@@ -298,7 +298,7 @@ async fn sniff<T: AsyncRead + Unpin>(stream: &mut T) -> io::Result<(Alpn, Bytes)
 async fn serve_http1<S: Service, T>(
     io: TokioIo<GuardedIo<T>>,
     connection: Rc<Connection>,
-    server: &Server<S>,
+    server: &Rc<Server<S>>,
     place: &Place,
 ) -> Result<(), BoxError>
 where
@@ -320,7 +320,7 @@ where
 async fn serve_http2<S: Service, T>(
     io: TokioIo<GuardedIo<T>>,
     connection: Rc<Connection>,
-    server: &Server<S>,
+    server: &Rc<Server<S>>,
     place: &Place,
 ) -> Result<(), BoxError>
 where
@@ -372,7 +372,7 @@ type Answer<S> = Response<TrackedBody<<S as Service>::Body>>;
 /// its response.
 fn responder<S: Service>(
     connection: Rc<Connection>,
-    server: &Server<S>,
+    server: &Rc<Server<S>>,
     place: &Place,
 ) -> impl HttpService<
     Request<Incoming>,
@@ -380,34 +380,24 @@ fn responder<S: Service>(
     Error = Infallible,
     Future: Future<Output = Result<Answer<S>, Infallible>> + 'static,
 > + use<S> {
-    let service = Rc::clone(&server.service);
-    let activity = Arc::clone(&place.activity);
-    let ServeOptions { url_bytes_max, header_bytes_max, .. } = server.options;
+    let (server, activity) = (Rc::clone(server), Arc::clone(&place.activity));
     hyper::service::service_fn(move |request: Request<Incoming>| {
         let in_flight = InFlight::begin(&activity);
-        let response = match refusal(&request, url_bytes_max, header_bytes_max) {
-            None => Either::Left(service.call(request, &connection)),
+        let request = request.map(RequestBody::from);
+        let response = match server.gate.refusal(&request, &connection) {
+            None => Either::Left(server.service.call(request, &connection)),
             Some(refusal) => {
-                Either::Right(std::future::ready(service.refuse(&request, refusal, &connection)))
+                let response = server.service.refuse(&request, refusal, &connection);
+                Either::Right(std::future::ready(response))
             }
         };
-        async move { Ok(response.await.map(|body| TrackedBody::new(body, in_flight))) }
+        let server = Rc::clone(&server);
+        async move {
+            let mut response = response.await;
+            server.gate.finish(&mut response);
+            Ok(response.map(|body| TrackedBody::new(body, in_flight)))
+        }
     })
-}
-
-fn refusal(
-    request: &Request<Incoming>,
-    url_bytes_max: usize,
-    header_bytes_max: usize,
-) -> Option<Refusal> {
-    let uri = request.uri();
-    let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
-    if target + uri.authority().map_or(0, |authority| authority.as_str().len()) > url_bytes_max {
-        return Some(Refusal::UrlTooLong);
-    }
-    let headers = request.headers();
-    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    (headers.len() > HEADERS_MAX || bytes > header_bytes_max).then_some(Refusal::HeadersTooLarge)
 }
 
 /// Runs hyper's HTTP/2 streams on this thread.

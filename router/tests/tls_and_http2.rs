@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
-use atoll_router::{CertStore, Certificates, ServeOptions, load_pem, self_signed, server_config};
+use atoll_router::{Certificates, ServeOptions, TlsMaterial, load_pem, self_signed};
 use bytes::Bytes;
 use http::{Request, Version};
 use http_body_util::{BodyExt, Empty};
@@ -119,8 +119,9 @@ fn start_tls(options: ServeOptions) -> Tls {
         certificates.add(made.certificate);
         roots.add(CertificateDer::from_pem_file(made.path).unwrap()).unwrap();
     }
-    let config = server_config(Arc::new(CertStore::new(certificates))).unwrap();
-    Tls { server: start(options, Some(config)), roots, _directory: directory }
+    let material = TlsMaterial { certificates, ..TlsMaterial::default() };
+    let tls = Arc::new(atoll_router::Tls::new(material).unwrap());
+    Tls { server: start(options, Some(tls)), roots, _directory: directory }
 }
 
 fn connector(tls: &Tls, alpn: &[&str]) -> TlsConnector {
@@ -245,9 +246,8 @@ fn pem_errors_name_the_file() {
 fn swapped_certificates_serve_new_handshakes() {
     local(async {
         let directory = tempfile::tempdir().unwrap();
-        let store = Arc::new(CertStore::default());
-        let config = server_config(Arc::clone(&store)).unwrap();
-        let server = start(ServeOptions::default(), Some(config));
+        let served_by = Arc::new(atoll_router::Tls::new(TlsMaterial::default()).unwrap());
+        let server = start(ServeOptions::default(), Some(served_by.clone()));
         let made = self_signed(directory.path(), &["one.test".to_owned()]).unwrap();
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(made.path).unwrap()).unwrap();
@@ -256,7 +256,7 @@ fn swapped_certificates_serve_new_handshakes() {
         assert!(handshake(&connector, tls.server.address, "one.test").await.is_err());
         let mut certificates = Certificates::default();
         certificates.add(made.certificate);
-        store.swap(certificates);
+        served_by.replace(TlsMaterial { certificates, ..TlsMaterial::default() }).unwrap();
         assert!(handshake(&connector, tls.server.address, "one.test").await.is_ok());
     });
 }

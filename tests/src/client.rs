@@ -13,9 +13,10 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -37,6 +38,8 @@ pub enum Protocol {
     Https1,
     /// HTTP/2 over TLS, by ALPN.
     Https2,
+    /// HTTP/3, at the port of the TLS listener. Its answers come whole only, by [`Request::send`].
+    Http3,
     /// HTTP/1.1 to the admin listener.
     Admin,
 }
@@ -47,13 +50,13 @@ pub type RequestBody = UnsyncBoxBody<Bytes, std::convert::Infallible>;
 /// A request to a node.
 #[derive(Clone)]
 pub struct Request {
-    addresses: Addresses,
+    pub(crate) addresses: Addresses,
     protocol: Protocol,
-    host: String,
-    path: String,
+    pub(crate) host: String,
+    pub(crate) path: String,
     method: Method,
     headers: Vec<(String, String)>,
-    body: Bytes,
+    pub(crate) body: Bytes,
 }
 
 /// An answer, complete.
@@ -144,6 +147,9 @@ impl Request {
     /// # Errors
     /// Fails when the connection fails, or nothing comes for a minute.
     pub async fn send(self) -> Result<Reply, Failure> {
+        if self.protocol == Protocol::Http3 {
+            return tokio::time::timeout(ANSWER_MAX, crate::http3::exchange(self)).await?;
+        }
         let response = self.open().await?;
         let (head, body) = response.into_parts();
         let body = tokio::time::timeout(ANSWER_MAX, body.collect()).await??.to_bytes();
@@ -182,12 +188,13 @@ impl Request {
     async fn exchange(self, body: RequestBody) -> Result<hyper::Response<Incoming>, Failure> {
         let address = match self.protocol {
             Protocol::Http1 | Protocol::Http2 => self.addresses.http,
-            Protocol::Https1 | Protocol::Https2 => self.addresses.https,
+            Protocol::Https1 | Protocol::Https2 | Protocol::Http3 => self.addresses.https,
             Protocol::Admin => self.addresses.admin,
         };
         let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
         match self.protocol {
+            Protocol::Http3 => Err("HTTP/3 does not go over TCP: use send".into()),
             Protocol::Http1 | Protocol::Admin => self.exchange_http1(tcp, body).await,
             Protocol::Http2 => self.exchange_http2(tcp, body).await,
             Protocol::Https1 => {
@@ -225,7 +232,7 @@ impl Request {
         Ok(sender.send_request(self.head(&uri).body(body)?).await?)
     }
 
-    fn head(&self, uri: &str) -> http::request::Builder {
+    pub(crate) fn head(&self, uri: &str) -> http::request::Builder {
         let builder = hyper::Request::builder().method(self.method.clone()).uri(uri);
         self.headers.iter().fold(builder, |builder, (name, value)| builder.header(name, value))
     }
@@ -299,12 +306,7 @@ async fn tls(
     host: &str,
     protocol: &[u8],
 ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Failure> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-        .with_no_client_auth();
+    let mut config = trusting_config()?.with_no_client_auth();
     config.alpn_protocols = vec![protocol.to_vec()];
     let name = ServerName::try_from(host.to_owned())?;
     let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
@@ -313,6 +315,18 @@ async fn tls(
         return Err(format!("ALPN agreed on {agreed:?}").into());
     }
     Ok(stream)
+}
+
+/// The configuration of a TLS client that takes any certificate.
+///
+/// # Errors
+/// Fails when the TLS library has no protocol.
+pub fn trusting_config() -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, Failure> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Ok(ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider))))
 }
 
 /// Accepts the certificate that a node makes for itself; signatures are checked all the same.

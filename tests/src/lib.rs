@@ -16,6 +16,7 @@ mod cluster;
 mod dev;
 mod echo;
 mod hex;
+mod http3;
 mod metrics;
 mod node;
 mod origin;
@@ -24,10 +25,13 @@ mod project;
 mod script;
 mod shared;
 mod tail;
+mod tls;
 
 pub use api::{Api, ApiError};
 pub use binary::atoll_binary;
-pub use client::{KeepAlive, Protocol, Reply, Request, RequestBody, StreamedBody, next_chunk};
+pub use client::{
+    KeepAlive, Protocol, Reply, Request, RequestBody, StreamedBody, next_chunk, trusting_config,
+};
 pub use clock::{POLL, WAIT_MAX, eventually, eventually_within};
 pub use cluster::{ClusterNode, ClusterPlace, ClusterSession, all_ended};
 pub use dev::DevSession;
@@ -40,6 +44,7 @@ pub use project::{CommandOutput, Project};
 pub use script::{ModuleType, Script, fixture, fixture_bytes};
 pub use shared::{NodeGuard, SharedNode};
 pub use tail::TailSession;
+pub use tls::{Authority, Issued, Session, TlsClient};
 
 /// A runtime error that a test reports by its text.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -18,6 +18,7 @@ async fn every_protocol_reaches_the_worker() {
         (Protocol::Http2, Version::HTTP_2, "http"),
         (Protocol::Https1, Version::HTTP_11, "https"),
         (Protocol::Https2, Version::HTTP_2, "https"),
+        (Protocol::Http3, Version::HTTP_3, "https"),
     ] {
         let request = node.request("echo", "/a/b?c=d").over(protocol).header("x-mine", "yes");
         let reply = request.post("some words").await.unwrap();

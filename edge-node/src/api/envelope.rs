@@ -135,7 +135,7 @@ impl From<RegistryError> for ApiError {
                 match what {
                     Taken::Subdomain(_) => code::SUBDOMAIN_TAKEN,
                     Taken::NamespaceTitle(_) => code::TITLE_TAKEN,
-                    Taken::Route(_) => code::ROUTE_TAKEN,
+                    Taken::Route(_) | Taken::Host(_) => code::ROUTE_TAKEN,
                 },
             ),
             RegistryError::Invalid(_) => (StatusCode::BAD_REQUEST, code::VALIDATION),

@@ -5,6 +5,7 @@ mod accounts;
 mod auth;
 mod bindings;
 mod body;
+mod certificates;
 mod check;
 mod content;
 mod deployments;
@@ -156,6 +157,7 @@ pub fn router(config: ApiConfig) -> Router {
         .merge(secrets::routes())
         .merge(schedules::routes())
         .merge(routes::routes())
+        .merge(certificates::routes())
         .merge(kv::routes())
         .merge(kv_values::routes())
         .merge(tails::routes())

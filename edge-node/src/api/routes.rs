@@ -90,7 +90,7 @@ fn no_custom_domains(of: &str) -> ApiError {
 }
 
 /// `<worker>.<subdomain>.<domain>` hosts of other accounts cannot be routed away.
-fn ensure_not_of_others(
+pub(super) fn ensure_not_of_others(
     state: &ApiState,
     account: &AccountId,
     patterns: &[String],
@@ -108,7 +108,7 @@ fn ensure_not_of_others(
             return Err(ApiError::new(
                 StatusCode::CONFLICT,
                 code::ROUTE_TAKEN,
-                format!("route {pattern} is already taken: its host is another account's"),
+                format!("{pattern} is already taken: its host is another account's"),
             ));
         }
     }

@@ -48,6 +48,9 @@ pub enum Command {
     /// Work with a worker's secrets
     #[command(subcommand)]
     Secret(SecretCommand),
+    /// Work with certificates of the HTTPS listener
+    #[command(subcommand)]
+    Certificates(super::certificates::CertificatesCommand),
     /// Save and choose nodes to talk to
     #[command(subcommand)]
     Context(ContextCommand),

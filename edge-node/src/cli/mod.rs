@@ -4,6 +4,7 @@
 mod api;
 mod archive;
 mod args;
+mod certificates;
 mod client;
 mod cluster;
 mod context;
@@ -94,6 +95,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
             versions::deployments(session, args).await
         }
         Command::Kv(command) => kv::run(session, command).await,
+        Command::Certificates(command) => certificates::run(session, command).await,
         Command::Secret(command) => secret::run(session, command).await,
         Command::Context(command) => context::run(session, command).await,
         Command::Export(args) => {

@@ -5,10 +5,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use atoll_isolate::{Body, BoxError, ResponseBody};
-use atoll_router::{BODY_IDLE_TIMEOUT, TimedBody};
+use atoll_router::{BODY_IDLE_TIMEOUT, RequestBody, TimedBody};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::sync::mpsc;
 
 /// Frames of one body that wait between two threads.
@@ -19,13 +18,13 @@ pub(super) type SendBody = Pin<Box<dyn http_body::Body<Data = Bytes, Error = Box
 
 /// A client's request body held to a size.
 pub(super) struct SizedBody {
-    body: TimedBody<Incoming>,
+    body: TimedBody<RequestBody>,
     left: u64,
 }
 
 impl SizedBody {
     /// Wraps a body that is not empty.
-    pub(super) fn wrap(body: Incoming, bytes_max: u64) -> Option<SendBody> {
+    pub(super) fn wrap(body: RequestBody, bytes_max: u64) -> Option<SendBody> {
         if http_body::Body::is_end_stream(&body) {
             return None;
         }

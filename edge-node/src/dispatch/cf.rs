@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use atoll_router::Connection;
+use atoll_router::{ClientCertificate, Connection};
 use http::Version;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::json;
 
 /// The name of the place that serves, until nodes say where they are.
 const COLO: &str = "DEV";
@@ -46,31 +47,44 @@ pub(super) struct CfTexts {
 impl CfTexts {
     pub(super) fn of(&self, version: Version, connection: &Connection) -> Arc<str> {
         let kind = (version, connection.tls.as_ref().map(|tls| (tls.version, tls.cipher)));
+        if let Some(client) = connection.tls.as_ref().and_then(|tls| tls.client.as_deref()) {
+            return cf(kind, Some(client));
+        }
         if let Some((last, text)) = &*self.last.borrow()
             && *last == kind
         {
             return text.clone();
         }
-        let text = cf(kind);
+        let text = cf(kind, None);
         *self.last.borrow_mut() = Some((kind, text.clone()));
         text
     }
 }
 
-fn cf((version, tls): Kind) -> Arc<str> {
+/// `client` where clients are asked for certificates.
+fn cf((version, tls): Kind, client: Option<&ClientCertificate>) -> Arc<str> {
     let protocol = match version {
+        Version::HTTP_3 => "HTTP/3",
         Version::HTTP_2 => "HTTP/2",
         Version::HTTP_10 => "HTTP/1.0",
         _ => "HTTP/1.1",
     };
     let (tls_version, tls_cipher) = tls.unwrap_or_default();
-    let cf = serde_json::json!({
+    let mut cf = json!({
         "colo": COLO,
         "httpProtocol": protocol,
         "tlsVersion": tls_version,
         "tlsCipher": tls_cipher,
     });
+    if tls.is_some() {
+        cf["tlsClientAuth"] = client.map_or_else(nobody, |client| json!(client));
+    }
     cf.to_string().into()
+}
+
+/// What is said of a client that nobody asked for a certificate.
+fn nobody() -> serde_json::Value {
+    json!(ClientCertificate::none())
 }
 
 /// Removes what a client may not claim and writes what the node knows.

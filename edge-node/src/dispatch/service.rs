@@ -6,11 +6,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use atoll_isolate::Fetched;
-use atoll_router::{Connection, Refusal, Scheme, Service};
+use atoll_router::{Connection, Refusal, RequestBody, Scheme, Service};
 use futures_util::future::{Either, LocalBoxFuture, Ready, ready};
 use http::header::{ACCEPT, CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
 use http::{Request, Response};
-use hyper::body::Incoming;
 
 use super::body::{AnswerBody, SendBody, SizedBody};
 use super::call::{Answered, Call};
@@ -66,7 +65,7 @@ impl Service for Front {
 
     fn call(
         &self,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         connection: &Rc<Connection>,
     ) -> impl Future<Output = Response<AnswerBody>> + use<> + 'static {
         let id = new_id();
@@ -86,7 +85,7 @@ impl Service for Front {
 
     fn refuse(
         &self,
-        request: &Request<Incoming>,
+        request: &Request<RequestBody>,
         refusal: Refusal,
         _connection: &Rc<Connection>,
     ) -> Response<AnswerBody> {
@@ -112,7 +111,7 @@ fn now(response: Response<AnswerBody>) -> Answering {
 impl Dispatcher {
     fn answer(
         self: &Rc<Self>,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         connection: &Rc<Connection>,
         id: &Arc<str>,
     ) -> Answering {
@@ -169,7 +168,7 @@ impl Dispatcher {
     }
 
     /// The request as its worker sees it: with a Host header and a bounded body.
-    fn for_worker(&self, request: Request<Incoming>) -> Request<Option<SendBody>> {
+    fn for_worker(&self, request: Request<RequestBody>) -> Request<Option<SendBody>> {
         let (mut parts, body) = request.into_parts();
         if !parts.headers.contains_key(HOST)
             && let Some(authority) = parts.uri.authority()
@@ -212,18 +211,18 @@ fn shown(
 }
 
 /// The page for a request that reaches no worker; the log has its id.
-fn refused(problem: Problem, request: &Request<Incoming>, id: &str) -> Response<AnswerBody> {
+fn refused(problem: Problem, request: &Request<RequestBody>, id: &str) -> Response<AnswerBody> {
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
     let host = request.uri().authority().map(|authority| authority.as_str()).or(host);
     tracing::info!(id, host, ?problem, "request refused");
     page(problem, request.headers(), id)
 }
 
-fn declared_length(request: &Request<Incoming>) -> Option<u64> {
+fn declared_length(request: &Request<RequestBody>) -> Option<u64> {
     request.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn pick<'a>(target: &'a Target, request: &Request<Incoming>) -> Option<&'a VersionId> {
+fn pick<'a>(target: &'a Target, request: &Request<RequestBody>) -> Option<&'a VersionId> {
     if let Some(version) = target.single() {
         return Some(version);
     }

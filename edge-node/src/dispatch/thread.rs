@@ -12,8 +12,10 @@ use std::time::Duration;
 
 use atoll_isolate::Engine;
 use atoll_kv::KvStore;
-use atoll_router::{DrainSignal, ServeOptions, serve};
-use rustls::ServerConfig;
+use atoll_router::{
+    DrainSignal, Drained, QuicKeys, QuicSocket, Security, ServeError, ServeOptions, Tls, serve,
+    serve_http3,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
@@ -104,6 +106,10 @@ pub struct Shared {
     pub instances: Arc<AtomicI64>,
     /// Versions that must not run now.
     pub quarantined: Arc<Quarantined>,
+    /// What TLS serves by.
+    pub tls: Arc<Tls>,
+    /// What QUIC's threads have the same.
+    pub quic_keys: QuicKeys,
     /// Name servers and certificate authorities.
     pub system: SystemNetwork,
 }
@@ -126,8 +132,8 @@ pub struct Sockets {
     pub http: TcpListener,
     /// TLS.
     pub https: TcpListener,
-    /// The TLS configuration.
-    pub tls: Arc<ServerConfig>,
+    /// QUIC, unless HTTP/3 is off.
+    pub quic: Option<QuicSocket>,
 }
 
 impl DataThread {
@@ -281,14 +287,11 @@ async fn run_front(seat: Seat, sockets: Sockets, drain: DrainSignal, inbox: Inbo
     let options = ServeOptions {
         url_bytes_max: shared.config.limits.url_bytes_max,
         header_bytes_max: shared.config.limits.request_header_bytes_max,
+        http3_port: http3_port(&shared.config, &sockets),
         ..ServeOptions::default()
     };
     let front = Rc::new(Front(tasks.dispatcher.clone()));
-    let listeners =
-        [(sockets.http, None), (sockets.https, Some(sockets.tls))].map(|(listener, tls)| {
-            let (options, front, drain) = (options.clone(), front.clone(), drain.clone());
-            tokio::task::spawn_local(serve(listener, tls, options, front, drain))
-        });
+    let listeners = listen(sockets, &shared, &options, &front, &drain);
     if shared.debuggees.is_some() {
         let loading = load_deployed(shared.state.clone(), tasks.dispatcher.clone());
         tasks.running.push(tokio::task::spawn_local(loading));
@@ -305,6 +308,39 @@ async fn run_front(seat: Seat, sockets: Sockets, drain: DrainSignal, inbox: Inbo
         }
     }
     tasks.finish(&shared.config).await;
+}
+
+/// The port at which clients are told to find HTTP/3.
+fn http3_port(config: &NodeConfig, sockets: &Sockets) -> Option<u16> {
+    sockets.quic.as_ref()?;
+    config.http3_port.or_else(|| Some(sockets.https.local_addr().ok()?.port()))
+}
+
+type Listening = tokio::task::JoinHandle<Result<Drained, ServeError>>;
+
+fn listen(
+    sockets: Sockets,
+    shared: &Arc<Shared>,
+    options: &ServeOptions,
+    front: &Rc<Front>,
+    drain: &DrainSignal,
+) -> Vec<Listening> {
+    let Sockets { http, https, quic } = sockets;
+    let tls = &shared.tls;
+    let secured = [(http, Security::Plain(Some(tls.clone()))), (https, Security::Tls(tls.clone()))];
+    let over_tcp = secured.into_iter().map(|(listener, security)| {
+        let (options, front, drain) = (options.clone(), front.clone(), drain.clone());
+        tokio::task::spawn_local(serve(listener, security, options, front, drain))
+    });
+    let over_quic = quic.map(|socket| {
+        let (shared, options) = (shared.clone(), options.clone());
+        let (front, drain) = (front.clone(), drain.clone());
+        tokio::task::spawn_local(async move {
+            let tls = shared.tls.clone();
+            serve_http3(socket, &shared.quic_keys, tls, options, front, drain).await
+        })
+    });
+    over_tcp.chain(over_quic).collect()
 }
 
 async fn run_back(

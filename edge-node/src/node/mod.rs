@@ -1,7 +1,6 @@
 //! A node that does everything in its own process: for development and tests. `atoll serve` runs a
 //! supervisor instead, which composes the same parts over several processes.
 
-pub(crate) mod certificates;
 pub(crate) mod control;
 mod error;
 pub(crate) mod fit;
@@ -13,7 +12,9 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_router::Tls;
 use tokio::sync::{broadcast, watch};
+use tokio::task::JoinHandle;
 
 use crate::api;
 use crate::config::NodeConfig;
@@ -22,8 +23,10 @@ use crate::dispatch::{IsolateCheck, Quarantined};
 use crate::inspect::{self, Debuggees};
 use crate::observe::{Health, Listener};
 use crate::outbound::SystemNetwork;
+use crate::process::QuicSeats;
 use crate::registry::{AccountId, Registry};
 use crate::serving::{Serving, ServingOptions, start_engine};
+use crate::tls::{Reload, TlsBytes, TlsFollower, TlsSource};
 use control::{Control, ServingSide, bind_admin, raise_file_limit};
 pub use error::NodeError;
 use fit::Fit;
@@ -39,6 +42,7 @@ pub struct Node {
     drain_max: Duration,
     stop_inspect: watch::Sender<bool>,
     serving: Serving,
+    follower: [JoinHandle<()>; 2],
     control: Control,
 }
 
@@ -54,8 +58,14 @@ impl Node {
         let engine = start_engine(&fit.memory)?;
         let stores = NodeStores::open(&config, None).await?;
         fit.show(stores.hub.metrics());
-        let tls = certificates::tls(&certificates::read(&config, &stores.registry)?)?;
-        let Listeners { pairs, http, https } = Listeners::bind(&config, threads(&config)).await?;
+        let source = TlsSource::open(&config, &stores.registry)?;
+        let current = source.read()?;
+        let tls = Arc::new(Tls::new(current.material()?)?);
+        let snapshots = stores.registry.subscribe();
+        let follower = TlsFollower::start(source, current, snapshots, Reload::OnChange)?;
+        let follower = [follower.task, tokio::spawn(keep_up(follower.tls, tls.clone()))];
+        let listeners = Listeners::bind(&config, threads(&config)).await?;
+        let Listeners { threads: sockets, inboxes, http, https } = listeners;
         let admin = bind_admin(&config).await?;
         let check = Arc::new(IsolateCheck::start(engine.clone(), config.limits.clone())?);
         let (stop_inspect, stopped) = watch::channel(false);
@@ -69,7 +79,9 @@ impl Node {
             debuggees: debuggees.clone(),
             quarantined: Arc::new(Quarantined::default()),
             system: SystemNetwork::read(),
-            sockets: pairs,
+            sockets,
+            quic: QuicSeats { keys: stores.registry.quic_keys(""), first: 0 },
+            inboxes,
             tls,
         })
         .await?;
@@ -77,7 +89,17 @@ impl Node {
             ServingSide { check, http, https, in_use: serving.in_use(), fire: serving.fire() };
         let control = Control::start(&config, &stores, admin, Health::default(), side).await?;
         let drain_max = Duration::from_millis(config.drain_ms_max);
-        Ok(Self { http, https, stores, debuggees, drain_max, stop_inspect, serving, control })
+        Ok(Self {
+            http,
+            https,
+            stores,
+            debuggees,
+            drain_max,
+            stop_inspect,
+            serving,
+            follower,
+            control,
+        })
     }
 
     /// Where workers answer over plain HTTP.
@@ -128,7 +150,18 @@ impl Node {
         }
         self.serving.drain(self.drain_max).await;
         self.stop_inspect.send_replace(true);
+        self.follower.iter().for_each(JoinHandle::abort);
         self.control.close().await;
+    }
+}
+
+/// Has TLS serve by whatever the follower finds.
+async fn keep_up(mut bytes: watch::Receiver<Arc<TlsBytes>>, tls: Arc<Tls>) {
+    while bytes.changed().await.is_ok() {
+        let material = bytes.borrow_and_update().material();
+        if let Err(error) = material.and_then(|material| tls.replace(material)) {
+            tracing::error!(%error, "TLS stays as it was");
+        }
     }
 }
 

@@ -277,8 +277,14 @@ async fn http2_is_used_over_tls_from_a_trusted_authority_only() {
     let made = atoll_router::self_signed(directory.path(), &[]).unwrap();
     let mut certificates = atoll_router::Certificates::default();
     certificates.add(made.certificate);
-    let store = Arc::new(atoll_router::CertStore::new(certificates));
-    let (address, _) = serve(Some(atoll_router::server_config(store).unwrap())).await;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(certificates));
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let (address, _) = serve(Some(Arc::new(tls))).await;
     let url = format!("https://localhost:{}/", address.port());
     let error = client(to_loopback()).send(get(url.clone())).await.unwrap_err();
     assert!(error.to_string().contains("certificate"), "{error}");

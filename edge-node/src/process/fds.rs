@@ -32,7 +32,9 @@ pub(crate) async fn send_fds(socket: &UnixStream, fds: &[BorrowedFd<'_>]) -> std
         .async_io(Interest::WRITABLE, || {
             let mut space = [MaybeUninit::uninit(); SPACE_BYTES];
             let mut control = SendAncillaryBuffer::new(&mut space);
-            control.push(SendAncillaryMessage::ScmRights(fds));
+            if !fds.is_empty() {
+                control.push(SendAncillaryMessage::ScmRights(fds));
+            }
             sendmsg(socket, &[IoSlice::new(&[MARK])], &mut control, SendFlags::NOSIGNAL)?;
             Ok(())
         })

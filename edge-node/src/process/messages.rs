@@ -1,5 +1,6 @@
 //! What a supervisor and its children say to each other.
 
+use atoll_router::QuicKeys;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -9,19 +10,32 @@ use crate::dispatch::Job;
 use crate::observe::{Followed, MetricsDelta};
 use crate::registry::{Module, ModuleKind, Version, VersionId};
 use crate::report::InvocationReport;
+use crate::tls::TlsBytes;
 
 /// The first message to a serving process. The descriptors sent before it are the crash pipe, the KV
-/// link, the KV store's epochs, and for each thread its sockets for HTTP and HTTPS.
+/// link, the KV store's epochs, and for each thread its sockets for HTTP and HTTPS, with HTTP/3 also for UDP and its
+/// inbox; and then, with a message of their own, the senders of all inboxes of the node.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct ServingStart {
     /// The node's configuration.
     pub(crate) config: NodeConfig,
-    /// Certificates with their keys, as PEM; the first answers unknown names.
-    pub(crate) certificates: Vec<(Vec<u8>, Vec<u8>)>,
+    /// What TLS serves by.
+    pub(crate) tls: TlsBytes,
+    /// What QUIC needs of its threads.
+    pub(crate) quic: QuicSeats,
     /// Versions that must not run now.
     pub(crate) quarantined: Vec<VersionId>,
     /// Who is followed live.
     pub(crate) followed: Followed,
+}
+
+/// What a process knows of QUIC on the node.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct QuicSeats {
+    /// What all threads of the node have the same.
+    pub(crate) keys: QuicKeys,
+    /// The place of the process's first thread among all of the node.
+    pub(crate) first: u16,
 }
 
 /// From the supervisor to a serving process.
@@ -31,6 +45,8 @@ pub(crate) enum ToServing {
     Start(Box<ServingStart>),
     /// The payload is a new snapshot of the registry in MessagePack.
     Snapshot,
+    /// TLS serves by this from now on.
+    Tls(Box<TlsBytes>),
     /// Who is followed live now.
     Followed(Followed),
     /// Which versions must not run now.

@@ -11,6 +11,6 @@ pub(crate) use fds::{FDS_MAX, receive_fds, send_fds};
 pub(crate) use frame::{FrameLimits, LinkError};
 pub(crate) use link::{LinkReader, LinkSender, open, own_link};
 pub(crate) use messages::{
-    CheckStart, FromCheck, FromServing, ServingStart, ToCheck, ToServing, join_modules,
+    CheckStart, FromCheck, FromServing, QuicSeats, ServingStart, ToCheck, ToServing, join_modules,
     split_modules,
 };

@@ -108,6 +108,9 @@ pub enum Missing {
     /// An API token.
     #[error("token {0}")]
     Token(String),
+    /// A certificate.
+    #[error("certificate {0}")]
+    Certificate(String),
 }
 
 /// What is taken.
@@ -123,4 +126,7 @@ pub enum Taken {
     /// A route of another worker or account.
     #[error("route {0}")]
     Route(String),
+    /// A host of another account.
+    #[error("host {0}")]
+    Host(String),
 }

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod archive;
+mod certificates;
 mod database;
 mod deployments;
 mod error;
@@ -17,6 +18,7 @@ mod schedules;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod tls_keys;
 mod tokens;
 mod versions;
 mod workers;
@@ -32,6 +34,8 @@ use tokio::sync::watch;
 pub use accounts::Account;
 pub(crate) use accounts::ROOT_TOKEN_FILE;
 pub(crate) use archive::ArchivedRow;
+pub use certificates::Certificate;
+pub(crate) use certificates::Pem;
 pub use error::{Missing, RegistryError, Taken};
 pub use model::*;
 pub use namespaces::{Namespace, NamespaceOrder, NamespacePage};

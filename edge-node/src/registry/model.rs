@@ -308,4 +308,7 @@ pub struct Snapshot {
     pub schedules: Vec<Schedule>,
     /// Accounts' subdomains: `<worker>.<subdomain>.<domain>`.
     pub subdomains: Vec<(AccountId, String)>,
+    /// The ids of all uploaded certificates. Their rows never change.
+    #[serde(default)]
+    pub certificates: Vec<String>,
 }

@@ -5,7 +5,7 @@ use rusqlite::Transaction;
 use super::database::from_sql;
 use super::{
     AccountId, LiveWorker, RegistryError, Route, Schedule, Snapshot, WorkerName, WorkerRef,
-    deployments, routes,
+    certificates, deployments, routes,
 };
 
 pub(super) fn build(view: &Transaction<'_>) -> Result<Snapshot, RegistryError> {
@@ -16,6 +16,7 @@ pub(super) fn build(view: &Transaction<'_>) -> Result<Snapshot, RegistryError> {
         routes: all_routes(view)?,
         schedules: schedules(view)?,
         subdomains: subdomains(view)?,
+        certificates: certificates::ids(view)?,
     })
 }
 

@@ -8,15 +8,14 @@ mod state;
 pub(crate) use check_process::run as run_check_process;
 pub(crate) use process::run as run_serving_process;
 
-use std::net::TcpListener;
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use atoll_isolate::{Engine, EngineOptions};
 use atoll_kv::KvStore;
-use atoll_router::{DrainTrigger, drain_channel};
-use rustls::ServerConfig;
+use atoll_router::{DrainTrigger, QuicSocket, Tls, drain_channel};
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 
@@ -25,8 +24,10 @@ use crate::dispatch::{
     ConsoleLine, DataThread, Job, Quarantined, Shared, Sockets, Targets, ThreadError, spawn_threads,
 };
 use crate::inspect::Debuggees;
+use crate::node::sockets::{QuicSockets, ThreadSockets};
 use crate::observe::ReportHub;
 use crate::outbound::SystemNetwork;
+use crate::process::QuicSeats;
 use crate::registry::Snapshot;
 use crate::state::ServingState;
 
@@ -58,9 +59,12 @@ pub(crate) struct ServingOptions {
     pub(crate) debuggees: Option<Debuggees>,
     pub(crate) quarantined: Arc<Quarantined>,
     pub(crate) system: SystemNetwork,
-    /// For each thread its sockets for HTTP and HTTPS.
-    pub(crate) sockets: Vec<(TcpListener, TcpListener)>,
-    pub(crate) tls: Arc<ServerConfig>,
+    /// Those of each thread.
+    pub(crate) sockets: Vec<ThreadSockets>,
+    pub(crate) quic: QuicSeats,
+    /// The senders of all inboxes of the node.
+    pub(crate) inboxes: Vec<UnixDatagram>,
+    pub(crate) tls: Arc<Tls>,
 }
 
 /// Running data-plane threads.
@@ -87,8 +91,8 @@ impl Serving {
         });
         let console = broadcast::Sender::new(CONSOLE_QUEUED_MAX);
         let (drain, signal) = drain_channel();
-        let pair = |(http, https)| Sockets { http, https, tls: options.tls.clone() };
-        let sockets = options.sockets.into_iter().map(pair).collect();
+        let QuicSeats { keys, first } = options.quic;
+        let sockets = seated(options.sockets, first, Arc::new(options.inboxes));
         let shared = Arc::new(Shared {
             engine,
             config,
@@ -100,6 +104,8 @@ impl Serving {
             debuggees,
             instances,
             quarantined: options.quarantined,
+            tls: options.tls,
+            quic_keys: keys,
             system: options.system,
         });
         let mut threads = spawn_threads(&shared, sockets, &signal)?;
@@ -149,6 +155,21 @@ impl Serving {
             tracing::error!("waiting for the data-plane threads failed");
         }
     }
+}
+
+/// The sockets of threads that know their places among all of the node, of which the first thread's is given.
+fn seated(
+    threads: Vec<ThreadSockets>,
+    first: u16,
+    inboxes: Arc<Vec<UnixDatagram>>,
+) -> Vec<Sockets> {
+    let seat = |(thread, place): (ThreadSockets, u16)| {
+        let ThreadSockets { http, https, quic } = thread;
+        let inboxes = inboxes.clone();
+        let quic = quic.map(|QuicSockets { udp, inbox }| QuicSocket { udp, inbox, inboxes, place });
+        Sockets { http, https, quic }
+    };
+    threads.into_iter().zip(first..).map(seat).collect()
 }
 
 async fn follow(

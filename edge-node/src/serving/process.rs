@@ -2,11 +2,12 @@
 //! when it is told to, when a thread of it fails, and at once when the supervisor is gone.
 
 use std::collections::VecDeque;
-use std::net::TcpListener;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_router::Tls;
 use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -15,8 +16,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::state::LinkState;
 use super::{Serving, ServingOptions, start_engine};
 use crate::dispatch::{Job, Quarantined};
-use crate::node::certificates;
 use crate::node::control::raise_file_limit;
+use crate::node::sockets::ThreadSockets;
 use crate::observe::{Metrics, ReportHub, init_log};
 use crate::outbound::SystemNetwork;
 use crate::process::{
@@ -50,18 +51,19 @@ struct Descriptors {
     crashes: OwnedFd,
     kv: OwnedFd,
     epochs: OwnedFd,
-    sockets: Vec<(TcpListener, TcpListener)>,
+    /// Those of the threads.
+    sockets: VecDeque<OwnedFd>,
+    /// The senders of all inboxes of the node.
+    inboxes: Vec<UnixDatagram>,
 }
 
 impl Descriptors {
-    fn sort(fds: Vec<OwnedFd>) -> Option<Self> {
-        let mut fds = VecDeque::from(fds);
-        let (crashes, kv, epochs) = (fds.pop_front()?, fds.pop_front()?, fds.pop_front()?);
-        let mut sockets = Vec::new();
-        while let Some(http) = fds.pop_front() {
-            sockets.push((http.into(), fds.pop_front()?.into()));
-        }
-        Some(Self { crashes, kv, epochs, sockets })
+    fn sort(fds: Vec<OwnedFd>, inboxes: Vec<OwnedFd>) -> Option<Self> {
+        let mut sockets = VecDeque::from(fds);
+        let mut next = || sockets.pop_front();
+        let (crashes, kv, epochs) = (next()?, next()?, next()?);
+        let inboxes = inboxes.into_iter().map(UnixDatagram::from).collect();
+        Some(Self { crashes, kv, epochs, sockets, inboxes })
     }
 }
 
@@ -69,18 +71,19 @@ async fn serve() -> Result<(), Fatal> {
     // A signal to the whole process group is the supervisor's to understand.
     let _ignored = ignored_signals()?;
     let socket = own_link()?;
-    let fds = receive_fds(&socket).await?;
-    let fds = Descriptors::sort(fds).ok_or("descriptors are missing")?;
+    let (fds, inboxes) = (receive_fds(&socket).await?, receive_fds(&socket).await?);
+    let fds = Descriptors::sort(fds, inboxes).ok_or("descriptors are missing")?;
     let (link, mut from_supervisor) = open::<FromServing, ToServing>(socket, LIMITS);
     let (ToServing::Start(start), snapshot) = from_supervisor.next().await? else {
         return Err("the supervisor does not begin with the start".into());
     };
-    let ServingStart { config, certificates, quarantined: now_quarantined, followed } = *start;
+    let ServingStart { config, tls, quic, quarantined: now_quarantined, followed } = *start;
+    let sockets = ThreadSockets::collect(fds.sockets, config.http3).ok_or("sockets are missing")?;
     init_log(&config.log)?;
     atoll_isolate::report_crashes(fds.crashes)?;
     raise_file_limit();
     forbid_core_dumps();
-    let tls = certificates::tls(&certificates)?;
+    let tls = Arc::new(Tls::new(tls.material()?)?);
     let system = SystemNetwork::read();
     // From here on nothing is read from the file system. There is no other thread yet.
     let sandbox = sandbox::enter(&SandboxOptions::default()).to_string();
@@ -101,13 +104,16 @@ async fn serve() -> Result<(), Fatal> {
         debuggees: None,
         quarantined: quarantined.clone(),
         system,
-        sockets: fds.sockets,
-        tls,
+        sockets,
+        quic,
+        inboxes: fds.inboxes,
+        tls: tls.clone(),
     })
     .await?;
     let (drain, drained) = oneshot::channel();
     let state_ahead = state.clone();
-    let told = Told { link: link.clone(), state, hub, quarantined, fire: Box::new(serving.fire()) };
+    let told =
+        Told { link: link.clone(), state, hub, tls, quarantined, fire: Box::new(serving.fire()) };
     let mut supervised = tokio::spawn(told.listen(from_supervisor, drain));
     let (last_report, no_more) = oneshot::channel();
     let reporting = tokio::spawn(send_reports(reports, link.clone(), no_more));
@@ -216,6 +222,7 @@ struct Told {
     link: LinkSender<FromServing>,
     state: LinkState,
     hub: ReportHub,
+    tls: Arc<Tls>,
     quarantined: Arc<Quarantined>,
     fire: Box<dyn Fn(Job) -> bool + Send + Sync>,
 }
@@ -251,6 +258,13 @@ impl Told {
             ToServing::Start(_) => return Err(LinkError::OutOfTurn("start")),
             ToServing::Drain { .. } => {}
             ToServing::Snapshot => self.state.publish(rmp_serde::from_slice(&payload)?),
+            ToServing::Tls(bytes) => {
+                // The supervisor has looked at them: this is for the reader of its log.
+                if let Err(error) = bytes.material().and_then(|material| self.tls.replace(material))
+                {
+                    tracing::error!(%error, "TLS stays as it was");
+                }
+            }
             ToServing::Followed(followed) => self.hub.follow(followed),
             ToServing::Quarantined(versions) => self.quarantined.replace(versions),
             ToServing::Job(job) => {

@@ -1,7 +1,6 @@
 //! Keeps one serving process running: starts it, and starts it again when it has ended. Says whose code
 //! brought it down, and keeps that away.
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,20 +18,24 @@ use crate::process::LinkError;
 /// The pause after the operating system has given no process.
 const NO_PROCESS_PAUSE: Duration = Duration::from_secs(1);
 
+/// What a serving process listens on, and where it stands among the others.
+pub(super) struct Seats {
+    /// The process's place.
+    pub(super) place: usize,
+    /// The place of its first thread among all of the node.
+    pub(super) first: u16,
+    pub(super) sockets: OpenSockets,
+}
+
 /// Keeps the serving process of a place running, with its listening sockets, until the node drains. The
 /// sockets stay open here: while there is no process, connections wait in them for the next.
-pub(super) async fn keep(
-    shared: Arc<Shared>,
-    place: usize,
-    sockets: Vec<(TcpListener, TcpListener)>,
-    mut jobs: mpsc::Receiver<Job>,
-) {
+pub(super) async fn keep(shared: Arc<Shared>, mut seats: Seats, mut jobs: mpsc::Receiver<Job>) {
+    let place = seats.place;
     let mut restarts = Restarts::default();
     let mut drain = shared.drain.clone();
-    let mut sockets = Some(sockets);
-    while sockets.is_some() {
+    while seats.sockets.is_some() {
         let begun = Instant::now();
-        let pause = match live(&shared, place, &mut sockets, &mut jobs).await {
+        let pause = match live(&shared, &mut seats, &mut jobs).await {
             Ok(()) => restarts.pause_after(begun.elapsed()),
             Err(error) => {
                 tracing::error!(process = place, %error, "a serving process cannot be started");
@@ -40,7 +43,7 @@ pub(super) async fn keep(
             }
         };
         if *drain.borrow() {
-            sockets = None;
+            seats.sockets = None;
             continue;
         }
         shared.restarts.add(1);
@@ -49,7 +52,7 @@ pub(super) async fn keep(
             tracing::warn!(process = place, ?pause, "a serving process ends again and again");
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                _ = drain.wait_for(|drain| *drain) => sockets = None,
+                _ = drain.wait_for(|drain| *drain) => seats.sockets = None,
             }
         }
     }
@@ -58,18 +61,17 @@ pub(super) async fn keep(
 /// One process, from its start to its end.
 async fn live(
     shared: &Arc<Shared>,
-    place: usize,
-    sockets: &mut OpenSockets,
+    seats: &mut Seats,
     jobs: &mut mpsc::Receiver<Job>,
 ) -> std::io::Result<()> {
     let (child, socket) = Child::start("serving-process", &shared.variables)?;
-    let number = shared.next_number();
+    let (place, number) = (seats.place, shared.next_number());
     shared.health.update_process(place, |process| {
         process.pid = Some(child.pid);
         process.state = ProcessState::Starting;
         process.sandbox = None;
     });
-    let over = Relay::new(shared, place, number).run(&child, socket, sockets, jobs).await;
+    let over = Relay::new(shared, place, number).run(&child, socket, seats, jobs).await;
     shared.in_use.remove(number);
     shared.hub.metrics().forget(number);
     shared.health.update_process(place, |process| {

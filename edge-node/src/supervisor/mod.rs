@@ -14,11 +14,13 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use atoll_kv::{Epochs, KvStore};
+use atoll_router::QuicKeys;
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -26,7 +28,6 @@ use tokio::time::Instant;
 
 use crate::config::NodeConfig;
 use crate::dispatch::Job;
-use crate::node::certificates::{self, Pem};
 use crate::node::control::{Control, ServingSide, bind_admin, raise_file_limit};
 use crate::node::fit::Fit;
 use crate::node::sockets::Listeners;
@@ -35,12 +36,17 @@ use crate::node::{NodeError, threads};
 use crate::observe::{Count, Health, ProcessState, ReportHub};
 use crate::process::FDS_MAX;
 use crate::registry::{Registry, Snapshot, VersionId};
+use crate::tls::{Reload, TlsBytes, TlsFollower, TlsSource};
 use check::ProcessCheck;
+use keep::Seats;
 use quarantine::Quarantine;
 pub(crate) use restart::Restarts;
 
-/// Threads of one process: each brings two sockets along, and three descriptors come besides.
-const THREADS_PER_PROCESS_MAX: usize = (FDS_MAX - 3) / 2;
+/// Threads of one process: each brings four sockets along, and three descriptors come besides.
+const THREADS_PER_PROCESS_MAX: usize = (FDS_MAX - 3) / 4;
+
+/// Threads of all processes: each process gets the senders of all inboxes in one message.
+const THREADS_MAX: usize = FDS_MAX;
 
 /// Events that wait for one serving process.
 const JOBS_QUEUED_MAX: usize = 256;
@@ -63,7 +69,11 @@ pub struct Supervisor {
 struct Shared {
     /// As the processes get it.
     config: NodeConfig,
-    certificates: Vec<Pem>,
+    /// What TLS serves by.
+    tls: watch::Receiver<Arc<TlsBytes>>,
+    quic_keys: QuicKeys,
+    /// The senders of all threads' inboxes.
+    inboxes: Vec<UnixDatagram>,
     registry: Registry,
     kv: Arc<dyn KvStore>,
     /// The epoch file of the KV store, for reading.
@@ -151,11 +161,11 @@ impl Supervisor {
         let config = NodeConfig { memory: fit.memory.clone(), ..config };
         let epochs = Arc::new(Epochs::new()?);
         let stores = NodeStores::open(&config, Some(epochs.clone())).await?;
-        let certificates = certificates::read(&config, &stores.registry)?;
-        let Listeners { pairs, http, https } =
+        let follower = follow_tls(&config, &stores.registry)?;
+        let Listeners { threads, inboxes, http, https } =
             Listeners::bind(&config, shares.iter().sum()).await?;
         let admin = bind_admin(&config).await?;
-        let (snapshots_sender, snapshots) = watch::channel(encoded(&stores.registry.snapshot()));
+        let (snapshots_sender, snapshots) = watch::channel(encoded(&follower.snapshots.borrow()));
         let (quarantined_sender, quarantined) = watch::channel(Vec::new());
         let (drain, draining) = watch::channel(false);
         let metrics = stores.hub.metrics();
@@ -163,7 +173,9 @@ impl Supervisor {
         let restarts = metrics.counter("process_restarts", "Serving processes started again");
         let shared = Arc::new(Shared {
             config: childs_config(&config, processes),
-            certificates,
+            tls: follower.tls,
+            quic_keys: stores.registry.quic_keys(node_name(&config)),
+            inboxes,
             registry: stores.registry.clone(),
             kv: stores.kv.store(),
             epochs: epochs.read_only()?,
@@ -181,18 +193,21 @@ impl Supervisor {
             numbers: AtomicU64::new(0),
         });
         let mut tasks = vec![
-            tokio::spawn(encode_snapshots(shared.registry.clone(), snapshots_sender)),
+            follower.task,
+            tokio::spawn(encode_snapshots(follower.snapshots, snapshots_sender)),
             tokio::spawn(release(shared.clone())),
         ];
         show_processes(&shared);
         let mut keepers = JoinSet::new();
         let mut inboxes = Vec::new();
-        let mut pairs = pairs.into_iter();
+        let (mut threads, mut first) = (threads.into_iter(), 0);
         for (place, share) in shares.into_iter().enumerate() {
             let (inbox, jobs) = mpsc::channel(JOBS_QUEUED_MAX);
             inboxes.push(inbox);
-            let sockets = pairs.by_ref().take(share).collect();
-            keepers.spawn(keep::keep(shared.clone(), place, sockets, jobs));
+            let seats =
+                Seats { place, first, sockets: Some(threads.by_ref().take(share).collect()) };
+            first += u16::try_from(share).unwrap_or(u16::MAX);
+            keepers.spawn(keep::keep(shared.clone(), seats, jobs));
         }
         all_ready(&shared, processes).await?;
         let check = ProcessCheck::start(&config, shared.variables.clone());
@@ -253,11 +268,24 @@ fn shares(threads: usize, processes: usize) -> Result<Vec<usize>, NodeError> {
     let (each, over) = (threads / processes, threads % processes);
     let shares: Vec<usize> =
         (0..processes).map(|place| (each + usize::from(place < over)).max(1)).collect();
-    if shares.iter().any(|share| *share > THREADS_PER_PROCESS_MAX) {
+    let all: usize = shares.iter().sum();
+    if shares.iter().any(|share| *share > THREADS_PER_PROCESS_MAX) || all > THREADS_MAX {
         let per_process_max = THREADS_PER_PROCESS_MAX;
         return Err(NodeError::Threads { threads, processes, per_process_max });
     }
     Ok(shares)
+}
+
+/// Reads what TLS serves by, and follows it.
+fn follow_tls(config: &NodeConfig, registry: &Registry) -> Result<TlsFollower, NodeError> {
+    let source = TlsSource::open(config, registry)?;
+    let current = source.read()?;
+    Ok(TlsFollower::start(source, current, registry.subscribe(), Reload::OnSignal)?)
+}
+
+/// What tells the node from others with the same key.
+fn node_name(config: &NodeConfig) -> &str {
+    config.cluster.as_ref().map_or("", |cluster| &cluster.name)
 }
 
 /// The configuration as one of several processes gets it.
@@ -275,8 +303,10 @@ fn encoded(snapshot: &Snapshot) -> (u64, Bytes) {
     (snapshot.revision, bytes.into())
 }
 
-async fn encode_snapshots(registry: Registry, encoded_snapshots: watch::Sender<(u64, Bytes)>) {
-    let mut snapshots = registry.subscribe();
+async fn encode_snapshots(
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    encoded_snapshots: watch::Sender<(u64, Bytes)>,
+) {
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
         // A registry that follows a cluster's log back has an old revision and something else in it.

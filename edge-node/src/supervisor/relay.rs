@@ -1,7 +1,6 @@
 //! The conversation with one serving process, from its start to the end of its link: it gets what it serves
 //! by, and its words are acted upon. A process that does not answer is given up.
 
-use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,11 +13,13 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::child::Child;
+use super::keep::Seats;
 use crate::dispatch::Job;
+use crate::node::sockets::ThreadSockets;
 use crate::observe::ProcessState;
 use crate::process::{
-    self, FrameLimits, FromServing, LinkError, LinkReader, LinkSender, ServingStart, ToServing,
-    open, send_fds, split_modules,
+    self, FrameLimits, FromServing, LinkError, LinkReader, LinkSender, QuicSeats, ServingStart,
+    ToServing, open, send_fds, split_modules,
 };
 use crate::registry::VersionId;
 
@@ -43,9 +44,9 @@ const SANDBOX_CHARS_MAX: usize = 500;
 /// What a serving process may send: reports with their logs are the longest.
 const LIMITS: FrameLimits = FrameLimits { header_bytes_max: 16 << 20, payload_bytes_max: 0 };
 
-/// The sockets for HTTP and HTTPS of each thread, until the drain: from then on nobody may wait in them for
+/// The sockets of each thread, until the drain: from then on nobody may wait in them for
 /// a process that never comes.
-pub(super) type OpenSockets = Option<Vec<(TcpListener, TcpListener)>>;
+pub(super) type OpenSockets = Option<Vec<ThreadSockets>>;
 
 /// Why a conversation is over.
 #[derive(Debug, thiserror::Error)]
@@ -100,13 +101,13 @@ impl<'a> Relay<'a> {
         &self,
         child: &Child,
         socket: UnixStream,
-        sockets: &mut OpenSockets,
+        seats: &mut Seats,
         jobs: &mut mpsc::Receiver<Job>,
     ) -> Over {
-        match self.begin(child, socket, sockets.as_deref().unwrap_or_default()).await {
+        match self.begin(child, socket, seats).await {
             Ok((sender, reader, snapshots)) => tokio::select! {
                 over = self.listen(reader, sender.clone()) => over,
-                over = self.tell(sender.clone(), snapshots, sockets, jobs) => over,
+                over = self.tell(sender.clone(), snapshots, &mut seats.sockets, jobs) => over,
                 over = self.watch(sender) => over,
             },
             Err(over) => over,
@@ -118,21 +119,24 @@ impl<'a> Relay<'a> {
         &self,
         child: &Child,
         socket: UnixStream,
-        sockets: &[(TcpListener, TcpListener)],
+        seats: &Seats,
     ) -> Result<(LinkSender<ToServing>, LinkReader<FromServing>, watch::Receiver<(u64, Bytes)>), Over>
     {
         let shared = self.shared;
         let kv = process::kv::serve(&shared.kv)?;
         let mut fds: Vec<BorrowedFd<'_>> =
             vec![child.crash_report(), kv.as_fd(), shared.epochs.as_fd()];
-        fds.extend(sockets.iter().flat_map(|(http, https)| [http.as_fd(), https.as_fd()]));
+        fds.extend(seats.sockets.iter().flatten().flat_map(ThreadSockets::fds));
         send_fds(&socket, &fds).await?;
+        let inboxes: Vec<_> = shared.inboxes.iter().map(AsFd::as_fd).collect();
+        send_fds(&socket, &inboxes).await?;
         let (sender, reader) = open::<ToServing, FromServing>(socket, LIMITS);
         let mut snapshots = shared.snapshots.clone();
         let (_, snapshot) = snapshots.borrow_and_update().clone();
         let start = ServingStart {
             config: shared.config.clone(),
-            certificates: shared.certificates.clone(),
+            tls: (**shared.tls.borrow()).clone(),
+            quic: QuicSeats { keys: shared.quic_keys.clone(), first: seats.first },
             quarantined: shared.quarantined.borrow().clone(),
             followed: shared.hub.followed().borrow().clone(),
         };
@@ -199,11 +203,20 @@ impl<'a> Relay<'a> {
         let mut followed = self.shared.hub.followed();
         let mut quarantined = self.shared.quarantined.clone();
         let mut drain = self.shared.drain.clone();
+        let mut tls = self.shared.tls.clone();
+        tls.mark_changed();
         // What changed since the start was written counts as a change.
         followed.mark_changed();
         quarantined.mark_changed();
         loop {
             let (word, payload) = tokio::select! {
+                biased;
+                _ = drain.wait_for(|drain| *drain) => break,
+                // Before the snapshot that names new certificates.
+                Ok(()) = tls.changed() => {
+                    let bytes = (**tls.borrow_and_update()).clone();
+                    (ToServing::Tls(Box::new(bytes)), Vec::new())
+                }
                 Ok(()) = snapshots.changed() => {
                     (ToServing::Snapshot, vec![snapshots.borrow_and_update().1.clone()])
                 }
@@ -214,7 +227,6 @@ impl<'a> Relay<'a> {
                     (ToServing::Quarantined(quarantined.borrow_and_update().clone()), Vec::new())
                 }
                 Some(job) = jobs.recv() => (ToServing::Job(job), Vec::new()),
-                _ = drain.wait_for(|drain| *drain) => break,
             };
             if let Err(error) = sender.send(&word, payload).await {
                 return error.into();

@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_router::{
-    Connection, DrainTrigger, Drained, ErrorPage, Refusal, ServeOptions, Service, TimedBody,
-    bind_reuse_port, drain_channel, serve,
+    Connection, DrainSignal, DrainTrigger, Drained, ErrorPage, Refusal, RequestBody, Security,
+    ServeOptions, Service, TimedBody, Tls, bind_reuse_port, drain_channel, serve,
 };
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::Frame;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -60,7 +60,7 @@ impl Service for Handle {
 
     fn call(
         &self,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         connection: &Rc<Connection>,
     ) -> impl Future<Output = Response<Body>> + use<> + 'static {
         let app = Rc::clone(&self.0);
@@ -70,13 +70,17 @@ impl Service for Handle {
 
     fn refuse(
         &self,
-        request: &Request<Incoming>,
+        request: &Request<RequestBody>,
         refusal: Refusal,
         _connection: &Rc<Connection>,
     ) -> Response<Body> {
         let status = match refusal {
             Refusal::UrlTooLong => StatusCode::URI_TOO_LONG,
             Refusal::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Refusal::HostsDiffer => StatusCode::BAD_REQUEST,
+            Refusal::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Refusal::NoClientCertificate => StatusCode::FORBIDDEN,
+            Refusal::TooEarly => StatusCode::TOO_EARLY,
         };
         let page = ErrorPage {
             status,
@@ -95,11 +99,17 @@ pub struct Handle(Rc<App>);
 
 async fn answer(
     app: Rc<App>,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
     connection: Rc<Connection>,
 ) -> Response<Body> {
     match request.uri().path() {
         "/connection" => Response::new(full(format!("{:?}", connection.tls))),
+        "/client" => {
+            let client = connection.tls.as_ref().and_then(|tls| tls.client.as_deref());
+            Response::new(full(serde_json::to_string(&client).unwrap()))
+        }
+        "/headers" => Response::new(full(format!("{:?}", request.headers()))),
+        "/peer" => Response::new(full(connection.peer.to_string())),
         "/wait" => {
             let _abandoned = Abandoned(Rc::clone(&app));
             app.waiting.set(app.waiting.get() + 1);
@@ -167,15 +177,27 @@ pub fn hasty() -> ServeOptions {
     }
 }
 
-pub fn start(options: ServeOptions, tls: Option<Arc<rustls::ServerConfig>>) -> Server {
+pub fn start(options: ServeOptions, tls: Option<Arc<Tls>>) -> Server {
+    start_secured(options, tls.map_or(Security::Plain(None), Security::Tls))
+}
+
+pub fn start_secured(options: ServeOptions, security: Security) -> Server {
     let listener = bind_reuse_port("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
+    start_with(address, |service, signal| async move {
+        serve(listener, security, options, service, signal).await.unwrap()
+    })
+}
+
+/// A server that some future serves.
+pub fn start_with<F: Future<Output = Drained> + 'static>(
+    address: SocketAddr,
+    serve: impl FnOnce(Rc<Handle>, DrainSignal) -> F,
+) -> Server {
     let app = Rc::new(App::default());
     let (drain, signal) = drain_channel();
     let service = Rc::new(Handle(Rc::clone(&app)));
-    let served = tokio::task::spawn_local(async move {
-        serve(listener, tls, options, service, signal).await.unwrap()
-    });
+    let served = tokio::task::spawn_local(serve(service, signal));
     Server { address, app, drain, served }
 }
 

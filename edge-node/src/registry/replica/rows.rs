@@ -11,11 +11,12 @@ use super::record::{Row, RowKind, Value};
 
 /// Every replicated table, parents before their children. `blob` is not among them: modules are fetched by
 /// their hash.
-pub(in super::super) const TABLES: [&str; 11] = [
+pub(in super::super) const TABLES: [&str; 12] = [
     "node",
     "cluster",
     "account",
     "token",
+    "certificate",
     "worker",
     "version",
     "module",
