@@ -2,6 +2,7 @@
 //! are part of the names. `docs/config.md` lists the keys for people.
 
 mod cluster;
+mod geo;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -13,6 +14,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use cluster::{ClusterConfig, ClusterTlsConfig};
+pub use geo::{GeoConfig, GeoNetworkConfig};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -57,6 +59,8 @@ pub struct NodeConfig {
     pub isolates: IsolatesConfig,
     /// Where workers may connect to.
     pub outbound: OutboundConfig,
+    /// Where clients are.
+    pub geo: GeoConfig,
     /// The key-value store.
     pub kv: KvConfig,
     /// The node's own log.
@@ -84,6 +88,7 @@ impl Default for NodeConfig {
             memory: MemoryConfig::default(),
             isolates: IsolatesConfig::default(),
             outbound: OutboundConfig::default(),
+            geo: GeoConfig::default(),
             kv: KvConfig::default(),
             log: LogConfig::default(),
             cluster: None,
@@ -353,6 +358,7 @@ impl NodeConfig {
                 return Err(format!("limits.{key}: must be more than 0"));
             }
         }
+        self.geo.check()?;
         self.check_memory()
     }
 
@@ -523,6 +529,9 @@ mod tests {
             ("[memory]\nheap_bytes_max = 4294967296", "memory.heap_bytes_max: must be 2"),
             ("[memory]\nheap_bytes_max = 1", "memory.heap_bytes_max: must be at least 134217728"),
             ("[memory]\nprocess_bytes_max = 1", "memory.process_bytes_max: must be at least"),
+            ("[[geo.networks]]\ncidr = 'x'", "no network"),
+            ("[[geo.networks]]\ncidr = '10.0.0.0/8'\ncountry = 'Germany'", "country of 10.0.0.0/8"),
+            ("[geo]\ncolo = ''", "geo.colo: "),
             ("[log]\nformat = 'xml'", "node.toml:2: format: "),
         ] {
             let error = parse(text).unwrap_err();

@@ -1,5 +1,5 @@
-//! From a connection to a target: listeners, TLS, HTTP/1.1 and HTTP/2, the route table and error
-//! pages.
+//! From a connection to a target: listeners, TLS, HTTP/1.1 and HTTP/2, the route table, where clients are,
+//! and error pages.
 //!
 //! Everything on a data-plane thread is single-threaded: futures are not `Send`, tasks are local,
 //! and threads share only the listening port, the route table and the certificates. The route
@@ -12,6 +12,7 @@ mod connection;
 mod connections;
 mod drain;
 mod error_page;
+mod geo;
 mod listener;
 mod options;
 mod pattern;
@@ -26,6 +27,7 @@ mod tls;
 pub use connection::{Alpn, Connection, TlsInfo};
 pub use drain::{DrainSignal, DrainTrigger, Drained, drain_channel};
 pub use error_page::{ErrorPage, PageFormat};
+pub use geo::{GEO_NETWORKS_MAX, GeoError, GeoNetwork, GeoTable, Place};
 pub use listener::{BACKLOG, BindError, bind_reuse_port};
 pub use options::*;
 pub use pattern::{HOST_BYTES_MAX, PATTERN_BYTES_MAX, Pattern, PatternError, Scheme, bare_host};

@@ -1,6 +1,7 @@
 //! An HTTP client that opens a connection for every request, so that a test knows exactly what is
 //! on it: HTTP/1.1 or HTTP/2, plain or over TLS, with bodies whole or streamed.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,7 +18,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
 use crate::Failure;
@@ -54,6 +55,7 @@ pub struct Request {
     method: Method,
     headers: Vec<(String, String)>,
     body: Bytes,
+    from: Option<IpAddr>,
 }
 
 /// An answer, complete.
@@ -100,6 +102,7 @@ impl Request {
             method: Method::GET,
             headers: vec![],
             body: Bytes::new(),
+            from: None,
         }
     }
 
@@ -114,6 +117,13 @@ impl Request {
     #[must_use]
     pub fn method(mut self, method: Method) -> Self {
         self.method = method;
+        self
+    }
+
+    /// Connects from this address of the machine; all of `127.0.0.0/8` are.
+    #[must_use]
+    pub fn from(mut self, address: IpAddr) -> Self {
+        self.from = Some(address);
         self
     }
 
@@ -185,7 +195,14 @@ impl Request {
             Protocol::Https1 | Protocol::Https2 => self.addresses.https,
             Protocol::Admin => self.addresses.admin,
         };
-        let tcp = TcpStream::connect(address).await?;
+        let tcp = match self.from {
+            None => TcpStream::connect(address).await?,
+            Some(from) => {
+                let socket = TcpSocket::new_v4()?;
+                socket.bind((from, 0).into())?;
+                socket.connect(address).await?
+            }
+        };
         tcp.set_nodelay(true)?;
         match self.protocol {
             Protocol::Http1 | Protocol::Admin => self.exchange_http1(tcp, body).await,

@@ -34,8 +34,8 @@ pub use metrics::Metrics;
 pub use node::{Addresses, Node, NodeOptions, ServingProcess};
 pub use origin::{Answer, Origin};
 pub use process::Process;
-pub use project::{CommandOutput, Project};
-pub use script::{ModuleType, Script, fixture, fixture_bytes};
+pub use project::{CommandOutput, Project, country_database};
+pub use script::{ModuleType, Script, fixture, fixture_bytes, fixture_path};
 pub use shared::{NodeGuard, SharedNode};
 pub use tail::TailSession;
 

@@ -22,7 +22,7 @@ use tokio::time::MissedTickBehavior;
 use super::admission::Admission;
 use super::back::{Handed, serve_handed};
 use super::call::CronCall;
-use super::cf::CfTexts;
+use super::cf::NodeFacts;
 use super::counts::Counts;
 use super::events::Subject;
 use super::host::{ConsoleLine, ThreadHost};
@@ -36,6 +36,7 @@ use super::service::{Dispatcher, Front, new_id};
 use super::spares;
 use super::targets::Targets;
 use crate::config::NodeConfig;
+use crate::geo::Geo;
 use crate::inspect::{Debuggees, serving};
 use crate::observe::ReportHub;
 use crate::outbound::{Outbound, OutboundOptions, SystemNetwork};
@@ -94,6 +95,8 @@ pub struct Shared {
     pub targets: Arc<Targets>,
     /// The KV store.
     pub kv: Arc<dyn KvStore>,
+    /// Where clients are.
+    pub(crate) geo: Arc<Geo>,
     /// Where invocations are reported.
     pub hub: ReportHub,
     /// Console lines as they are written.
@@ -340,6 +343,7 @@ fn dispatcher(seat: &Seat) -> std::io::Result<Rc<Dispatcher>> {
     let host = Rc::new(ThreadHost {
         outbound,
         kv: shared.kv.clone(),
+        node: NodeFacts::new(config, shared.geo.clone()),
         hub: shared.hub.clone(),
         targets: shared.targets.clone(),
         console: shared.console.clone(),
@@ -363,7 +367,7 @@ fn dispatcher(seat: &Seat) -> std::io::Result<Rc<Dispatcher>> {
     let placer = Placer::new(placement.clone(), pool, host.clone(), *role, queue_max);
     *host.placer.borrow_mut() = Rc::downgrade(&placer);
     let targets = shared.targets.clone();
-    Ok(Rc::new(Dispatcher { targets, placer, limits, cf: CfTexts::default() }))
+    Ok(Rc::new(Dispatcher { targets, placer, limits }))
 }
 
 async fn keep_house(seat: Seat, dispatcher: Rc<Dispatcher>) {

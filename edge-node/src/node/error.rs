@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use atoll_router::{BindError, TlsError};
+use atoll_router::{BindError, GeoError, TlsError};
 
 use crate::dispatch::ThreadError;
+use crate::geo::GeoFileError;
 use crate::registry::RegistryError;
 
 /// A node could not be started.
@@ -26,6 +27,9 @@ pub enum NodeError {
         /// Why.
         source: atoll_kv::KvError,
     },
+    /// A database of places cannot be used.
+    #[error("{0}")]
+    Geo(String),
     /// A listener for workers cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -79,4 +83,16 @@ pub enum NodeError {
     /// A serving process does not start.
     #[error("a serving process does not start, see the log: {0}")]
     Process(String),
+}
+
+impl From<GeoFileError> for NodeError {
+    fn from(error: GeoFileError) -> Self {
+        Self::Geo(error.to_string())
+    }
+}
+
+impl From<GeoError> for NodeError {
+    fn from(error: GeoError) -> Self {
+        Self::Geo(error.to_string())
+    }
 }

@@ -19,6 +19,7 @@ use crate::api;
 use crate::config::NodeConfig;
 pub use crate::dispatch::ConsoleLine;
 use crate::dispatch::{IsolateCheck, Quarantined};
+use crate::geo::{Geo, GeoWatch};
 use crate::inspect::{self, Debuggees};
 use crate::observe::{Health, Listener};
 use crate::outbound::SystemNetwork;
@@ -36,6 +37,7 @@ pub struct Node {
     https: SocketAddr,
     stores: NodeStores,
     debuggees: Option<Debuggees>,
+    _geo: GeoWatch,
     drain_max: Duration,
     stop_inspect: watch::Sender<bool>,
     serving: Serving,
@@ -54,6 +56,7 @@ impl Node {
         let engine = start_engine(&fit.memory)?;
         let stores = NodeStores::open(&config, None).await?;
         fit.show(stores.hub.metrics());
+        let (geo, geo_watch) = geo(&config).await?;
         let tls = certificates::tls(&certificates::read(&config, &stores.registry)?)?;
         let Listeners { pairs, http, https } = Listeners::bind(&config, threads(&config)).await?;
         let admin = bind_admin(&config).await?;
@@ -65,6 +68,7 @@ impl Node {
             config: config.clone(),
             state: Arc::new(stores.registry.clone()),
             kv: stores.kv.store(),
+            geo,
             hub: stores.hub.clone(),
             debuggees: debuggees.clone(),
             quarantined: Arc::new(Quarantined::default()),
@@ -77,7 +81,8 @@ impl Node {
             ServingSide { check, http, https, in_use: serving.in_use(), fire: serving.fire() };
         let control = Control::start(&config, &stores, admin, Health::default(), side).await?;
         let drain_max = Duration::from_millis(config.drain_ms_max);
-        Ok(Self { http, https, stores, debuggees, drain_max, stop_inspect, serving, control })
+        let _geo = geo_watch;
+        Ok(Self { http, https, stores, debuggees, _geo, drain_max, stop_inspect, serving, control })
     }
 
     /// Where workers answer over plain HTTP.
@@ -130,6 +135,24 @@ impl Node {
         self.stop_inspect.send_replace(true);
         self.control.close().await;
     }
+}
+
+/// What is known of addresses, kept current until the watch is dropped.
+async fn geo(config: &NodeConfig) -> Result<(Arc<Geo>, GeoWatch), NodeError> {
+    let geo = Arc::new(Geo::new(&config.geo)?);
+    let watch = GeoWatch::start(&config.geo.database).await?;
+    let mut files = watch.files.clone();
+    files.mark_changed();
+    let follower = geo.clone();
+    tokio::spawn(async move {
+        while files.changed().await.is_ok() {
+            let now = files.borrow_and_update().clone();
+            if let Err(error) = follower.take(&now) {
+                tracing::error!(%error, "changed databases of places cannot be used");
+            }
+        }
+    });
+    Ok((geo, watch))
 }
 
 /// Serves debuggers until `stopped` changes.

@@ -11,7 +11,7 @@ use crate::registry::{Module, ModuleKind, Version, VersionId};
 use crate::report::InvocationReport;
 
 /// The first message to a serving process. The descriptors sent before it are the crash pipe, the KV
-/// link, the KV store's epochs, and for each thread its sockets for HTTP and HTTPS.
+/// link, the KV store's epochs, the link of geographic databases, and for each thread its sockets for HTTP and HTTPS.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct ServingStart {
     /// The node's configuration.

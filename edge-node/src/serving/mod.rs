@@ -24,6 +24,7 @@ use crate::config::{MemoryConfig, NodeConfig};
 use crate::dispatch::{
     ConsoleLine, DataThread, Job, Quarantined, Shared, Sockets, Targets, ThreadError, spawn_threads,
 };
+use crate::geo::Geo;
 use crate::inspect::Debuggees;
 use crate::observe::ReportHub;
 use crate::outbound::SystemNetwork;
@@ -54,6 +55,7 @@ pub(crate) struct ServingOptions {
     pub(crate) config: NodeConfig,
     pub(crate) state: Arc<dyn ServingState>,
     pub(crate) kv: Arc<dyn KvStore>,
+    pub(crate) geo: Arc<Geo>,
     pub(crate) hub: ReportHub,
     pub(crate) debuggees: Option<Debuggees>,
     pub(crate) quarantined: Arc<Quarantined>,
@@ -95,6 +97,7 @@ impl Serving {
             state,
             targets: targets.clone(),
             kv,
+            geo: options.geo,
             hub,
             console: console.clone(),
             debuggees,

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::state::LinkState;
 use super::{Serving, ServingOptions, start_engine};
 use crate::dispatch::{Job, Quarantined};
+use crate::geo::Geo;
 use crate::node::certificates;
 use crate::node::control::raise_file_limit;
 use crate::observe::{Metrics, ReportHub, init_log};
@@ -50,6 +51,7 @@ struct Descriptors {
     crashes: OwnedFd,
     kv: OwnedFd,
     epochs: OwnedFd,
+    geo: OwnedFd,
     sockets: Vec<(TcpListener, TcpListener)>,
 }
 
@@ -57,11 +59,12 @@ impl Descriptors {
     fn sort(fds: Vec<OwnedFd>) -> Option<Self> {
         let mut fds = VecDeque::from(fds);
         let (crashes, kv, epochs) = (fds.pop_front()?, fds.pop_front()?, fds.pop_front()?);
+        let geo = fds.pop_front()?;
         let mut sockets = Vec::new();
         while let Some(http) = fds.pop_front() {
             sockets.push((http.into(), fds.pop_front()?.into()));
         }
-        Some(Self { crashes, kv, epochs, sockets })
+        Some(Self { crashes, kv, epochs, geo, sockets })
     }
 }
 
@@ -85,6 +88,8 @@ async fn serve() -> Result<(), Fatal> {
     // From here on nothing is read from the file system. There is no other thread yet.
     let sandbox = sandbox::enter(&SandboxOptions::default()).to_string();
     let kv = process::kv::connect(fds.kv, fds.epochs, &config.kv)?;
+    let geo = Arc::new(Geo::new(&config.geo)?);
+    process::geo::follow(fds.geo, geo.clone()).await?;
     let engine = start_engine(&config.memory)?;
     let metrics = Arc::new(Metrics::default());
     let (hub, reports) = ReportHub::relayed(metrics.clone());
@@ -97,6 +102,7 @@ async fn serve() -> Result<(), Fatal> {
         config,
         state: Arc::new(state.clone()),
         kv,
+        geo,
         hub: hub.clone(),
         debuggees: None,
         quarantined: quarantined.clone(),

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 
 use crate::config::NodeConfig;
 use crate::dispatch::Job;
+use crate::geo::GeoWatch;
 use crate::node::certificates::{self, Pem};
 use crate::node::control::{Control, ServingSide, bind_admin, raise_file_limit};
 use crate::node::fit::Fit;
@@ -38,8 +39,8 @@ use crate::registry::{Registry, Snapshot, VersionId};
 use check::ProcessCheck;
 use quarantine::Quarantine;
 
-/// Threads of one process: each brings two sockets along, and three descriptors come besides.
-const THREADS_PER_PROCESS_MAX: usize = (FDS_MAX - 3) / 2;
+/// Threads of one process: each brings two sockets along, and four descriptors come besides.
+const THREADS_PER_PROCESS_MAX: usize = (FDS_MAX - 4) / 2;
 
 /// Events that wait for one serving process.
 const JOBS_QUEUED_MAX: usize = 256;
@@ -67,6 +68,7 @@ struct Shared {
     kv: Arc<dyn KvStore>,
     /// The epoch file of the KV store, for reading.
     epochs: OwnedFd,
+    geo: GeoWatch,
     hub: ReportHub,
     health: Health,
     /// The environment of children.
@@ -150,6 +152,7 @@ impl Supervisor {
         let config = NodeConfig { memory: fit.memory.clone(), ..config };
         let epochs = Arc::new(Epochs::new()?);
         let stores = NodeStores::open(&config, Some(epochs.clone())).await?;
+        let geo = GeoWatch::start(&config.geo.database).await?;
         let certificates = certificates::read(&config, &stores.registry)?;
         let Listeners { pairs, http, https } =
             Listeners::bind(&config, shares.iter().sum()).await?;
@@ -166,6 +169,7 @@ impl Supervisor {
             registry: stores.registry.clone(),
             kv: stores.kv.store(),
             epochs: epochs.read_only()?,
+            geo,
             hub: stores.hub.clone(),
             health: Health::default(),
             variables,
@@ -265,6 +269,7 @@ fn childs_config(config: &NodeConfig, processes: usize) -> NodeConfig {
     config.kv.cache_bytes_max /= processes as u64;
     config.processes = NonZeroUsize::new(processes);
     // What reaches the cluster's servers is nothing for processes that run tenants' code.
+    config.geo.colo = Some(config.colo().to_owned());
     config.cluster = None;
     config
 }

@@ -123,8 +123,9 @@ impl<'a> Relay<'a> {
     {
         let shared = self.shared;
         let kv = process::kv::serve(&shared.kv)?;
+        let geo = process::geo::serve(shared.geo.files.clone())?;
         let mut fds: Vec<BorrowedFd<'_>> =
-            vec![child.crash_report(), kv.as_fd(), shared.epochs.as_fd()];
+            vec![child.crash_report(), kv.as_fd(), shared.epochs.as_fd(), geo.as_fd()];
         fds.extend(sockets.iter().flat_map(|(http, https)| [http.as_fd(), https.as_fd()]));
         send_fds(&socket, &fds).await?;
         let (sender, reader) = open::<ToServing, FromServing>(socket, LIMITS);
