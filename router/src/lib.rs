@@ -16,6 +16,7 @@ mod geo;
 mod listener;
 mod options;
 mod pattern;
+mod peer;
 mod prefix;
 mod router;
 mod self_signed;
@@ -31,6 +32,11 @@ pub use geo::{GEO_NETWORKS_MAX, GeoError, GeoNetwork, GeoTable, Place};
 pub use listener::{BACKLOG, BindError, bind_reuse_port};
 pub use options::*;
 pub use pattern::{HOST_BYTES_MAX, PATTERN_BYTES_MAX, Pattern, PatternError, Scheme, bare_host};
+pub use peer::{
+    AUTHORITY_SEED_BYTES, CERTIFICATE_LIFE, NotSent, PEER_HANDSHAKE_TIMEOUT, PeerAuthority,
+    PeerBody, PeerCredentials, PeerError, PeerNode, PeerPool, PeerResponseBody, PeerService,
+    PeerTls, PeerTlsError, serve_peers,
+};
 pub use router::Router;
 pub use self_signed::{SelfSigned, self_signed};
 pub use serve::{Refusal, ServeError, Service, serve};
