@@ -208,11 +208,11 @@ impl Request {
             Protocol::Http1 | Protocol::Admin => self.exchange_http1(tcp, body).await,
             Protocol::Http2 => self.exchange_http2(tcp, body).await,
             Protocol::Https1 => {
-                let tls = tls(tcp, &self.host, b"http/1.1").await?;
+                let tls = connect_tls(tcp, &self.host, b"http/1.1").await?;
                 self.exchange_http1(tls, body).await
             }
             Protocol::Https2 => {
-                let tls = tls(tcp, &self.host, b"h2").await?;
+                let tls = connect_tls(tcp, &self.host, b"h2").await?;
                 self.exchange_http2(tls, body).await
             }
         }
@@ -311,7 +311,11 @@ impl Body for StreamedBody {
     }
 }
 
-async fn tls(
+/// Shakes hands over TLS as any client may, trusting whoever answers, for one protocol.
+///
+/// # Errors
+/// Fails when the other end does not want to, or chooses no such protocol.
+pub async fn connect_tls(
     tcp: TcpStream,
     host: &str,
     protocol: &[u8],

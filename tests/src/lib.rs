@@ -26,7 +26,9 @@ mod tail;
 
 pub use api::{Api, ApiError};
 pub use binary::atoll_binary;
-pub use client::{KeepAlive, Protocol, Reply, Request, RequestBody, StreamedBody, next_chunk};
+pub use client::{
+    KeepAlive, Protocol, Reply, Request, RequestBody, StreamedBody, connect_tls, next_chunk,
+};
 pub use clock::{POLL, WAIT_MAX, eventually};
 pub use dev::DevSession;
 pub use echo::{Digest, Seed};

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use atoll_isolate::Engine;
 use atoll_kv::KvStore;
-use atoll_router::{DrainSignal, ServeOptions, serve};
+use atoll_router::{DrainSignal, ServeOptions, serve, serve_peers};
 use rustls::ServerConfig;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -26,6 +26,7 @@ use super::cf::NodeFacts;
 use super::counts::Counts;
 use super::events::Subject;
 use super::host::{ConsoleLine, ThreadHost};
+use super::peer::{Nodes, ServingPeering};
 use super::placement::BACK_THREADS_MAX;
 use super::placer::{Placer, Role};
 use super::pool::Pool;
@@ -97,6 +98,8 @@ pub struct Shared {
     pub kv: Arc<dyn KvStore>,
     /// Where clients are.
     pub(crate) geo: Arc<Geo>,
+    /// What requests between nodes need, in a cluster.
+    pub(crate) peering: Option<Arc<ServingPeering>>,
     /// Where invocations are reported.
     pub hub: ReportHub,
     /// Console lines as they are written.
@@ -131,6 +134,8 @@ pub struct Sockets {
     pub https: TcpListener,
     /// The TLS configuration.
     pub tls: Arc<ServerConfig>,
+    /// For other nodes, where they send something.
+    pub peer: Option<TcpListener>,
 }
 
 impl DataThread {
@@ -287,11 +292,16 @@ async fn run_front(seat: Seat, sockets: Sockets, drain: DrainSignal, inbox: Inbo
         ..ServeOptions::default()
     };
     let front = Rc::new(Front(tasks.dispatcher.clone()));
-    let listeners =
+    let clients =
         [(sockets.http, None), (sockets.https, Some(sockets.tls))].map(|(listener, tls)| {
             let (options, front, drain) = (options.clone(), front.clone(), drain.clone());
             tokio::task::spawn_local(serve(listener, tls, options, front, drain))
         });
+    let nodes = sockets.peer.zip(shared.peering.clone()).map(|(listener, peering)| {
+        let nodes = Rc::new(Nodes);
+        tokio::task::spawn_local(serve_peers(listener, peering.tls.clone(), nodes, drain.clone()))
+    });
+    let listeners = clients.into_iter().chain(nodes);
     if shared.debuggees.is_some() {
         let loading = load_deployed(shared.state.clone(), tasks.dispatcher.clone());
         tasks.running.push(tokio::task::spawn_local(loading));

@@ -30,6 +30,12 @@ pub enum NodeError {
     /// A database of places cannot be used.
     #[error("{0}")]
     Geo(String),
+    /// Certificates for other nodes cannot be made.
+    #[error(transparent)]
+    Peer(#[from] atoll_router::PeerTlsError),
+    /// The registry belongs to no cluster yet, though the node has joined.
+    #[error("the cluster has not begun: start the node again once NATS can be reached")]
+    NoCluster,
     /// A listener for workers cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindError),

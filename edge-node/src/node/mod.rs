@@ -75,6 +75,9 @@ impl Node {
             system: SystemNetwork::read(),
             sockets: pairs,
             tls,
+            // Nodes of a cluster have processes of their own to serve.
+            peers: Vec::new(),
+            peering: None,
         })
         .await?;
         let side =

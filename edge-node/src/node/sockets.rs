@@ -34,7 +34,8 @@ impl Listeners {
     }
 }
 
-async fn bind(
+/// Binds so many sockets of one address, and says which that is.
+pub(crate) async fn bind(
     address: SocketAddr,
     threads: usize,
 ) -> Result<(Vec<TcpListener>, SocketAddr), BindError> {

@@ -1,5 +1,6 @@
 //! What a supervisor and its children say to each other.
 
+use atoll_router::PeerCredentials;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,8 @@ pub(crate) struct ServingStart {
     pub(crate) quarantined: Vec<VersionId>,
     /// Who is followed live.
     pub(crate) followed: Followed,
+    /// What the node shows to other nodes, in a cluster.
+    pub(crate) credentials: Option<PeerCredentials>,
 }
 
 /// From the supervisor to a serving process.
@@ -33,6 +36,8 @@ pub(crate) enum ToServing {
     Snapshot,
     /// Who is followed live now.
     Followed(Followed),
+    /// What the node shows to other nodes from now on.
+    Credentials(Box<PeerCredentials>),
     /// Which versions must not run now.
     Quarantined(Vec<VersionId>),
     /// An event for a worker.

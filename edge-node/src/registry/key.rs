@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
-use aws_lc_rs::hmac;
+use aws_lc_rs::{hkdf, hmac};
 
 use super::{RegistryError, private_file};
 
@@ -12,12 +12,24 @@ const KEY_BYTES: usize = 32;
 pub(super) const KEY_FILE: &str = "node.key";
 /// What a key's check is made over.
 const CHECKED: &[u8] = b"atoll: the key of a cluster's registry";
+/// What derived keys begin with.
+const DERIVED: &[u8] = b"atoll: keys derived from a node's key";
 
 /// Seals and opens secrets with AES-256-GCM under a key that only this node has, or only those of its
 /// cluster.
 pub(super) struct NodeKey {
     key: RandomizedNonceKey,
     check: hmac::Tag,
+    derived: hkdf::Prk,
+}
+
+/// How many bytes HKDF shall give.
+struct Length(usize);
+
+impl hkdf::KeyType for Length {
+    fn len(&self) -> usize {
+        self.0
+    }
 }
 
 /// Sealed bytes could not be opened: another key, another context, or damage.
@@ -42,12 +54,23 @@ impl NodeKey {
             RegistryError::File { path: path.to_owned(), source }
         })?;
         let check = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &bytes), CHECKED);
-        Ok(Self { key, check })
+        let derived = hkdf::Salt::new(hkdf::HKDF_SHA256, DERIVED).extract(&bytes);
+        Ok(Self { key, check, derived })
     }
 
     /// What tells this key from another, without telling the key.
     pub(super) fn check(&self) -> &[u8] {
         self.check.as_ref()
+    }
+
+    /// Another key for a purpose, from which this one cannot be told (RFC 5869).
+    pub(super) fn derive<const BYTES: usize>(&self, purpose: &[&[u8]]) -> [u8; BYTES] {
+        let mut derived = [0; BYTES];
+        self.derived
+            .expand(purpose, Length(BYTES))
+            .and_then(|expanded| expanded.fill(&mut derived))
+            .expect("no purpose needs more than HKDF can give");
+        derived
     }
 
     /// Encrypts `plain`, bound to `context`: it opens only with the same context. The result is

@@ -22,7 +22,8 @@ use tokio::task::JoinHandle;
 
 use crate::config::{MemoryConfig, NodeConfig};
 use crate::dispatch::{
-    ConsoleLine, DataThread, Job, Quarantined, Shared, Sockets, Targets, ThreadError, spawn_threads,
+    ConsoleLine, DataThread, Job, Quarantined, ServingPeering, Shared, Sockets, Targets,
+    ThreadError, spawn_threads,
 };
 use crate::geo::Geo;
 use crate::inspect::Debuggees;
@@ -63,6 +64,10 @@ pub(crate) struct ServingOptions {
     /// For each thread its sockets for HTTP and HTTPS.
     pub(crate) sockets: Vec<(TcpListener, TcpListener)>,
     pub(crate) tls: Arc<ServerConfig>,
+    /// For each thread its socket for other nodes; none where they send nothing.
+    pub(crate) peers: Vec<TcpListener>,
+    /// What requests between nodes need, in a cluster.
+    pub(crate) peering: Option<Arc<ServingPeering>>,
 }
 
 /// Running data-plane threads.
@@ -89,7 +94,11 @@ impl Serving {
         });
         let console = broadcast::Sender::new(CONSOLE_QUEUED_MAX);
         let (drain, signal) = drain_channel();
-        let pair = |(http, https)| Sockets { http, https, tls: options.tls.clone() };
+        let mut peers = options.peers.into_iter();
+        let pair = |(http, https)| {
+            let (tls, peer) = (options.tls.clone(), peers.next());
+            Sockets { http, https, tls, peer }
+        };
         let sockets = options.sockets.into_iter().map(pair).collect();
         let shared = Arc::new(Shared {
             engine,
@@ -98,6 +107,7 @@ impl Serving {
             targets: targets.clone(),
             kv,
             geo: options.geo,
+            peering: options.peering,
             hub,
             console: console.clone(),
             debuggees,

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::state::LinkState;
 use super::{Serving, ServingOptions, start_engine};
-use crate::dispatch::{Job, Quarantined};
+use crate::dispatch::{Job, Quarantined, ServingPeering};
 use crate::geo::Geo;
 use crate::node::certificates;
 use crate::node::control::raise_file_limit;
@@ -53,10 +53,12 @@ struct Descriptors {
     epochs: OwnedFd,
     geo: OwnedFd,
     sockets: Vec<(TcpListener, TcpListener)>,
+    /// For other nodes.
+    peers: Vec<TcpListener>,
 }
 
 impl Descriptors {
-    fn sort(fds: Vec<OwnedFd>) -> Option<Self> {
+    fn sort(fds: Vec<OwnedFd>, peers: Vec<OwnedFd>) -> Option<Self> {
         let mut fds = VecDeque::from(fds);
         let (crashes, kv, epochs) = (fds.pop_front()?, fds.pop_front()?, fds.pop_front()?);
         let geo = fds.pop_front()?;
@@ -64,7 +66,8 @@ impl Descriptors {
         while let Some(http) = fds.pop_front() {
             sockets.push((http.into(), fds.pop_front()?.into()));
         }
-        Some(Self { crashes, kv, epochs, geo, sockets })
+        let peers = peers.into_iter().map(TcpListener::from).collect();
+        Some(Self { crashes, kv, epochs, geo, sockets, peers })
     }
 }
 
@@ -72,13 +75,14 @@ async fn serve() -> Result<(), Fatal> {
     // A signal to the whole process group is the supervisor's to understand.
     let _ignored = ignored_signals()?;
     let socket = own_link()?;
-    let fds = receive_fds(&socket).await?;
-    let fds = Descriptors::sort(fds).ok_or("descriptors are missing")?;
+    let (fds, peers) = (receive_fds(&socket).await?, receive_fds(&socket).await?);
+    let fds = Descriptors::sort(fds, peers).ok_or("descriptors are missing")?;
     let (link, mut from_supervisor) = open::<FromServing, ToServing>(socket, LIMITS);
     let (ToServing::Start(start), snapshot) = from_supervisor.next().await? else {
         return Err("the supervisor does not begin with the start".into());
     };
-    let ServingStart { config, certificates, quarantined: now_quarantined, followed } = *start;
+    let ServingStart { config, certificates, quarantined: now_quarantined, followed, credentials } =
+        *start;
     init_log(&config.log)?;
     atoll_isolate::report_crashes(fds.crashes)?;
     raise_file_limit();
@@ -90,6 +94,7 @@ async fn serve() -> Result<(), Fatal> {
     let kv = process::kv::connect(fds.kv, fds.epochs, &config.kv)?;
     let geo = Arc::new(Geo::new(&config.geo)?);
     process::geo::follow(fds.geo, geo.clone()).await?;
+    let peering = credentials.map(|shown| ServingPeering::new(&shown)).transpose()?.map(Arc::new);
     let engine = start_engine(&config.memory)?;
     let metrics = Arc::new(Metrics::default());
     let (hub, reports) = ReportHub::relayed(metrics.clone());
@@ -108,12 +113,15 @@ async fn serve() -> Result<(), Fatal> {
         quarantined: quarantined.clone(),
         system,
         sockets: fds.sockets,
+        peers: fds.peers,
+        peering: peering.clone(),
         tls,
     })
     .await?;
     let (drain, drained) = oneshot::channel();
     let state_ahead = state.clone();
-    let told = Told { link: link.clone(), state, hub, quarantined, fire: Box::new(serving.fire()) };
+    let fire = Box::new(serving.fire());
+    let told = Told { link: link.clone(), state, hub, peering, quarantined, fire };
     let mut supervised = tokio::spawn(told.listen(from_supervisor, drain));
     let (last_report, no_more) = oneshot::channel();
     let reporting = tokio::spawn(send_reports(reports, link.clone(), no_more));
@@ -222,6 +230,7 @@ struct Told {
     link: LinkSender<FromServing>,
     state: LinkState,
     hub: ReportHub,
+    peering: Option<Arc<ServingPeering>>,
     quarantined: Arc<Quarantined>,
     fire: Box<dyn Fn(Job) -> bool + Send + Sync>,
 }
@@ -257,6 +266,12 @@ impl Told {
             ToServing::Start(_) => return Err(LinkError::OutOfTurn("start")),
             ToServing::Drain { .. } => {}
             ToServing::Snapshot => self.state.publish(rmp_serde::from_slice(&payload)?),
+            ToServing::Credentials(shown) => {
+                let renewed = self.peering.as_ref().map(|peering| peering.renew(&shown));
+                if let Some(Err(error)) = renewed {
+                    tracing::error!(%error, "other nodes are shown the certificate of before");
+                }
+            }
             ToServing::Followed(followed) => self.hub.follow(followed),
             ToServing::Quarantined(versions) => self.quarantined.replace(versions),
             ToServing::Job(job) => {

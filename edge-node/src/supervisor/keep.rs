@@ -1,17 +1,16 @@
 //! Keeps one serving process running: starts it, and starts it again when it has ended. Says whose code
 //! brought it down, and keeps that away.
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Shared;
 use super::child::{Child, Ended};
 use super::relay::{OpenSockets, Over, Relay};
 use super::restart::Restarts;
+use super::{ProcessSockets, Shared};
 use crate::dispatch::{Culprit, Job};
 use crate::observe::ProcessState;
 use crate::process::LinkError;
@@ -24,7 +23,7 @@ const NO_PROCESS_PAUSE: Duration = Duration::from_secs(1);
 pub(super) async fn keep(
     shared: Arc<Shared>,
     place: usize,
-    sockets: Vec<(TcpListener, TcpListener)>,
+    sockets: ProcessSockets,
     mut jobs: mpsc::Receiver<Job>,
 ) {
     let mut restarts = Restarts::default();

@@ -11,7 +11,7 @@ mod restart;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -19,11 +19,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use atoll_kv::{Epochs, KvStore};
+use atoll_router::PeerCredentials;
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
+use crate::cluster::Peering;
 use crate::config::NodeConfig;
 use crate::dispatch::Job;
 use crate::geo::GeoWatch;
@@ -57,6 +59,15 @@ pub struct Supervisor {
     processes: JoinSet<()>,
     tasks: Vec<JoinHandle<()>>,
     control: Control,
+    _peering: Option<Peering>,
+}
+
+/// What one serving process listens on.
+struct ProcessSockets {
+    /// HTTP and HTTPS, of each thread.
+    pairs: Vec<(TcpListener, TcpListener)>,
+    /// Of each thread for other nodes; none where they send nothing.
+    peers: Vec<TcpListener>,
 }
 
 /// What the tasks around serving processes share.
@@ -69,6 +80,8 @@ struct Shared {
     /// The epoch file of the KV store, for reading.
     epochs: OwnedFd,
     geo: GeoWatch,
+    /// What the node shows to others, in a cluster.
+    credentials: watch::Receiver<Option<Arc<PeerCredentials>>>,
     hub: ReportHub,
     health: Health,
     /// The environment of children.
@@ -157,6 +170,10 @@ impl Supervisor {
         let Listeners { pairs, http, https } =
             Listeners::bind(&config, shares.iter().sum()).await?;
         let admin = bind_admin(&config).await?;
+        let mut peering = match &stores.cluster {
+            Some(cluster) => Some(Peering::start(cluster, shares.iter().sum()).await?),
+            None => None,
+        };
         let (snapshots_sender, snapshots) = watch::channel(encoded(&stores.registry.snapshot()));
         let (quarantined_sender, quarantined) = watch::channel(Vec::new());
         let (drain, draining) = watch::channel(false);
@@ -170,6 +187,9 @@ impl Supervisor {
             kv: stores.kv.store(),
             epochs: epochs.read_only()?,
             geo,
+            credentials: peering
+                .as_ref()
+                .map_or_else(|| watch::channel(None).1, |peering| peering.credentials.clone()),
             hub: stores.hub.clone(),
             health: Health::default(),
             variables,
@@ -191,10 +211,15 @@ impl Supervisor {
         let mut keepers = JoinSet::new();
         let mut inboxes = Vec::new();
         let mut pairs = pairs.into_iter();
+        let of_peers = peering.as_mut().map(|peering| std::mem::take(&mut peering.sockets));
+        let mut of_peers = of_peers.unwrap_or_default().into_iter();
         for (place, share) in shares.into_iter().enumerate() {
             let (inbox, jobs) = mpsc::channel(JOBS_QUEUED_MAX);
             inboxes.push(inbox);
-            let sockets = pairs.by_ref().take(share).collect();
+            let sockets = ProcessSockets {
+                pairs: pairs.by_ref().take(share).collect(),
+                peers: of_peers.by_ref().take(share).collect(),
+            };
             keepers.spawn(keep::keep(shared.clone(), place, sockets, jobs));
         }
         all_ready(&shared, processes).await?;
@@ -208,7 +233,16 @@ impl Supervisor {
             fire: fire(inboxes),
         };
         let control = Control::start(&config, &stores, admin, shared.health.clone(), side).await?;
-        Ok(Self { http, https, shared, drain, processes: keepers, tasks, control })
+        Ok(Self {
+            http,
+            https,
+            shared,
+            drain,
+            processes: keepers,
+            tasks,
+            control,
+            _peering: peering,
+        })
     }
 
     /// Where workers answer over plain HTTP.

@@ -1,7 +1,6 @@
 //! The conversation with one serving process, from its start to the end of its link: it gets what it serves
 //! by, and its words are acted upon. A process that does not answer is given up.
 
-use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,8 +11,8 @@ use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
-use super::Shared;
 use super::child::Child;
+use super::{ProcessSockets, Shared};
 use crate::dispatch::Job;
 use crate::observe::ProcessState;
 use crate::process::{
@@ -43,9 +42,9 @@ const SANDBOX_CHARS_MAX: usize = 500;
 /// What a serving process may send: reports with their logs are the longest.
 const LIMITS: FrameLimits = FrameLimits { header_bytes_max: 16 << 20, payload_bytes_max: 0 };
 
-/// The sockets for HTTP and HTTPS of each thread, until the drain: from then on nobody may wait in them for
+/// The sockets of each thread, until the drain: from then on nobody may wait in them for
 /// a process that never comes.
-pub(super) type OpenSockets = Option<Vec<(TcpListener, TcpListener)>>;
+pub(super) type OpenSockets = Option<ProcessSockets>;
 
 /// Why a conversation is over.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +102,7 @@ impl<'a> Relay<'a> {
         sockets: &mut OpenSockets,
         jobs: &mut mpsc::Receiver<Job>,
     ) -> Over {
-        match self.begin(child, socket, sockets.as_deref().unwrap_or_default()).await {
+        match self.begin(child, socket, sockets.as_ref()).await {
             Ok((sender, reader, snapshots)) => tokio::select! {
                 over = self.listen(reader, sender.clone()) => over,
                 over = self.tell(sender.clone(), snapshots, sockets, jobs) => over,
@@ -118,7 +117,7 @@ impl<'a> Relay<'a> {
         &self,
         child: &Child,
         socket: UnixStream,
-        sockets: &[(TcpListener, TcpListener)],
+        sockets: Option<&ProcessSockets>,
     ) -> Result<(LinkSender<ToServing>, LinkReader<FromServing>, watch::Receiver<(u64, Bytes)>), Over>
     {
         let shared = self.shared;
@@ -126,8 +125,11 @@ impl<'a> Relay<'a> {
         let geo = process::geo::serve(shared.geo.files.clone())?;
         let mut fds: Vec<BorrowedFd<'_>> =
             vec![child.crash_report(), kv.as_fd(), shared.epochs.as_fd(), geo.as_fd()];
-        fds.extend(sockets.iter().flat_map(|(http, https)| [http.as_fd(), https.as_fd()]));
+        let pairs = sockets.into_iter().flat_map(|sockets| &sockets.pairs);
+        fds.extend(pairs.flat_map(|(http, https)| [http.as_fd(), https.as_fd()]));
         send_fds(&socket, &fds).await?;
+        let of_peers = sockets.into_iter().flat_map(|sockets| &sockets.peers);
+        send_fds(&socket, &of_peers.map(AsFd::as_fd).collect::<Vec<_>>()).await?;
         let (sender, reader) = open::<ToServing, FromServing>(socket, LIMITS);
         let mut snapshots = shared.snapshots.clone();
         let (_, snapshot) = snapshots.borrow_and_update().clone();
@@ -136,6 +138,7 @@ impl<'a> Relay<'a> {
             certificates: shared.certificates.clone(),
             quarantined: shared.quarantined.borrow().clone(),
             followed: shared.hub.followed().borrow().clone(),
+            credentials: shared.credentials.borrow().as_deref().cloned(),
         };
         sender.send(&ToServing::Start(Box::new(start)), vec![snapshot]).await?;
         Ok((sender, reader, snapshots))
@@ -200,9 +203,11 @@ impl<'a> Relay<'a> {
         let mut followed = self.shared.hub.followed();
         let mut quarantined = self.shared.quarantined.clone();
         let mut drain = self.shared.drain.clone();
+        let mut credentials = self.shared.credentials.clone();
         // What changed since the start was written counts as a change.
         followed.mark_changed();
         quarantined.mark_changed();
+        credentials.mark_changed();
         loop {
             let (word, payload) = tokio::select! {
                 Ok(()) = snapshots.changed() => {
@@ -210,6 +215,10 @@ impl<'a> Relay<'a> {
                 }
                 Ok(()) = followed.changed() => {
                     (ToServing::Followed(followed.borrow_and_update().clone()), Vec::new())
+                }
+                Ok(()) = credentials.changed() => {
+                    let Some(now) = credentials.borrow_and_update().clone() else { continue };
+                    (ToServing::Credentials(Box::new((*now).clone())), Vec::new())
                 }
                 Ok(()) = quarantined.changed() => {
                     (ToServing::Quarantined(quarantined.borrow_and_update().clone()), Vec::new())
