@@ -13,10 +13,15 @@ interface ExecutionContext<Props = unknown> {
 
 /** What the node knows of a request's client and connection. */
 interface IncomingRequestCfProperties {
+  /** ISO 3166-1 alpha-2. */
   readonly country?: string;
+  readonly isEUCountry?: "1";
   readonly continent?: string;
   readonly region?: string;
+  readonly regionCode?: string;
   readonly city?: string;
+  readonly postalCode?: string;
+  readonly metroCode?: string;
   readonly latitude?: string;
   readonly longitude?: string;
   readonly timezone?: string;
@@ -26,6 +31,7 @@ interface IncomingRequestCfProperties {
   readonly httpProtocol?: string;
   readonly tlsVersion?: string;
   readonly tlsCipher?: string;
+  readonly clientAcceptEncoding?: string;
   readonly [key: string]: unknown;
 }
 

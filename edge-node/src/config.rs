@@ -2,6 +2,7 @@
 //! are part of the names. `docs/config.md` lists the keys for people.
 
 mod cluster;
+mod geo;
 mod tls;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,6 +15,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use cluster::{ClusterConfig, ClusterTlsConfig};
+pub use geo::{GeoConfig, GeoNetworkConfig};
 pub use tls::{CertificateConfig, ClientAuth, ClientConfig, TlsConfig};
 
 const MIB: u64 = 1 << 20;
@@ -63,6 +65,8 @@ pub struct NodeConfig {
     pub isolates: IsolatesConfig,
     /// Where workers may connect to.
     pub outbound: OutboundConfig,
+    /// Where clients are.
+    pub geo: GeoConfig,
     /// The key-value store.
     pub kv: KvConfig,
     /// The node's own log.
@@ -92,6 +96,7 @@ impl Default for NodeConfig {
             memory: MemoryConfig::default(),
             isolates: IsolatesConfig::default(),
             outbound: OutboundConfig::default(),
+            geo: GeoConfig::default(),
             kv: KvConfig::default(),
             log: LogConfig::default(),
             cluster: None,
@@ -344,6 +349,7 @@ impl NodeConfig {
             }
         }
         self.tls.check()?;
+        self.geo.check()?;
         self.check_memory()
     }
 
@@ -520,6 +526,9 @@ mod tests {
             ("[memory]\nheap_bytes_max = 1", "memory.heap_bytes_max: must be at least 134217728"),
             ("[memory]\nprocess_bytes_max = 1", "memory.process_bytes_max: must be at least"),
             ("[[tls.client]]\nca = 'x'\nhosts = ['a b']", "tls.client.hosts: \"a b\" is no host"),
+            ("[[geo.networks]]\ncidr = 'x'", "no network"),
+            ("[[geo.networks]]\ncidr = '10.0.0.0/8'\ncountry = 'Germany'", "country of 10.0.0.0/8"),
+            ("[geo]\ncolo = ''", "geo.colo: "),
             ("[log]\nformat = 'xml'", "node.toml:2: format: "),
         ] {
             let error = parse(text).unwrap_err();

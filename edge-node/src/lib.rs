@@ -10,6 +10,7 @@ mod cluster;
 pub mod config;
 pub mod dispatch;
 mod form;
+mod geo;
 pub mod inspect;
 pub mod node;
 mod node_file;

@@ -8,6 +8,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::TcpListener as StdTcpListener;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -19,11 +20,12 @@ use std::thread;
 use atoll_edge_node::sandbox::{Measure, SandboxOptions, enter};
 use atoll_isolate::{
     Body, Engine, EngineOptions, FetchEvent, FetchHop, Host, HostError, Instance, InstanceOptions,
-    KvCall, KvReply, Limits, LogLine, Module, ModuleKind, Script, ScriptFormat,
+    KvCall, KvReply, Limits, LogLine, Module, ModuleKind, Script, ScriptFormat, SealedMemory,
 };
 use futures_util::future::LocalBoxFuture;
 use http::{Request, Response};
 use http_body_util::BodyExt;
+use rustix::fs::{MemfdFlags, SealFlags};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
@@ -72,6 +74,8 @@ fn main() {
 /// What the process has open before it is confined.
 struct Before {
     listener: StdTcpListener,
+    /// Memory that a supervisor shares.
+    shared: OwnedFd,
     place: PathBuf,
     parent: rustix::process::Pid,
 }
@@ -79,6 +83,7 @@ struct Before {
 fn confined(place: &Path) {
     let before = Before {
         listener: StdTcpListener::bind("127.0.0.1:0").unwrap(),
+        shared: sealed(b"shared"),
         place: place.to_owned(),
         parent: rustix::process::getppid().unwrap(),
     };
@@ -93,8 +98,19 @@ fn confined(place: &Path) {
     if landlock {
         refused_by_reach(&before);
     }
+    assert_eq!(SealedMemory::map(before.shared).unwrap().as_ref(), b"shared");
     serving_goes_on(before.listener);
     println!("sandbox: ok");
+}
+
+/// A file in memory that nobody can change any more.
+fn sealed(contents: &[u8]) -> OwnedFd {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file = File::from(rustix::fs::memfd_create("shared", flags).unwrap());
+    file.write_all(contents).unwrap();
+    let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW;
+    rustix::fs::fcntl_add_seals(&file, seals).unwrap();
+    file.into()
 }
 
 /// Fails the test unless the kernel said that this is not allowed.
@@ -212,8 +228,7 @@ async fn answer(engine: &Engine) -> String {
         id: "0123456789abcdef".into(),
         url: "https://confined.test/".into(),
         request: Request::new(None),
-        finish_headers: None,
-        cf: "{}".into(),
+        facts: None,
     };
     let response = instance.fetch(event, Box::new(|_| {})).await.unwrap();
     let body = response.into_body().collect().await.unwrap().to_bytes();

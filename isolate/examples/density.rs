@@ -83,8 +83,7 @@ async fn call(instance: &Instance) {
         id: "0123456789abcdef".into(),
         url: "http://a.test/a/b".into(),
         request,
-        finish_headers: None,
-        cf: "{}".into(),
+        facts: None,
     };
     assert_eq!(instance.fetch(event, Box::new(|_| ())).await.unwrap().status(), 200);
 }

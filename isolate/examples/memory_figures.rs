@@ -62,8 +62,7 @@ async fn call(instance: &Instance) {
         id: "0".into(),
         url: "http://a.test/".into(),
         request: Request::get("http://a.test/").body(None).expect("a request"),
-        finish_headers: None,
-        cf: "{}".into(),
+        facts: None,
     };
     instance.fetch(event, Box::new(|_| ())).await.expect("it answers");
 }

@@ -10,7 +10,7 @@ use crate::body::ResponseBody;
 use crate::boundary::Call;
 use crate::host::Body;
 use crate::instance::{Inner, Instance, State, limit_exception, plain_exception};
-use crate::invocation::{Answer, FinishHeaders, InvocationKey, OnEnd, PendingRequest};
+use crate::invocation::{Answer, InvocationKey, OnEnd, PendingRequest, RequestFacts};
 use crate::outcome::{Exception, Outcome};
 
 /// Why an event got no (proper) answer.
@@ -32,10 +32,8 @@ pub struct FetchEvent {
     pub url: Arc<str>,
     /// The request; its URI is not looked at. No body at all is `None`.
     pub request: Request<Option<Body>>,
-    /// Runs over the headers before the worker sees them, if it looks at them at all.
-    pub finish_headers: Option<FinishHeaders>,
-    /// `request.cf` as JSON text.
-    pub cf: Arc<str>,
+    /// What is known of the client; without it the headers are as they came and `request.cf` is empty.
+    pub facts: Option<Box<dyn RequestFacts>>,
 }
 
 /// A response that is there already, or will be. Most handlers answer within their first slice: their
@@ -72,12 +70,8 @@ impl Instance {
     pub fn fetch(&self, event: FetchEvent, on_end: OnEnd) -> Fetching {
         let (parts, body) = event.request.into_parts();
         let has_body = body.is_some();
-        let pending = PendingRequest {
-            headers: parts.headers,
-            finish_headers: event.finish_headers,
-            body,
-            cf: event.cf,
-        };
+        let pending =
+            PendingRequest { headers: parts.headers, facts: event.facts, finished: false, body };
         let key = self.inner.invocations.begin(event.id, Some(pending), on_end);
         let guard = ClientGuard { inner: self.inner.clone(), key, answered: false };
         let call = Call::Fetch { method: parts.method.as_str(), url: &event.url, has_body };

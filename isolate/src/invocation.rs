@@ -54,15 +54,23 @@ pub struct InvocationRecord {
 /// Called once, when an invocation has ended.
 pub type OnEnd = Box<dyn FnOnce(InvocationRecord)>;
 
-/// Adds to a request's headers what the host knows of the client, once JS asks for them.
-pub type FinishHeaders = Box<dyn FnOnce(&mut HeaderMap)>;
+/// What the host knows of a request's client. It is asked only for what JS asks for.
+pub trait RequestFacts {
+    /// Writes into the headers what the host says and a client may not. Called once at most, before JS sees
+    /// them.
+    fn finish_headers(&self, headers: &mut HeaderMap);
+
+    /// `request.cf` as JSON text.
+    fn cf(&self, headers: &HeaderMap) -> String;
+}
 
 /// The parts of a request that JS takes when it wants them.
 pub(crate) struct PendingRequest {
     pub(crate) headers: HeaderMap,
-    pub(crate) finish_headers: Option<FinishHeaders>,
+    pub(crate) facts: Option<Box<dyn RequestFacts>>,
+    /// Whether the headers are as JS may see them.
+    pub(crate) finished: bool,
     pub(crate) body: Option<Body>,
-    pub(crate) cf: Arc<str>,
 }
 
 /// What a handler made of its event.

@@ -30,14 +30,14 @@ mod start;
 mod watchdog;
 
 pub use body::{ResponseBody, StreamBody};
-pub use boundary::{CRASH_LABEL_BYTES_MAX, report_crashes};
+pub use boundary::{CRASH_LABEL_BYTES_MAX, SealedMemory, report_crashes};
 pub use call::{Failure, FetchEvent, Fetched, Fetching};
 pub use code_cache::CodeCache;
 pub use deno_core::unsync::JoinHandle;
 pub use host::{Body, BoxError, Decode, FetchHop, Host, HostError, KvCall, KvEntry, KvReply, Via};
 pub use inspector::{Inspector, InspectorCommands, InspectorMessage, InspectorMessages};
 pub use instance::{Engine, EngineOptions, Instance, InstanceOptions, IsolateThread};
-pub use invocation::{FinishHeaders, InvocationRecord, OnEnd, spawn};
+pub use invocation::{InvocationRecord, OnEnd, RequestFacts, spawn};
 pub use limits::{HEAPS_BYTES_CEILING, Limits};
 pub use memory::{InstanceMemory, Memory};
 pub use outcome::{Exception, LogLevel, LogLine, Outcome};

@@ -13,11 +13,11 @@ fn says_hello() {
             &thread,
             "export default { async fetch(request, env, ctx) { \
                console.log('hi', { a: 1 }); \
-               return new Response(`${request.method} ${request.url} ${request.headers.get('x-test')} ${request.cf.country}`); } }",
+               return new Response(`${request.method} ${request.url} ${request.headers.get('x-test')} ${request.headers.get('x-finished')} ${request.cf.country}`); } }",
         )
         .await;
         assert_eq!(worker.instance.handlers(), ["fetch"]);
-        assert_eq!(worker.get("http://a.test/x?y=1").await, "GET http://a.test/x?y=1 yes DE");
+        assert_eq!(worker.get("http://a.test/x?y=1").await, "GET http://a.test/x?y=1 yes once DE");
         assert_eq!(*worker.host.lines.borrow(), ["hi { a: 1 }"]);
         let ended = worker.ended.borrow();
         assert_eq!((ended.len(), ended[0].outcome), (1, Outcome::Ok));

@@ -1,5 +1,5 @@
-//! From a connection to a target: listeners, TLS, HTTP/1.1, HTTP/2 and HTTP/3, the route table and error
-//! pages.
+//! From a connection to a target: listeners, TLS, HTTP/1.1, HTTP/2 and HTTP/3, the route table, where clients
+//! are, and error pages.
 //!
 //! Everything on a data-plane thread is single-threaded: futures are not `Send`, tasks are local,
 //! and threads share only the listening port, the route table and the certificates. The route
@@ -13,10 +13,12 @@ mod connections;
 mod drain;
 mod error_page;
 mod gate;
+mod geo;
 mod http3;
 mod listener;
 mod options;
 mod pattern;
+mod peer;
 mod prefix;
 mod request_body;
 mod router;
@@ -30,10 +32,16 @@ pub use connection::{Alpn, Connection, TlsInfo};
 pub use drain::{DrainSignal, DrainTrigger, Drained, drain_channel};
 pub use error_page::{ErrorPage, PageFormat};
 pub use gate::Refusal;
+pub use geo::{GEO_NETWORKS_MAX, GeoError, GeoNetwork, GeoTable, Place};
 pub use http3::{Http3Body, QuicKeys, QuicSocket, serve_http3};
 pub use listener::{BACKLOG, BindError, UDP_BUFFER_BYTES, bind_reuse_port, bind_udp_reuse_port};
 pub use options::*;
 pub use pattern::{HOST_BYTES_MAX, PATTERN_BYTES_MAX, Pattern, PatternError, Scheme, bare_host};
+pub use peer::{
+    AUTHORITY_SEED_BYTES, CERTIFICATE_LIFE, NotSent, PEER_HANDSHAKE_TIMEOUT, PeerAuthority,
+    PeerBody, PeerCredentials, PeerError, PeerNode, PeerPool, PeerResponseBody, PeerService,
+    PeerTls, PeerTlsError, serve_peers,
+};
 pub use request_body::{RequestBody, RequestBodyError};
 pub use router::Router;
 pub use self_signed::{SelfSigned, self_signed};

@@ -39,7 +39,7 @@ use crate::request_body::RequestBody;
 use crate::tls::{self, Asked, Tls};
 
 /// How long accepting rests when the system has no file descriptor left.
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+pub(crate) const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// What every HTTP/2 connection begins with.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How much is read at once to learn the protocol.
@@ -173,7 +173,7 @@ async fn accept_one<S: Service>(
 }
 
 /// Whether an error of accept concerns only the connection that was to be accepted.
-fn is_of_one_connection(error: &io::Error) -> bool {
+pub(crate) fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
@@ -402,7 +402,7 @@ fn responder<S: Service>(
 
 /// Runs hyper's HTTP/2 streams on this thread.
 #[derive(Clone, Copy, Debug)]
-struct LocalExecutor;
+pub(crate) struct LocalExecutor;
 
 impl<F> hyper::rt::Executor<F> for LocalExecutor
 where

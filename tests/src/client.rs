@@ -1,6 +1,7 @@
 //! An HTTP client that opens a connection for every request, so that a test knows exactly what is
 //! on it: HTTP/1.1 or HTTP/2, plain or over TLS, with bodies whole or streamed.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,7 +19,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
 use crate::Failure;
@@ -57,6 +58,7 @@ pub struct Request {
     method: Method,
     headers: Vec<(String, String)>,
     pub(crate) body: Bytes,
+    from: Option<IpAddr>,
 }
 
 /// An answer, complete.
@@ -103,6 +105,7 @@ impl Request {
             method: Method::GET,
             headers: vec![],
             body: Bytes::new(),
+            from: None,
         }
     }
 
@@ -117,6 +120,13 @@ impl Request {
     #[must_use]
     pub fn method(mut self, method: Method) -> Self {
         self.method = method;
+        self
+    }
+
+    /// Connects from this address of the machine; all of `127.0.0.0/8` are.
+    #[must_use]
+    pub fn from(mut self, address: IpAddr) -> Self {
+        self.from = Some(address);
         self
     }
 
@@ -191,18 +201,25 @@ impl Request {
             Protocol::Https1 | Protocol::Https2 | Protocol::Http3 => self.addresses.https,
             Protocol::Admin => self.addresses.admin,
         };
-        let tcp = TcpStream::connect(address).await?;
+        let tcp = match self.from {
+            None => TcpStream::connect(address).await?,
+            Some(from) => {
+                let socket = TcpSocket::new_v4()?;
+                socket.bind((from, 0).into())?;
+                socket.connect(address).await?
+            }
+        };
         tcp.set_nodelay(true)?;
         match self.protocol {
             Protocol::Http3 => Err("HTTP/3 does not go over TCP: use send".into()),
             Protocol::Http1 | Protocol::Admin => self.exchange_http1(tcp, body).await,
             Protocol::Http2 => self.exchange_http2(tcp, body).await,
             Protocol::Https1 => {
-                let tls = tls(tcp, &self.host, b"http/1.1").await?;
+                let tls = connect_tls(tcp, &self.host, b"http/1.1").await?;
                 self.exchange_http1(tls, body).await
             }
             Protocol::Https2 => {
-                let tls = tls(tcp, &self.host, b"h2").await?;
+                let tls = connect_tls(tcp, &self.host, b"h2").await?;
                 self.exchange_http2(tls, body).await
             }
         }
@@ -301,7 +318,11 @@ impl Body for StreamedBody {
     }
 }
 
-async fn tls(
+/// Shakes hands over TLS as any client may, trusting whoever answers, for one protocol.
+///
+/// # Errors
+/// Fails when the other end does not want to, or chooses no such protocol.
+pub async fn connect_tls(
     tcp: TcpStream,
     host: &str,
     protocol: &[u8],

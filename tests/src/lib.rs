@@ -30,7 +30,8 @@ mod tls;
 pub use api::{Api, ApiError};
 pub use binary::atoll_binary;
 pub use client::{
-    KeepAlive, Protocol, Reply, Request, RequestBody, StreamedBody, next_chunk, trusting_config,
+    KeepAlive, Protocol, Reply, Request, RequestBody, StreamedBody, connect_tls, next_chunk,
+    trusting_config,
 };
 pub use clock::{POLL, WAIT_MAX, eventually, eventually_within};
 pub use cluster::{ClusterNode, ClusterPlace, ClusterSession, all_ended};
@@ -40,8 +41,8 @@ pub use metrics::Metrics;
 pub use node::{Addresses, Node, NodeOptions, ServingProcess};
 pub use origin::{Answer, Origin};
 pub use process::Process;
-pub use project::{CommandOutput, Project};
-pub use script::{ModuleType, Script, fixture, fixture_bytes};
+pub use project::{CommandOutput, Project, country_database};
+pub use script::{ModuleType, Script, fixture, fixture_bytes, fixture_path};
 pub use shared::{NodeGuard, SharedNode};
 pub use tail::TailSession;
 pub use tls::{Authority, Issued, Session, TlsClient};

@@ -78,6 +78,15 @@ impl Project {
     }
 }
 
+/// The free database of countries that the tests use, from npm.
+///
+/// # Panics
+/// Panics when npm fails.
+pub fn country_database() -> PathBuf {
+    let package = "node_modules/@ip-location-db/geo-whois-asn-country-mmdb";
+    installed().join(package).join("geo-whois-asn-country.mmdb")
+}
+
 /// Runs `atoll ARGUMENTS...` as the API's account.
 pub(crate) async fn run<'a>(
     api: &Api,

@@ -134,6 +134,11 @@ pub fn fixture_bytes(name: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("no fixture {}: {error}", path.display()))
 }
 
+/// A file in `tests/fixtures`.
+pub fn fixture_path(name: &str) -> PathBuf {
+    fixtures().join(name)
+}
+
 pub(crate) fn fixtures() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }

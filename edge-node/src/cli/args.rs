@@ -112,6 +112,9 @@ pub struct ServeArgs {
     /// Where the node says it is in its cluster [default: default]
     #[arg(long, value_name = "NAME")]
     pub region: Option<String>,
+    /// Where other nodes of its cluster send requests
+    #[arg(long, value_name = "ADDR")]
+    pub peer: Option<SocketAddr>,
 }
 
 /// Options of `atoll export`.

@@ -87,6 +87,7 @@ fn configured(args: ServeArgs) -> Result<NodeConfig, CliError> {
         nats,
         name,
         region,
+        peer,
     } = args;
     config.data_dir = data.unwrap_or(config.data_dir);
     config.http = http.unwrap_or(config.http);
@@ -95,7 +96,7 @@ fn configured(args: ServeArgs) -> Result<NodeConfig, CliError> {
     config.domain = domain.unwrap_or(config.domain);
     config.threads = threads.or(config.threads);
     config.processes = processes.or(config.processes);
-    config.cluster = clustered(config.cluster, nats, name, region)?;
+    config.cluster = clustered(config.cluster, nats, name, region, peer)?;
     Ok(config)
 }
 
@@ -105,12 +106,14 @@ fn clustered(
     nats: Vec<String>,
     name: Option<String>,
     region: Option<String>,
+    peer: Option<SocketAddr>,
 ) -> Result<Option<ClusterConfig>, CliError> {
     if file.is_none() && nats.is_empty() {
-        return match name.or(region) {
-            None => Ok(None),
-            Some(_) => Err(CliError::Usage(
-                "--name and --region are of a cluster's node: say which with --nats".to_owned(),
+        return match name.or(region).is_some() || peer.is_some() {
+            false => Ok(None),
+            true => Err(CliError::Usage(
+                "--name, --region and --peer are of a cluster's node: say which with --nats"
+                    .to_owned(),
             )),
         };
     }
@@ -120,6 +123,7 @@ fn clustered(
     }
     cluster.name = name.unwrap_or(cluster.name);
     cluster.region = region.unwrap_or(cluster.region);
+    cluster.peer = peer.or(cluster.peer);
     cluster.check().map_err(CliError::Usage)?;
     Ok(Some(cluster))
 }

@@ -10,7 +10,7 @@ use super::terminal::{Terminal, printable};
 
 /// A node that told nothing for this long is said to be away, in milliseconds.
 const AWAY_AFTER_MS: u64 = 5_000;
-const HEADINGS: [&str; 9] = [
+const HEADINGS: [&str; 10] = [
     "node",
     "region",
     "version",
@@ -18,6 +18,7 @@ const HEADINGS: [&str; 9] = [
     "kv lag",
     "staleness",
     "load",
+    "round trip",
     "last seen",
     "address",
 ];
@@ -63,6 +64,7 @@ fn row(terminal: Terminal, node: &Value, revision: u64) -> Vec<String> {
         number("kv_lag").to_string(),
         seconds(number("kv_staleness_ms")),
         format!("{} now, {}/s", node["in_flight"].as_i64().unwrap_or(0), number("requests_per_s")),
+        node["rtt_us"].as_u64().map_or("-".to_owned(), |us| format!("{:.1} ms", us as f64 / 1e3)),
         format!("{} ago", seconds(seen_ms)),
         text("admin"),
     ]

@@ -5,12 +5,14 @@ mod crons;
 mod figures;
 mod foundation;
 mod lease;
+mod peering;
 mod peers;
 mod presence;
+mod probe;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use atoll_kv::log::{Connectivity, NatsConnection};
@@ -18,8 +20,10 @@ use atoll_kv::{Health as KvHealth, ReplicatedStore};
 
 pub(crate) use crons::run_cluster_crons;
 pub(crate) use foundation::NatsFoundation;
+pub(crate) use peering::Peering;
 pub(crate) use peers::Peers;
 pub(crate) use presence::{Announced, announce, listen};
+pub(crate) use probe::PING_PATH;
 
 use crate::config::ClusterConfig;
 use crate::registry::Registry;
@@ -36,6 +40,8 @@ struct Inner {
     peers: Peers,
     /// Tells this run of the node from an earlier one, and from another node of its name.
     instance: String,
+    /// Where other nodes send requests, once that is known.
+    peer: OnceLock<Option<String>>,
     started: Instant,
 }
 
@@ -49,7 +55,8 @@ impl Cluster {
         let instance = hex::encode(rand::random::<[u8; 8]>());
         let peers = Peers::default();
         let started = Instant::now();
-        Self(Arc::new(Inner { config, connection, registry, kv, peers, instance, started }))
+        let peer = OnceLock::new();
+        Self(Arc::new(Inner { config, connection, registry, kv, peers, instance, peer, started }))
     }
 
     pub(crate) fn config(&self) -> &ClusterConfig {

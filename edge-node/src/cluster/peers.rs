@@ -4,8 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use atoll_router::PeerNode;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+
+use super::probe::Way;
 
 /// Nodes that are remembered, at most.
 const PEERS_MAX: usize = 1_000;
@@ -49,6 +52,8 @@ pub(crate) struct NodeStatus {
     pub(crate) http: Option<String>,
     /// Where its API is reached, if it was told.
     pub(crate) admin: Option<String>,
+    /// Where other nodes send it requests, as `HOST:PORT`, if they may.
+    pub(crate) peer: Option<String>,
 }
 
 /// A node as it is shown.
@@ -60,19 +65,23 @@ pub(crate) struct NodeRow {
     pub(crate) this: bool,
     /// How long ago it told that, in milliseconds.
     pub(crate) last_seen_ms: u64,
+    /// How long it takes to answer this node, in microseconds, if it does.
+    pub(crate) rtt_us: Option<u64>,
 }
 
 /// The nodes that this one has heard of, itself included. Clones share the table.
 #[derive(Clone)]
 pub(crate) struct Peers {
     nodes: Arc<Mutex<HashMap<String, (NodeStatus, Instant)>>>,
+    /// The ways to those that listen for nodes, by name.
+    ways: Arc<Mutex<HashMap<Arc<str>, Way>>>,
     /// Counts what was heard, for those who wait for something.
     heard: watch::Sender<u64>,
 }
 
 impl Default for Peers {
     fn default() -> Self {
-        Self { nodes: Arc::default(), heard: watch::Sender::new(0) }
+        Self { nodes: Arc::default(), ways: Arc::default(), heard: watch::Sender::new(0) }
     }
 }
 
@@ -98,11 +107,13 @@ impl Peers {
 
     /// Every node, by name.
     pub(crate) fn rows(&self, own: &str, now: Instant) -> Vec<NodeRow> {
-        let nodes = self.lock();
+        let (nodes, ways) = (self.lock(), self.ways());
+        let answers = |way: &&Way| way.failures == 0;
         let row = |(status, seen): &(NodeStatus, Instant)| NodeRow {
             this: status.name == own,
             status: status.clone(),
             last_seen_ms: millis(now.saturating_duration_since(*seen)),
+            rtt_us: ways.get(&*status.name).filter(answers).and_then(|way| way.rtt_us),
         };
         let mut rows: Vec<_> = nodes.values().map(row).collect();
         rows.sort_by(|a, b| a.status.name.cmp(&b.status.name));
@@ -132,6 +143,39 @@ impl Peers {
             // A node that falls silent is waited for no longer than it counts as there.
             let _ = tokio::time::timeout(Duration::from_millis(500), heard.changed()).await;
         }
+    }
+
+    /// The other nodes that listen for nodes, and where they say they do.
+    pub(super) fn others_that_listen(&self, own: &str) -> Vec<(Arc<str>, String)> {
+        let nodes = self.lock();
+        let others = nodes.values().map(|(status, _)| status).filter(|status| status.name != own);
+        let mut others: Vec<_> = others
+            .filter_map(|status| Some((Arc::from(&*status.name), status.peer.clone()?)))
+            .collect();
+        others.sort();
+        others
+    }
+
+    /// Whether the way to a node was measured.
+    pub(super) fn has_way(&self, name: &str) -> bool {
+        self.ways().get(name).is_some_and(|way| way.rtt_us.is_some())
+    }
+
+    /// Notes something of the way to a node, and forgets those to nodes that are not there any more.
+    pub(super) fn note_way(&self, node: &PeerNode, note: impl FnOnce(&mut Way)) {
+        let nodes = self.lock();
+        let mut ways = self.ways();
+        ways.retain(|name, _| nodes.contains_key(&**name));
+        let new = Way { address: node.address, rtt_us: None, failures: 0 };
+        let way = ways.entry(node.name.clone()).or_insert(new);
+        if way.address != node.address {
+            *way = new;
+        }
+        note(way);
+    }
+
+    fn ways(&self) -> MutexGuard<'_, HashMap<Arc<str>, Way>> {
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, (NodeStatus, Instant)>> {

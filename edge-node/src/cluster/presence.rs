@@ -111,6 +111,7 @@ impl Cluster {
             requests_per_s: 0,
             http: config.advertise_http.clone(),
             admin: config.advertise_admin.clone(),
+            peer: self.0.peer.get().cloned().flatten(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The part of the configuration that makes a node one of many.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,6 +42,10 @@ pub struct ClusterConfig {
     pub advertise_http: Option<String>,
     /// Where other nodes and people reach the node's API, as shown by `atoll nodes`.
     pub advertise_admin: Option<String>,
+    /// Where other nodes send requests; none are sent to this node when absent.
+    pub peer: Option<SocketAddr>,
+    /// Where they reach that, as `HOST:PORT`; `peer` itself when absent.
+    pub advertise_peer: Option<String>,
     /// How the connection to NATS is protected.
     pub tls: ClusterTlsConfig,
 }
@@ -75,6 +80,8 @@ impl Default for ClusterConfig {
             stale_ms_max: 60_000,
             advertise_http: None,
             advertise_admin: None,
+            peer: None,
+            advertise_peer: None,
             tls: ClusterTlsConfig::default(),
         }
     }
@@ -106,6 +113,19 @@ impl ClusterConfig {
             return Err(format!(
                 "cluster.stale_ms_max: must be 0 or at least {STALE_MS_MIN}: logs are asked every few seconds"
             ));
+        }
+        if let Some(peer) = self.peer
+            && peer.ip().is_unspecified()
+            && self.advertise_peer.is_none()
+        {
+            return Err(format!(
+                "cluster.advertise_peer: say where other nodes reach {peer}, as HOST:PORT"
+            ));
+        }
+        if let Some(peer) = &self.advertise_peer
+            && peer.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err())
+        {
+            return Err(format!("cluster.advertise_peer: {peer:?} is not HOST:PORT"));
         }
         if self.tls.cert.is_some() != self.tls.key.is_some() {
             return Err("cluster.tls: cert and key go together".to_owned());
@@ -197,6 +217,12 @@ mod tests {
         check(ClusterConfig { shards: 0, ..good() }, "cluster.shards");
         check(ClusterConfig { stale_ms_max: 1, ..good() }, "cluster.stale_ms_max");
         assert_eq!(ClusterConfig { stale_ms_max: 0, ..good() }.check(), Ok(()));
+        let peer = Some("0.0.0.0:7000".parse().unwrap());
+        check(ClusterConfig { peer, ..good() }, "cluster.advertise_peer");
+        let advertise_peer = Some("node-1".to_owned());
+        check(ClusterConfig { peer, advertise_peer, ..good() }, "cluster.advertise_peer");
+        let advertise_peer = Some("node-1:7000".to_owned());
+        assert_eq!(ClusterConfig { peer, advertise_peer, ..good() }.check(), Ok(()));
         let tls = ClusterTlsConfig { cert: Some("a".into()), ..ClusterTlsConfig::default() };
         check(ClusterConfig { tls, ..good() }, "cluster.tls");
     }

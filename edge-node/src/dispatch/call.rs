@@ -4,13 +4,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use atoll_isolate::{
-    Body, Failure, FetchEvent, Fetching, FinishHeaders, Instance, OnEnd, Outcome, StartError,
+    Body, Failure, FetchEvent, Fetching, Instance, OnEnd, Outcome, RequestFacts, StartError,
 };
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 
 use super::admission::Refusal;
 use super::body::{PumpedBody, SendBody};
-use super::cf::{Client, stamp};
+use super::cf::{Client, ClientFacts};
 use super::depth::Depth;
 use super::events::{Subject, on_end};
 use super::host::ThreadHost;
@@ -24,8 +24,7 @@ pub(super) struct Call<B = SendBody> {
     pub(super) subject: Subject,
     pub(super) request: Request<Option<B>>,
     pub(super) url: Arc<str>,
-    pub(super) cf: Arc<str>,
-    /// Whose headers are stamped; none of a call by a service binding.
+    /// Who asks; none of a call by a service binding.
     pub(super) client: Option<Client>,
     /// How many calls led to it.
     pub(super) depth: Depth,
@@ -100,9 +99,9 @@ impl<B> Call<B> {
     }
 
     fn map_body<C>(self, map: impl FnOnce(B) -> C) -> Call<C> {
-        let Self { id, subject, request, url, cf, client, depth } = self;
+        let Self { id, subject, request, url, client, depth } = self;
         let request = request.map(|body| body.map(map));
-        Call { id, subject, request, url, cf, client, depth }
+        Call { id, subject, request, url, client, depth }
     }
 }
 
@@ -121,16 +120,15 @@ impl Call<Body> {
 
     /// Calls the handler.
     pub(super) fn start(self, instance: &Instance, host: &Rc<ThreadHost>) -> Fetching {
-        let Self { id, subject, request, url, cf, client, depth } = self;
-        let finish_headers = client.map(|client| {
-            let id = id.clone();
-            let finish = move |headers: &mut HeaderMap| stamp(headers, &client, &id);
-            Box::new(finish) as FinishHeaders
+        let Self { id, subject, request, url, client, depth } = self;
+        let facts = client.map(|client| {
+            let (id, host) = (id.clone(), host.clone());
+            Box::new(ClientFacts { client, id, host }) as Box<dyn RequestFacts>
         });
         let report = on_end(host.hub.clone(), subject);
         let over =
             if depth == Depth::default() { report } else { at_depth(host, &id, depth, report) };
-        instance.fetch(FetchEvent { id, url, request, finish_headers, cf }, over)
+        instance.fetch(FetchEvent { id, url, request, facts }, over)
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::sync::broadcast;
 
 use super::body::{AnswerBody, PumpedBody};
 use super::call::{Call, Unanswered};
+use super::cf::NodeFacts;
 use super::depth::{Depth, SERVICES_MAX};
 use super::events::Subject;
 use super::placer::Placer;
@@ -33,6 +34,7 @@ pub type ConsoleLine = Arc<(WorkerRef, LogLine)>;
 pub(super) struct ThreadHost {
     pub(super) outbound: Outbound,
     pub(super) kv: Arc<dyn KvStore>,
+    pub(super) node: NodeFacts,
     pub(super) hub: ReportHub,
     pub(super) targets: Arc<Targets>,
     pub(super) console: broadcast::Sender<ConsoleLine>,
@@ -153,8 +155,7 @@ async fn call_service(
         let why = subject.unanswered(&thread.hub, id, refusal.into());
         return Err(failed(why.message));
     }
-    let (request, cf) = (hop.request, "{}".into());
-    let call = Call { id, subject, request, url, cf, client: None, depth };
+    let call = Call { id, subject, request: hop.request, url, client: None, depth };
     let answered = match placer.live(version) {
         Some(instance) => {
             let fetched = call.start(&instance, &thread).await;

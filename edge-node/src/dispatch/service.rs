@@ -13,7 +13,7 @@ use http::{Request, Response};
 
 use super::body::{AnswerBody, SendBody, SizedBody};
 use super::call::{Answered, Call};
-use super::cf::{CfTexts, Client};
+use super::cf::Client;
 use super::depth::Depth;
 use super::events::Subject;
 use super::pages::{Problem, page};
@@ -53,7 +53,6 @@ pub(super) struct Dispatcher {
     pub(super) targets: Arc<Targets>,
     pub(super) placer: Rc<Placer>,
     pub(super) limits: LimitsConfig,
-    pub(super) cf: CfTexts,
 }
 
 /// The service of one thread's listeners.
@@ -70,8 +69,13 @@ impl Service for Front {
     ) -> impl Future<Output = Response<AnswerBody>> + use<> + 'static {
         let id = new_id();
         match self.0.answer(request, connection, &id) {
-            Either::Left(response) => Either::Left(ready(stamped(response.into_inner(), &id))),
-            Either::Right(response) => Either::Right(async move { stamped(response.await, &id) }),
+            Either::Left(response) => {
+                Either::Left(ready(self.0.stamped(response.into_inner(), &id)))
+            }
+            Either::Right(response) => {
+                let dispatcher = self.0.clone();
+                Either::Right(async move { dispatcher.stamped(response.await, &id) })
+            }
         }
     }
 
@@ -93,14 +97,6 @@ impl Service for Front {
     }
 }
 
-/// Every response says the id under which the log has its request.
-fn stamped(mut response: Response<AnswerBody>, id: &str) -> Response<AnswerBody> {
-    if let Ok(ray) = HeaderValue::from_str(id) {
-        response.headers_mut().insert(RAY, ray);
-    }
-    response
-}
-
 /// A response that is there already, or will be.
 type Answering = Either<Ready<Response<AnswerBody>>, LocalBoxFuture<'static, Response<AnswerBody>>>;
 
@@ -109,6 +105,12 @@ fn now(response: Response<AnswerBody>) -> Answering {
 }
 
 impl Dispatcher {
+    /// Every response says the id under which the log has its request, and where it was answered.
+    fn stamped(&self, mut response: Response<AnswerBody>, id: &str) -> Response<AnswerBody> {
+        response.headers_mut().insert(RAY, self.placer.host.node.ray(id));
+        response
+    }
+
     fn answer(
         self: &Rc<Self>,
         request: Request<RequestBody>,
@@ -145,7 +147,7 @@ impl Dispatcher {
         url.push_str(authority);
         url.push_str(path);
         let url: Arc<str> = url.into();
-        let client = Client::of(connection);
+        let client = Client::of(request.version(), connection);
         let host = &self.placer.host;
         let mut subject = Subject::fetch(
             &host.hub,
@@ -161,9 +163,8 @@ impl Dispatcher {
         }
         // The page of a failure is negotiated by what the client accepts.
         let accept = request.headers().get(ACCEPT).cloned();
-        let cf = self.cf.of(request.version(), connection);
         let request = self.for_worker(request);
-        let call = Call { id: id.clone(), subject, request, url, cf, client: Some(client), depth };
+        let call = Call { id: id.clone(), subject, request, url, client: Some(client), depth };
         self.call(call, accept)
     }
 

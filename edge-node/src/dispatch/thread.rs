@@ -14,7 +14,7 @@ use atoll_isolate::Engine;
 use atoll_kv::KvStore;
 use atoll_router::{
     DrainSignal, Drained, QuicKeys, QuicSocket, Security, ServeError, ServeOptions, Tls, serve,
-    serve_http3,
+    serve_http3, serve_peers,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -24,10 +24,11 @@ use tokio::time::MissedTickBehavior;
 use super::admission::Admission;
 use super::back::{Handed, serve_handed};
 use super::call::CronCall;
-use super::cf::CfTexts;
+use super::cf::NodeFacts;
 use super::counts::Counts;
 use super::events::Subject;
 use super::host::{ConsoleLine, ThreadHost};
+use super::peer::{Nodes, ServingPeering};
 use super::placement::BACK_THREADS_MAX;
 use super::placer::{Placer, Role};
 use super::pool::Pool;
@@ -38,6 +39,7 @@ use super::service::{Dispatcher, Front, new_id};
 use super::spares;
 use super::targets::Targets;
 use crate::config::NodeConfig;
+use crate::geo::Geo;
 use crate::inspect::{Debuggees, serving};
 use crate::observe::ReportHub;
 use crate::outbound::{Outbound, OutboundOptions, SystemNetwork};
@@ -96,6 +98,10 @@ pub struct Shared {
     pub targets: Arc<Targets>,
     /// The KV store.
     pub kv: Arc<dyn KvStore>,
+    /// Where clients are.
+    pub(crate) geo: Arc<Geo>,
+    /// What requests between nodes need, in a cluster.
+    pub(crate) peering: Option<Arc<ServingPeering>>,
     /// Where invocations are reported.
     pub hub: ReportHub,
     /// Console lines as they are written.
@@ -134,6 +140,8 @@ pub struct Sockets {
     pub https: TcpListener,
     /// QUIC, unless HTTP/3 is off.
     pub quic: Option<QuicSocket>,
+    /// For other nodes, where they send something.
+    pub peer: Option<TcpListener>,
 }
 
 impl DataThread {
@@ -278,7 +286,7 @@ impl Drop for Tasks {
     }
 }
 
-async fn run_front(seat: Seat, sockets: Sockets, drain: DrainSignal, inbox: Inbox) {
+async fn run_front(seat: Seat, mut sockets: Sockets, drain: DrainSignal, inbox: Inbox) {
     let shared = seat.shared.clone();
     let mut tasks = match Tasks::begin(seat, inbox.jobs) {
         Ok(tasks) => tasks,
@@ -291,7 +299,11 @@ async fn run_front(seat: Seat, sockets: Sockets, drain: DrainSignal, inbox: Inbo
         ..ServeOptions::default()
     };
     let front = Rc::new(Front(tasks.dispatcher.clone()));
-    let listeners = listen(sockets, &shared, &options, &front, &drain);
+    let nodes = sockets.peer.take().zip(shared.peering.clone()).map(|(listener, peering)| {
+        let nodes = Rc::new(Nodes);
+        tokio::task::spawn_local(serve_peers(listener, peering.tls.clone(), nodes, drain.clone()))
+    });
+    let listeners = listen(sockets, &shared, &options, &front, &drain).into_iter().chain(nodes);
     if shared.debuggees.is_some() {
         let loading = load_deployed(shared.state.clone(), tasks.dispatcher.clone());
         tasks.running.push(tokio::task::spawn_local(loading));
@@ -325,7 +337,7 @@ fn listen(
     front: &Rc<Front>,
     drain: &DrainSignal,
 ) -> Vec<Listening> {
-    let Sockets { http, https, quic } = sockets;
+    let Sockets { http, https, quic, .. } = sockets;
     let tls = &shared.tls;
     let secured = [(http, Security::Plain(Some(tls.clone()))), (https, Security::Tls(tls.clone()))];
     let over_tcp = secured.into_iter().map(|(listener, security)| {
@@ -376,6 +388,7 @@ fn dispatcher(seat: &Seat) -> std::io::Result<Rc<Dispatcher>> {
     let host = Rc::new(ThreadHost {
         outbound,
         kv: shared.kv.clone(),
+        node: NodeFacts::new(config, shared.geo.clone()),
         hub: shared.hub.clone(),
         targets: shared.targets.clone(),
         console: shared.console.clone(),
@@ -399,7 +412,7 @@ fn dispatcher(seat: &Seat) -> std::io::Result<Rc<Dispatcher>> {
     let placer = Placer::new(placement.clone(), pool, host.clone(), *role, queue_max);
     *host.placer.borrow_mut() = Rc::downgrade(&placer);
     let targets = shared.targets.clone();
-    Ok(Rc::new(Dispatcher { targets, placer, limits, cf: CfTexts::default() }))
+    Ok(Rc::new(Dispatcher { targets, placer, limits }))
 }
 
 async fn keep_house(seat: Seat, dispatcher: Rc<Dispatcher>) {

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use atoll_router::{BindError, TlsError};
+use atoll_router::{BindError, GeoError, TlsError};
 
 use crate::dispatch::ThreadError;
+use crate::geo::GeoFileError;
 use crate::registry::RegistryError;
 
 /// A node could not be started.
@@ -29,6 +30,15 @@ pub enum NodeError {
     /// The cluster's registry is there, and its key-value store is not.
     #[error("cannot begin with the cluster's key-value store: {0}")]
     KvLogs(atoll_kv::log::LogError),
+    /// A database of places cannot be used.
+    #[error("{0}")]
+    Geo(String),
+    /// Certificates for other nodes cannot be made.
+    #[error(transparent)]
+    Peer(#[from] atoll_router::PeerTlsError),
+    /// The registry belongs to no cluster yet, though the node has joined.
+    #[error("the cluster has not begun: start the node again once NATS can be reached")]
+    NoCluster,
     /// A listener for workers cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -82,4 +92,16 @@ pub enum NodeError {
     /// A serving process does not start.
     #[error("a serving process does not start, see the log: {0}")]
     Process(String),
+}
+
+impl From<GeoFileError> for NodeError {
+    fn from(error: GeoFileError) -> Self {
+        Self::Geo(error.to_string())
+    }
+}
+
+impl From<GeoError> for NodeError {
+    fn from(error: GeoError) -> Self {
+        Self::Geo(error.to_string())
+    }
 }

@@ -20,6 +20,7 @@ use crate::api;
 use crate::config::NodeConfig;
 pub use crate::dispatch::ConsoleLine;
 use crate::dispatch::{IsolateCheck, Quarantined};
+use crate::geo::{Geo, GeoWatch};
 use crate::inspect::{self, Debuggees};
 use crate::observe::{Health, Listener};
 use crate::outbound::SystemNetwork;
@@ -39,6 +40,7 @@ pub struct Node {
     https: SocketAddr,
     stores: NodeStores,
     debuggees: Option<Debuggees>,
+    _geo: GeoWatch,
     drain_max: Duration,
     stop_inspect: watch::Sender<bool>,
     serving: Serving,
@@ -58,6 +60,7 @@ impl Node {
         let engine = start_engine(&fit.memory)?;
         let stores = NodeStores::open(&config, None).await?;
         fit.show(stores.hub.metrics());
+        let (geo, geo_watch) = geo(&config).await?;
         let source = TlsSource::open(&config, &stores.registry)?;
         let current = source.read()?;
         let tls = Arc::new(Tls::new(current.material()?)?);
@@ -75,6 +78,7 @@ impl Node {
             config: config.clone(),
             state: Arc::new(stores.registry.clone()),
             kv: stores.kv.store(),
+            geo,
             hub: stores.hub.clone(),
             debuggees: debuggees.clone(),
             quarantined: Arc::new(Quarantined::default()),
@@ -83,6 +87,9 @@ impl Node {
             quic: QuicSeats { keys: stores.registry.quic_keys(""), first: 0 },
             inboxes,
             tls,
+            // Nodes of a cluster have processes of their own to serve.
+            peers: Vec::new(),
+            peering: None,
         })
         .await?;
         let side =
@@ -94,6 +101,7 @@ impl Node {
             https,
             stores,
             debuggees,
+            _geo: geo_watch,
             drain_max,
             stop_inspect,
             serving,
@@ -163,6 +171,24 @@ async fn keep_up(mut bytes: watch::Receiver<Arc<TlsBytes>>, tls: Arc<Tls>) {
             tracing::error!(%error, "TLS stays as it was");
         }
     }
+}
+
+/// What is known of addresses, kept current until the watch is dropped.
+async fn geo(config: &NodeConfig) -> Result<(Arc<Geo>, GeoWatch), NodeError> {
+    let geo = Arc::new(Geo::new(&config.geo)?);
+    let watch = GeoWatch::start(&config.geo.database).await?;
+    let mut files = watch.files.clone();
+    files.mark_changed();
+    let follower = geo.clone();
+    tokio::spawn(async move {
+        while files.changed().await.is_ok() {
+            let now = files.borrow_and_update().clone();
+            if let Err(error) = follower.take(&now) {
+                tracing::error!(%error, "changed databases of places cannot be used");
+            }
+        }
+    });
+    Ok((geo, watch))
 }
 
 /// Serves debuggers until `stopped` changes.

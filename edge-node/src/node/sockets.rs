@@ -116,7 +116,8 @@ async fn bind_secure(config: &NodeConfig, threads: usize) -> Result<Secure, Bind
     }
 }
 
-async fn bind(
+/// Binds so many sockets of one address, and says which that is.
+pub(crate) async fn bind(
     address: SocketAddr,
     threads: usize,
 ) -> Result<(Vec<TcpListener>, SocketAddr), BindError> {

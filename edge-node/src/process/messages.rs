@@ -1,6 +1,6 @@
 //! What a supervisor and its children say to each other.
 
-use atoll_router::QuicKeys;
+use atoll_router::{PeerCredentials, QuicKeys};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -13,8 +13,9 @@ use crate::report::InvocationReport;
 use crate::tls::TlsBytes;
 
 /// The first message to a serving process. The descriptors sent before it are the crash pipe, the KV
-/// link, the KV store's epochs, and for each thread its sockets for HTTP and HTTPS, with HTTP/3 also for UDP and its
-/// inbox; and then, with a message of their own, the senders of all inboxes of the node.
+/// link, the KV store's epochs, the link of geographic databases, and for each thread its sockets for HTTP and HTTPS,
+/// with HTTP/3 also for UDP and its inbox; then, in a message each, the senders of all inboxes of the node, and the
+/// threads' sockets for other nodes.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct ServingStart {
     /// The node's configuration.
@@ -27,6 +28,8 @@ pub(crate) struct ServingStart {
     pub(crate) quarantined: Vec<VersionId>,
     /// Who is followed live.
     pub(crate) followed: Followed,
+    /// What the node shows to other nodes, in a cluster.
+    pub(crate) credentials: Option<PeerCredentials>,
 }
 
 /// What a process knows of QUIC on the node.
@@ -49,6 +52,8 @@ pub(crate) enum ToServing {
     Tls(Box<TlsBytes>),
     /// Who is followed live now.
     Followed(Followed),
+    /// What the node shows to other nodes from now on.
+    Credentials(Box<PeerCredentials>),
     /// Which versions must not run now.
     Quarantined(Vec<VersionId>),
     /// An event for a worker.

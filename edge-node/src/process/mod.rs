@@ -3,6 +3,7 @@
 
 mod fds;
 mod frame;
+pub(crate) mod geo;
 pub(crate) mod kv;
 mod link;
 mod messages;

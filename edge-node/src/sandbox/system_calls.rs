@@ -187,7 +187,13 @@ fn conditional() -> Result<Rules, BackendError> {
         (SYS_socket, any_of(0, &[AF_INET as u64, AF_INET6 as u64])?),
         (SYS_socketpair, any_of(0, &[AF_UNIX as u64])?),
         (SYS_ioctl, any_of(1, &[FIONBIO, FIOCLEX, FIONREAD, TCGETS, TIOCGWINSZ])?),
-        (SYS_fcntl, any_of(1, &[F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC].map(flag))?),
+        (
+            SYS_fcntl,
+            any_of(
+                1,
+                &[F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC, F_GET_SEALS].map(flag),
+            )?,
+        ),
     ]))
 }
 

@@ -8,6 +8,7 @@ mod state;
 pub(crate) use check_process::run as run_check_process;
 pub(crate) use process::run as run_serving_process;
 
+use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -21,8 +22,10 @@ use tokio::task::JoinHandle;
 
 use crate::config::{MemoryConfig, NodeConfig};
 use crate::dispatch::{
-    ConsoleLine, DataThread, Job, Quarantined, Shared, Sockets, Targets, ThreadError, spawn_threads,
+    ConsoleLine, DataThread, Job, Quarantined, ServingPeering, Shared, Sockets, Targets,
+    ThreadError, spawn_threads,
 };
+use crate::geo::Geo;
 use crate::inspect::Debuggees;
 use crate::node::sockets::{QuicSockets, ThreadSockets};
 use crate::observe::ReportHub;
@@ -55,6 +58,7 @@ pub(crate) struct ServingOptions {
     pub(crate) config: NodeConfig,
     pub(crate) state: Arc<dyn ServingState>,
     pub(crate) kv: Arc<dyn KvStore>,
+    pub(crate) geo: Arc<Geo>,
     pub(crate) hub: ReportHub,
     pub(crate) debuggees: Option<Debuggees>,
     pub(crate) quarantined: Arc<Quarantined>,
@@ -65,6 +69,10 @@ pub(crate) struct ServingOptions {
     /// The senders of all inboxes of the node.
     pub(crate) inboxes: Vec<UnixDatagram>,
     pub(crate) tls: Arc<Tls>,
+    /// For each thread its socket for other nodes; none where they send nothing.
+    pub(crate) peers: Vec<TcpListener>,
+    /// What requests between nodes need, in a cluster.
+    pub(crate) peering: Option<Arc<ServingPeering>>,
 }
 
 /// Running data-plane threads.
@@ -92,13 +100,18 @@ impl Serving {
         let console = broadcast::Sender::new(CONSOLE_QUEUED_MAX);
         let (drain, signal) = drain_channel();
         let QuicSeats { keys, first } = options.quic;
-        let sockets = seated(options.sockets, first, Arc::new(options.inboxes));
+        let mut sockets = seated(options.sockets, first, Arc::new(options.inboxes));
+        for (thread, peer) in sockets.iter_mut().zip(options.peers) {
+            thread.peer = Some(peer);
+        }
         let shared = Arc::new(Shared {
             engine,
             config,
             state,
             targets: targets.clone(),
             kv,
+            geo: options.geo,
+            peering: options.peering,
             hub,
             console: console.clone(),
             debuggees,
@@ -167,7 +180,7 @@ fn seated(
         let ThreadSockets { http, https, quic } = thread;
         let inboxes = inboxes.clone();
         let quic = quic.map(|QuicSockets { udp, inbox }| QuicSocket { udp, inbox, inboxes, place });
-        Sockets { http, https, quic }
+        Sockets { http, https, quic, peer: None }
     };
     threads.into_iter().zip(first..).map(seat).collect()
 }

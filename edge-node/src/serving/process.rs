@@ -2,6 +2,7 @@
 //! when it is told to, when a thread of it fails, and at once when the supervisor is gone.
 
 use std::collections::VecDeque;
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::state::LinkState;
 use super::{Serving, ServingOptions, start_engine};
-use crate::dispatch::{Job, Quarantined};
+use crate::dispatch::{Job, Quarantined, ServingPeering};
+use crate::geo::Geo;
 use crate::node::control::raise_file_limit;
 use crate::node::sockets::ThreadSockets;
 use crate::observe::{Metrics, ReportHub, init_log};
@@ -51,19 +53,23 @@ struct Descriptors {
     crashes: OwnedFd,
     kv: OwnedFd,
     epochs: OwnedFd,
+    geo: OwnedFd,
     /// Those of the threads.
     sockets: VecDeque<OwnedFd>,
     /// The senders of all inboxes of the node.
     inboxes: Vec<UnixDatagram>,
+    /// Those of the threads for other nodes.
+    peers: Vec<TcpListener>,
 }
 
 impl Descriptors {
-    fn sort(fds: Vec<OwnedFd>, inboxes: Vec<OwnedFd>) -> Option<Self> {
+    fn sort(fds: Vec<OwnedFd>, inboxes: Vec<OwnedFd>, peers: Vec<OwnedFd>) -> Option<Self> {
         let mut sockets = VecDeque::from(fds);
         let mut next = || sockets.pop_front();
-        let (crashes, kv, epochs) = (next()?, next()?, next()?);
+        let (crashes, kv, epochs, geo) = (next()?, next()?, next()?, next()?);
         let inboxes = inboxes.into_iter().map(UnixDatagram::from).collect();
-        Some(Self { crashes, kv, epochs, sockets, inboxes })
+        let peers = peers.into_iter().map(TcpListener::from).collect();
+        Some(Self { crashes, kv, epochs, geo, sockets, inboxes, peers })
     }
 }
 
@@ -72,12 +78,14 @@ async fn serve() -> Result<(), Fatal> {
     let _ignored = ignored_signals()?;
     let socket = own_link()?;
     let (fds, inboxes) = (receive_fds(&socket).await?, receive_fds(&socket).await?);
-    let fds = Descriptors::sort(fds, inboxes).ok_or("descriptors are missing")?;
+    let peers = receive_fds(&socket).await?;
+    let fds = Descriptors::sort(fds, inboxes, peers).ok_or("descriptors are missing")?;
     let (link, mut from_supervisor) = open::<FromServing, ToServing>(socket, LIMITS);
     let (ToServing::Start(start), snapshot) = from_supervisor.next().await? else {
         return Err("the supervisor does not begin with the start".into());
     };
-    let ServingStart { config, tls, quic, quarantined: now_quarantined, followed } = *start;
+    let ServingStart { config, tls, quic, quarantined: now_quarantined, followed, credentials } =
+        *start;
     let sockets = ThreadSockets::collect(fds.sockets, config.http3).ok_or("sockets are missing")?;
     init_log(&config.log)?;
     atoll_isolate::report_crashes(fds.crashes)?;
@@ -88,6 +96,9 @@ async fn serve() -> Result<(), Fatal> {
     // From here on nothing is read from the file system. There is no other thread yet.
     let sandbox = sandbox::enter(&SandboxOptions::default()).to_string();
     let kv = process::kv::connect(fds.kv, fds.epochs, &config.kv)?;
+    let geo = Arc::new(Geo::new(&config.geo)?);
+    process::geo::follow(fds.geo, geo.clone()).await?;
+    let peering = credentials.map(|shown| ServingPeering::new(&shown)).transpose()?.map(Arc::new);
     let engine = start_engine(&config.memory)?;
     let metrics = Arc::new(Metrics::default());
     let (hub, reports) = ReportHub::relayed(metrics.clone());
@@ -100,6 +111,7 @@ async fn serve() -> Result<(), Fatal> {
         config,
         state: Arc::new(state.clone()),
         kv,
+        geo,
         hub: hub.clone(),
         debuggees: None,
         quarantined: quarantined.clone(),
@@ -108,12 +120,14 @@ async fn serve() -> Result<(), Fatal> {
         quic,
         inboxes: fds.inboxes,
         tls: tls.clone(),
+        peers: fds.peers,
+        peering: peering.clone(),
     })
     .await?;
     let (drain, drained) = oneshot::channel();
     let state_ahead = state.clone();
-    let told =
-        Told { link: link.clone(), state, hub, tls, quarantined, fire: Box::new(serving.fire()) };
+    let fire = Box::new(serving.fire());
+    let told = Told { link: link.clone(), state, hub, tls, peering, quarantined, fire };
     let mut supervised = tokio::spawn(told.listen(from_supervisor, drain));
     let (last_report, no_more) = oneshot::channel();
     let reporting = tokio::spawn(send_reports(reports, link.clone(), no_more));
@@ -223,6 +237,7 @@ struct Told {
     state: LinkState,
     hub: ReportHub,
     tls: Arc<Tls>,
+    peering: Option<Arc<ServingPeering>>,
     quarantined: Arc<Quarantined>,
     fire: Box<dyn Fn(Job) -> bool + Send + Sync>,
 }
@@ -263,6 +278,12 @@ impl Told {
                 if let Err(error) = bytes.material().and_then(|material| self.tls.replace(material))
                 {
                     tracing::error!(%error, "TLS stays as it was");
+                }
+            }
+            ToServing::Credentials(shown) => {
+                let renewed = self.peering.as_ref().map(|peering| peering.renew(&shown));
+                if let Some(Err(error)) = renewed {
+                    tracing::error!(%error, "other nodes are shown the certificate of before");
                 }
             }
             ToServing::Followed(followed) => self.hub.follow(followed),

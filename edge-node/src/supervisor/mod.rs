@@ -11,7 +11,7 @@ mod restart;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
@@ -20,17 +20,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use atoll_kv::{Epochs, KvStore};
-use atoll_router::QuicKeys;
+use atoll_router::{PeerCredentials, QuicKeys};
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
+use crate::cluster::Peering;
 use crate::config::NodeConfig;
 use crate::dispatch::Job;
+use crate::geo::GeoWatch;
 use crate::node::control::{Control, ServingSide, bind_admin, raise_file_limit};
 use crate::node::fit::Fit;
-use crate::node::sockets::Listeners;
+use crate::node::sockets::{Listeners, ThreadSockets};
 use crate::node::stores::NodeStores;
 use crate::node::{NodeError, threads};
 use crate::observe::{Count, Health, ProcessState, ReportHub};
@@ -42,8 +44,8 @@ use keep::Seats;
 use quarantine::Quarantine;
 pub(crate) use restart::Restarts;
 
-/// Threads of one process: each brings four sockets along, and three descriptors come besides.
-const THREADS_PER_PROCESS_MAX: usize = (FDS_MAX - 3) / 4;
+/// Threads of one process: each brings four sockets along, and four descriptors come besides.
+const THREADS_PER_PROCESS_MAX: usize = (FDS_MAX - 4) / 4;
 
 /// Threads of all processes: each process gets the senders of all inboxes in one message.
 const THREADS_MAX: usize = FDS_MAX;
@@ -63,6 +65,15 @@ pub struct Supervisor {
     processes: JoinSet<()>,
     tasks: Vec<JoinHandle<()>>,
     control: Control,
+    _peering: Option<Peering>,
+}
+
+/// What one serving process listens on.
+struct ProcessSockets {
+    /// For clients, of each thread.
+    threads: Vec<ThreadSockets>,
+    /// Of each thread for other nodes; none where they send nothing.
+    peers: Vec<TcpListener>,
 }
 
 /// What the tasks around serving processes share.
@@ -78,6 +89,9 @@ struct Shared {
     kv: Arc<dyn KvStore>,
     /// The epoch file of the KV store, for reading.
     epochs: OwnedFd,
+    geo: GeoWatch,
+    /// What the node shows to others, in a cluster.
+    credentials: watch::Receiver<Option<Arc<PeerCredentials>>>,
     hub: ReportHub,
     health: Health,
     /// The environment of children.
@@ -161,10 +175,15 @@ impl Supervisor {
         let config = NodeConfig { memory: fit.memory.clone(), ..config };
         let epochs = Arc::new(Epochs::new()?);
         let stores = NodeStores::open(&config, Some(epochs.clone())).await?;
+        let geo = GeoWatch::start(&config.geo.database).await?;
         let follower = follow_tls(&config, &stores.registry)?;
         let Listeners { threads, inboxes, http, https } =
             Listeners::bind(&config, shares.iter().sum()).await?;
         let admin = bind_admin(&config).await?;
+        let mut peering = match &stores.cluster {
+            Some(cluster) => Some(Peering::start(cluster, shares.iter().sum()).await?),
+            None => None,
+        };
         let (snapshots_sender, snapshots) = watch::channel(encoded(&follower.snapshots.borrow()));
         let (quarantined_sender, quarantined) = watch::channel(Vec::new());
         let (drain, draining) = watch::channel(false);
@@ -179,6 +198,10 @@ impl Supervisor {
             registry: stores.registry.clone(),
             kv: stores.kv.store(),
             epochs: epochs.read_only()?,
+            geo,
+            credentials: peering
+                .as_ref()
+                .map_or_else(|| watch::channel(None).1, |peering| peering.credentials.clone()),
             hub: stores.hub.clone(),
             health: Health::default(),
             variables,
@@ -201,11 +224,16 @@ impl Supervisor {
         let mut keepers = JoinSet::new();
         let mut inboxes = Vec::new();
         let (mut threads, mut first) = (threads.into_iter(), 0);
+        let of_peers = peering.as_mut().map(|peering| std::mem::take(&mut peering.sockets));
+        let mut of_peers = of_peers.unwrap_or_default().into_iter();
         for (place, share) in shares.into_iter().enumerate() {
             let (inbox, jobs) = mpsc::channel(JOBS_QUEUED_MAX);
             inboxes.push(inbox);
-            let seats =
-                Seats { place, first, sockets: Some(threads.by_ref().take(share).collect()) };
+            let sockets = ProcessSockets {
+                threads: threads.by_ref().take(share).collect(),
+                peers: of_peers.by_ref().take(share).collect(),
+            };
+            let seats = Seats { place, first, sockets: Some(sockets) };
             first += u16::try_from(share).unwrap_or(u16::MAX);
             keepers.spawn(keep::keep(shared.clone(), seats, jobs));
         }
@@ -220,7 +248,16 @@ impl Supervisor {
             fire: fire(inboxes),
         };
         let control = Control::start(&config, &stores, admin, shared.health.clone(), side).await?;
-        Ok(Self { http, https, shared, drain, processes: keepers, tasks, control })
+        Ok(Self {
+            http,
+            https,
+            shared,
+            drain,
+            processes: keepers,
+            tasks,
+            control,
+            _peering: peering,
+        })
     }
 
     /// Where workers answer over plain HTTP.
@@ -294,6 +331,7 @@ fn childs_config(config: &NodeConfig, processes: usize) -> NodeConfig {
     config.kv.cache_bytes_max /= processes as u64;
     config.processes = NonZeroUsize::new(processes);
     // What reaches the cluster's servers is nothing for processes that run tenants' code.
+    config.geo.colo = Some(config.colo().to_owned());
     config.cluster = None;
     config
 }

@@ -11,9 +11,9 @@ use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
-use super::Shared;
 use super::child::Child;
 use super::keep::Seats;
+use super::{ProcessSockets, Shared};
 use crate::dispatch::Job;
 use crate::node::sockets::ThreadSockets;
 use crate::observe::ProcessState;
@@ -46,7 +46,7 @@ const LIMITS: FrameLimits = FrameLimits { header_bytes_max: 16 << 20, payload_by
 
 /// The sockets of each thread, until the drain: from then on nobody may wait in them for
 /// a process that never comes.
-pub(super) type OpenSockets = Option<Vec<ThreadSockets>>;
+pub(super) type OpenSockets = Option<ProcessSockets>;
 
 /// Why a conversation is over.
 #[derive(Debug, thiserror::Error)]
@@ -124,12 +124,17 @@ impl<'a> Relay<'a> {
     {
         let shared = self.shared;
         let kv = process::kv::serve(&shared.kv)?;
+        let geo = process::geo::serve(shared.geo.files.clone())?;
         let mut fds: Vec<BorrowedFd<'_>> =
-            vec![child.crash_report(), kv.as_fd(), shared.epochs.as_fd()];
-        fds.extend(seats.sockets.iter().flatten().flat_map(ThreadSockets::fds));
+            vec![child.crash_report(), kv.as_fd(), shared.epochs.as_fd(), geo.as_fd()];
+        let sockets = seats.sockets.as_ref();
+        let threads = sockets.into_iter().flat_map(|sockets| &sockets.threads);
+        fds.extend(threads.flat_map(ThreadSockets::fds));
         send_fds(&socket, &fds).await?;
         let inboxes: Vec<_> = shared.inboxes.iter().map(AsFd::as_fd).collect();
         send_fds(&socket, &inboxes).await?;
+        let of_peers = sockets.into_iter().flat_map(|sockets| &sockets.peers);
+        send_fds(&socket, &of_peers.map(AsFd::as_fd).collect::<Vec<_>>()).await?;
         let (sender, reader) = open::<ToServing, FromServing>(socket, LIMITS);
         let mut snapshots = shared.snapshots.clone();
         let (_, snapshot) = snapshots.borrow_and_update().clone();
@@ -139,6 +144,7 @@ impl<'a> Relay<'a> {
             quic: QuicSeats { keys: shared.quic_keys.clone(), first: seats.first },
             quarantined: shared.quarantined.borrow().clone(),
             followed: shared.hub.followed().borrow().clone(),
+            credentials: shared.credentials.borrow().as_deref().cloned(),
         };
         sender.send(&ToServing::Start(Box::new(start)), vec![snapshot]).await?;
         Ok((sender, reader, snapshots))
@@ -204,10 +210,12 @@ impl<'a> Relay<'a> {
         let mut quarantined = self.shared.quarantined.clone();
         let mut drain = self.shared.drain.clone();
         let mut tls = self.shared.tls.clone();
+        let mut credentials = self.shared.credentials.clone();
         tls.mark_changed();
         // What changed since the start was written counts as a change.
         followed.mark_changed();
         quarantined.mark_changed();
+        credentials.mark_changed();
         loop {
             let (word, payload) = tokio::select! {
                 biased;
@@ -222,6 +230,10 @@ impl<'a> Relay<'a> {
                 }
                 Ok(()) = followed.changed() => {
                     (ToServing::Followed(followed.borrow_and_update().clone()), Vec::new())
+                }
+                Ok(()) = credentials.changed() => {
+                    let Some(now) = credentials.borrow_and_update().clone() else { continue };
+                    (ToServing::Credentials(Box::new((*now).clone())), Vec::new())
                 }
                 Ok(()) = quarantined.changed() => {
                     (ToServing::Quarantined(quarantined.borrow_and_update().clone()), Vec::new())

@@ -58,8 +58,7 @@ pub(crate) fn run(body: &str) {
                 id: "0".into(),
                 url: "http://a.test/".into(),
                 request: Request::get("http://a.test/").body(None).expect("a request"),
-                finish_headers: None,
-                cf: "{}".into(),
+                facts: None,
             };
             let fetched = instance.fetch(event, Box::new(|_| ())).await;
             let how = match fetched {

@@ -1,6 +1,9 @@
 //! The only module that enters V8 isolates and that may contain `unsafe`. Nothing outside it touches a
-//! `JsRuntime` or opens a V8 scope.
-#![allow(unsafe_code, reason = "V8's entry discipline and buffer allocation are upheld here")]
+//! `JsRuntime` or opens a V8 scope. What a process needs of the system that Rust cannot prove safe is here too.
+#![allow(
+    unsafe_code,
+    reason = "V8's entry discipline, buffer allocation and mapped memory are upheld here"
+)]
 
 mod allocator;
 mod calls;
@@ -9,6 +12,7 @@ mod clock;
 mod crash;
 mod heap;
 mod rejections;
+mod sealed;
 
 pub(crate) use calls::{Call, CallError, Entries, install_entries, module_code};
 pub(crate) use cell::{Cell, CellOptions};
@@ -16,3 +20,4 @@ pub(crate) use clock::ThreadClock;
 pub use crash::{CRASH_LABEL_BYTES_MAX, report_crashes};
 pub(crate) use crash::{CrashLabel, CrashSlot};
 pub(crate) use heap::HeapGuard;
+pub use sealed::SealedMemory;

@@ -22,8 +22,9 @@ pub(crate) fn op_request_headers<'a>(
     let headers = invocations(state)
         .with(key, |invocation| {
             let request = invocation.request.as_mut()?;
-            if let Some(finish) = request.finish_headers.take() {
-                finish(&mut request.headers);
+            if let Some(facts) = request.facts.as_ref().filter(|_| !request.finished) {
+                facts.finish_headers(&mut request.headers);
+                request.finished = true;
             }
             Some(request.headers.clone())
         })
@@ -42,7 +43,10 @@ pub(crate) fn op_request_headers<'a>(
 #[string]
 pub(crate) fn op_request_cf(state: &mut OpState, #[smi] key: u32) -> String {
     invocations(state)
-        .with(key, |invocation| invocation.request.as_ref().map(|request| request.cf.to_string()))
+        .with(key, |invocation| {
+            let request = invocation.request.as_ref()?;
+            request.facts.as_ref().map(|facts| facts.cf(&request.headers))
+        })
         .flatten()
         .unwrap_or_else(|| "{}".to_owned())
 }

@@ -11,10 +11,11 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use atoll_isolate::{
     Binding, Body, Engine, EngineOptions, FetchEvent, FetchHop, Host, HostError, Instance,
     InstanceOptions, InvocationRecord, IsolateThread, KvCall, KvEntry, KvReply, Limits, LogLine,
-    Module, ModuleKind, ResponseBody, Script, ScriptFormat, StartError,
+    Module, ModuleKind, RequestFacts, ResponseBody, Script, ScriptFormat, StartError,
 };
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
+use http::header::{HeaderMap, HeaderValue};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 
@@ -185,6 +186,19 @@ impl Setup {
     }
 }
 
+/// What a client's request says of it.
+struct Facts;
+
+impl RequestFacts for Facts {
+    fn finish_headers(&self, headers: &mut HeaderMap) {
+        headers.insert("x-finished", HeaderValue::from_static("once"));
+    }
+
+    fn cf(&self, _: &HeaderMap) -> String {
+        r#"{"country":"DE","colo":"TST"}"#.to_owned()
+    }
+}
+
 /// Loads a script of one ES module without bindings.
 pub(crate) async fn load(thread: &IsolateThread, source: &str) -> Worker {
     Setup::new(script(source)).load(thread).await.unwrap_or_else(|error| panic!("{error}"))
@@ -200,8 +214,7 @@ impl Worker {
             id: "0123456789abcdef".into(),
             url: request.uri().to_string().into(),
             request,
-            finish_headers: None,
-            cf: "{\"country\":\"DE\",\"colo\":\"TST\"}".into(),
+            facts: Some(Box::new(Facts)),
         };
         self.instance.fetch(event, Box::new(move |record| ended.borrow_mut().push(record))).await
     }

@@ -48,6 +48,8 @@ use rows::Tables;
 pub(crate) const CLUSTER_DIR: &str = "cluster";
 /// The log of changes.
 const LOG: &str = "registry";
+/// What the secret between nodes is derived for.
+const PEER_SECRET: &[u8] = b"authority of nodes";
 /// The log of modules and copies.
 const BLOBS: &str = "modules";
 
@@ -82,6 +84,15 @@ pub struct ReplicaStatus {
 }
 
 impl Registry {
+    /// A secret that the nodes of the cluster have in common, and nobody else; none before the cluster has begun.
+    ///
+    /// # Errors
+    /// When the registry cannot be read.
+    pub(crate) fn peer_secret(&self) -> Result<Option<[u8; 32]>, RegistryError> {
+        let cluster = self.read(|view| cluster(view))?;
+        Ok(cluster.map(|(id, _)| self.inner.key.derive(&[PEER_SECRET, id.as_bytes()])))
+    }
+
     /// How the registry stands to the cluster's log, when the node belongs to a cluster.
     pub fn replica_status(&self) -> Option<watch::Receiver<ReplicaStatus>> {
         self.inner.replica.as_ref().map(|replica| replica.status.subscribe())

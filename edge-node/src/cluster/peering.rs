@@ -1,0 +1,101 @@
+//! What a node needs for requests between nodes: listening sockets, a certificate that it issues to itself and
+//! renews, and a look at how far the others are. The authority's key stays in this process.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use atoll_router::{CERTIFICATE_LIFE, PeerAuthority, PeerCredentials, PeerTls};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::Cluster;
+use super::probe::probe_all;
+use crate::node::NodeError;
+use crate::node::sockets::bind;
+
+/// How often the node looks whether its certificate is to be renewed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The age at which a certificate is renewed.
+const RENEWED_AFTER: Duration = Duration::from_secs(CERTIFICATE_LIFE.as_secs() / 3);
+
+/// A node's part in requests between nodes.
+pub(crate) struct Peering {
+    /// One for each thread that accepts; none where other nodes send nothing.
+    pub(crate) sockets: Vec<TcpListener>,
+    /// What the node shows to others.
+    pub(crate) credentials: watch::Receiver<Option<Arc<PeerCredentials>>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Peering {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Peering {
+    /// Binds the sockets of so many threads, and issues the first certificate. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on, or no certificate can be made.
+    pub(crate) async fn start(cluster: &Cluster, threads: usize) -> Result<Self, NodeError> {
+        let (sockets, address) = match cluster.config().peer {
+            Some(address) => {
+                let (sockets, address) = bind(address, threads).await?;
+                (sockets, Some(address))
+            }
+            None => (Vec::new(), None),
+        };
+        let secret = cluster.registry().peer_secret()?.ok_or(NodeError::NoCluster)?;
+        let authority = PeerAuthority::from_seed(&secret)?;
+        let name = cluster.config().name.clone();
+        let first = authority.issue(&name)?;
+        let tls = Arc::new(ArcSwap::from_pointee(PeerTls::new(&first)?));
+        let (sender, credentials) = watch::channel(Some(Arc::new(first)));
+        cluster.advertise_peer(address);
+        let probing = probe_all(cluster.clone(), tls.clone());
+        let tasks = vec![tokio::spawn(renew(authority, name, sender, tls)), tokio::spawn(probing)];
+        Ok(Self { sockets, credentials, tasks })
+    }
+}
+
+/// Issues a certificate anew long before the one in use runs out, by the clock on the wall.
+async fn renew(
+    authority: PeerAuthority,
+    name: String,
+    credentials: watch::Sender<Option<Arc<PeerCredentials>>>,
+    tls: Arc<ArcSwap<PeerTls>>,
+) {
+    let mut issued = SystemTime::now();
+    loop {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        // A clock that went back makes it due, too.
+        if issued.elapsed().is_ok_and(|age| age < RENEWED_AFTER) {
+            continue;
+        }
+        let renewed = authority.issue(&name).and_then(|new| Ok((PeerTls::new(&new)?, new)));
+        match renewed {
+            Ok((new_tls, new)) => {
+                issued = SystemTime::now();
+                tls.store(Arc::new(new_tls));
+                credentials.send_replace(Some(Arc::new(new)));
+            }
+            Err(error) => {
+                tracing::error!(%error, "the certificate for other nodes cannot be renewed");
+            }
+        }
+    }
+}
+
+impl Cluster {
+    /// Tells other nodes where to send requests from now on.
+    fn advertise_peer(&self, bound: Option<SocketAddr>) {
+        let told = self.config().advertise_peer.clone();
+        let address = bound.map(|bound| told.unwrap_or_else(|| bound.to_string()));
+        // It is called once.
+        let _ = self.0.peer.set(address);
+    }
+}
