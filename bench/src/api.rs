@@ -26,17 +26,17 @@ pub(crate) fn request(
 }
 
 /// A connection that is made at its first request and kept for the next.
-struct Connection {
+pub(crate) struct Connection {
     target: SocketAddr,
     stream: Option<TcpStream>,
 }
 
 impl Connection {
-    fn new(target: SocketAddr) -> Self {
+    pub(crate) fn new(target: SocketAddr) -> Self {
         Self { target, stream: None }
     }
 
-    fn request(
+    pub(crate) fn request(
         &mut self,
         line: &str,
         headers: &[(&str, &str)],
@@ -165,6 +165,18 @@ impl Api {
         source: &str,
         bindings: Value,
     ) -> Result<(), String> {
+        self.upload_version(worker, source, bindings)?;
+        let path = format!("/accounts/{}/workers/scripts/{worker}/subdomain", self.account);
+        self.call("POST", &path, "application/json", br#"{"enabled":true}"#).map(drop)
+    }
+
+    /// Uploads a worker of one module, which serves from then on.
+    pub(crate) fn upload_version(
+        &mut self,
+        worker: &str,
+        source: &str,
+        bindings: Value,
+    ) -> Result<(), String> {
         let metadata = serde_json::json!({
             "main_module": "index.js",
             "compatibility_date": "2026-11-01",
@@ -178,12 +190,40 @@ impl Api {
         );
         let path = format!("/accounts/{}/workers/scripts/{worker}", self.account);
         let content_type = format!("multipart/form-data; boundary={BOUNDARY}");
-        self.call("PUT", &path, &content_type, body.as_bytes())?;
-        let subdomain = format!("{path}/subdomain");
-        self.call("POST", &subdomain, "application/json", br#"{"enabled":true}"#).map(drop)
+        self.call("PUT", &path, &content_type, body.as_bytes()).map(drop)
+    }
+
+    /// Writes pairs of a namespace, as JSON.
+    pub(crate) fn kv_bulk(&mut self, namespace: &str, pairs: &Value) -> Result<(), String> {
+        let path = format!("/accounts/{}/storage/kv/namespaces/{namespace}/bulk", self.account);
+        self.call("PUT", &path, "application/json", pairs.to_string().as_bytes()).map(drop)
+    }
+
+    /// How many keys a page of a namespace has, and the cursor of the next, empty at the end.
+    pub(crate) fn kv_page(
+        &mut self,
+        namespace: &str,
+        query: &str,
+    ) -> Result<(usize, String), String> {
+        let path =
+            format!("/accounts/{}/storage/kv/namespaces/{namespace}/keys?{query}", self.account);
+        let envelope = self.envelope("GET", &path, "application/json", b"")?;
+        let names = envelope["result"].as_array().map_or(0, Vec::len);
+        let cursor = envelope["result_info"]["cursor"].as_str().unwrap_or_default();
+        Ok((names, cursor.to_owned()))
     }
 
     fn call(
+        &mut self,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        body: &[u8],
+    ) -> Result<Value, String> {
+        Ok(self.envelope(method, path, content_type, body)?["result"].take())
+    }
+
+    fn envelope(
         &mut self,
         method: &str,
         path: &str,
@@ -199,11 +239,11 @@ impl Api {
         ];
         let response = self.connection.request(&line, &headers, body)?;
         let text = String::from_utf8_lossy(&response.body);
-        let mut envelope: Value = serde_json::from_str(&text)
+        let envelope: Value = serde_json::from_str(&text)
             .map_err(|error| format!("{line}: status {}: {error}: {text}", response.status))?;
         if envelope["success"] != true {
             return Err(format!("{line}: status {}: {text}", response.status));
         }
-        Ok(envelope["result"].take())
+        Ok(envelope)
     }
 }

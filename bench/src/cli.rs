@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cluster::{self, Place};
 use crate::hosting::{self, Findings, Stage};
 use crate::load::{self, LoadArgs};
 use crate::machine::Machine;
 use crate::report::Report;
 use crate::run::{Plan, Run};
 use crate::servers::{self, Kind, Site};
-use crate::{calls, questions};
+use crate::{calls, kv, questions};
 
 /// Benchmarks of atoll beside workerd, deno and bun, on one core each.
 #[derive(Parser)]
@@ -45,6 +46,13 @@ enum Command {
     Fairness(HostingArgs<hosting::FairnessArgs>),
     /// Requests a second of many workers against one.
     Spread(HostingArgs<hosting::SpreadArgs>),
+    /// Gets and puts of the key-value store, beside Redis and the engines underneath.
+    Kv(StoreArgs<kv::Args>),
+    /// How soon changes are on all nodes of a cluster, and what many keys cost there.
+    Cluster(StoreArgs<cluster::Args>),
+    /// Makes load on a store (a process that the benches start).
+    #[command(hide = true)]
+    KvLoad,
     /// Makes load (the process that the benches start).
     #[command(hide = true)]
     Load(LoadArgs),
@@ -56,9 +64,9 @@ enum Command {
     Responder { address: SocketAddr },
 }
 
-/// What every question needs.
+/// Where everything runs.
 #[derive(Args)]
-struct SiteArgs {
+struct PlaceArgs {
     /// The core that servers are pinned to.
     #[arg(long, default_value_t = 0)]
     server_core: usize,
@@ -68,6 +76,16 @@ struct SiteArgs {
     /// The atoll binary [default: the one beside this binary]
     #[arg(long)]
     atoll: Option<PathBuf>,
+    /// Where the reports go [default: bench/results]
+    #[arg(long)]
+    results: Option<PathBuf>,
+}
+
+/// What every question about workers needs.
+#[derive(Args)]
+struct SiteArgs {
+    #[command(flatten)]
+    place: PlaceArgs,
     /// Serving processes of a node, of one thread each, where atoll has the option.
     #[arg(long, default_value_t = 1)]
     processes: usize,
@@ -77,9 +95,6 @@ struct SiteArgs {
     /// The peers to measure.
     #[arg(long, value_delimiter = ',', default_values = ["workerd", "deno", "bun"])]
     peers: Vec<Kind>,
-    /// Where the reports go [default: bench/results]
-    #[arg(long)]
-    results: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -114,6 +129,14 @@ struct HostingArgs<T: Args> {
 #[derive(Args)]
 struct NoArgs {}
 
+#[derive(Args)]
+struct StoreArgs<T: Args> {
+    #[command(flatten)]
+    question: T,
+    #[command(flatten)]
+    place: PlaceArgs,
+}
+
 impl Cli {
     pub(crate) fn run(self) -> Result<(), String> {
         match self.command {
@@ -133,12 +156,11 @@ impl Cli {
             Command::ColdStart(args) => args.ask(&[hosting::cold_start]),
             Command::Fairness(args) => args.ask(&[hosting::fairness]),
             Command::Spread(args) => args.ask(&[hosting::spread]),
+            Command::Kv(args) => args.ask(kv::ask),
+            Command::Cluster(args) => args.ask(cluster::ask),
+            Command::KvLoad => print(kv::run_load(from_input()?)),
             Command::Load(args) => print(load::run(&args)),
-            Command::Calls => {
-                let calls = serde_json::from_reader(std::io::stdin().lock())
-                    .map_err(|error| format!("the calls are unreadable: {error}"))?;
-                print(calls::run(calls))
-            }
+            Command::Calls => print(calls::run(from_input()?)),
             Command::Responder { address } => {
                 servers::run_responder(address).map_err(|error| error.to_string())
             }
@@ -146,8 +168,8 @@ impl Cli {
     }
 }
 
-impl SiteArgs {
-    fn site(&self) -> Result<Site, String> {
+impl PlaceArgs {
+    fn site(&self, processes: usize) -> Result<Site, String> {
         let atoll = match &self.atoll {
             // A server may run in a directory of its own.
             Some(path) => std::path::absolute(path),
@@ -156,9 +178,19 @@ impl SiteArgs {
         Ok(Site {
             compare: bench_dir().join("compare"),
             atoll: atoll.map_err(|error| format!("cannot find atoll: {error}"))?,
-            processes: self.processes.max(1),
+            processes: processes.max(1),
             core: self.server_core,
         })
+    }
+
+    fn results(&self) -> PathBuf {
+        self.results.clone().unwrap_or_else(|| bench_dir().join("results"))
+    }
+}
+
+impl SiteArgs {
+    fn site(&self) -> Result<Site, String> {
+        self.place.site(self.processes)
     }
 
     fn kinds(&self) -> Vec<Kind> {
@@ -171,7 +203,20 @@ impl SiteArgs {
     }
 
     fn results(&self) -> PathBuf {
-        self.results.clone().unwrap_or_else(|| bench_dir().join("results"))
+        self.place.results()
+    }
+}
+
+impl<T: Args> StoreArgs<T> {
+    fn ask(self, question: fn(&Place, &T) -> Result<Findings, String>) -> Result<(), String> {
+        let place = Place { site: self.place.site(1)?, load_core: self.place.load_core };
+        let findings = question(&place, &self.question)?;
+        print!("{}", findings.text());
+        let versions = ["atoll this commit".to_owned()];
+        for path in findings.write(&self.place.results(), &Machine::here(), &versions)? {
+            println!("wrote {}", path.display());
+        }
+        Ok(())
     }
 }
 
@@ -199,7 +244,7 @@ impl RunArgs {
             window_ms: milliseconds(self.seconds),
             warmup_ms: milliseconds(self.warmup_seconds),
             connections: self.connections,
-            load_core: self.site.load_core,
+            load_core: self.site.place.load_core,
         })
     }
 }
@@ -215,7 +260,7 @@ impl<T: Args> HostingArgs<T> {
         let stage = Stage {
             site: self.site.site()?,
             kinds,
-            load_core: self.site.load_core,
+            load_core: self.site.place.load_core,
             budget_config: self.budget_config,
         };
         let versions = stage.kinds.iter().map(|&kind| {
@@ -252,6 +297,12 @@ fn bench_dir() -> &'static Path {
 
 fn milliseconds(seconds: f64) -> u64 {
     (seconds * 1_000.0).round().max(1.0) as u64
+}
+
+/// What the process that asked describes.
+fn from_input<T: serde::de::DeserializeOwned>() -> Result<T, String> {
+    serde_json::from_reader(std::io::stdin().lock())
+        .map_err(|error| format!("what to do is unreadable: {error}"))
 }
 
 /// Prints a measurement for the process that asked for it.

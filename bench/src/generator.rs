@@ -2,21 +2,23 @@
 //! answers with JSON.
 
 use std::io::Write;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use serde::de::DeserializeOwned;
 
 use crate::process::on_core;
 
-/// Runs the hidden command `command` on `core`, feeds it `input` and reads its measurement.
+/// Runs the hidden command `command` on `core`, or on whichever is free, feeds it `input` and reads its measurement.
 pub(crate) fn measure<T: DeserializeOwned>(
-    core: usize,
+    core: Option<usize>,
     command: &str,
     arguments: impl IntoIterator<Item = String>,
     input: &[u8],
 ) -> Result<T, String> {
     let run = || {
-        let mut child = on_core(core, std::env::current_exe()?)
+        let this = std::env::current_exe()?;
+        let mut child = core
+            .map_or_else(|| Command::new(&this), |core| on_core(core, &this))
             .arg(command)
             .args(arguments)
             .stdin(Stdio::piped())

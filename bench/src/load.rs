@@ -97,7 +97,7 @@ impl LoadArgs {
         let hosts = self.host.iter().map(|host| ("--host", host.clone()));
         let arguments =
             values.into_iter().chain(hosts).flat_map(|(name, value)| [name.to_owned(), value]);
-        generator::measure(self.load_core, "load", arguments, b"")
+        generator::measure(Some(self.load_core), "load", arguments, b"")
     }
 }
 

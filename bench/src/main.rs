@@ -6,11 +6,13 @@
 mod api;
 mod calls;
 mod cli;
+mod cluster;
 mod footprint;
 mod generator;
 mod histogram;
 mod hosting;
 mod http;
+mod kv;
 mod load;
 mod machine;
 mod plot;

@@ -1,5 +1,7 @@
 //! A client of the REST API, as one account.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -8,6 +10,9 @@ use crate::Failure;
 use crate::client::{Protocol, Reply, Request};
 use crate::node::Addresses;
 use crate::script::Script;
+
+/// Keys that one request may read.
+const KEYS_OF_A_READ: usize = 100;
 
 /// The API said no.
 #[derive(Debug)]
@@ -103,6 +108,51 @@ impl Api {
         let created = self.call(Method::POST, &path, &json!({ "title": title })).await;
         let created = created.expect("a namespace can be made");
         created["id"].as_str().expect("a namespace has an id").to_owned()
+    }
+
+    /// A request for one key of a namespace: a GET reads it, a PUT stores the body, a DELETE deletes it.
+    pub fn kv_request(&self, method: Method, namespace: &str, key: &str) -> Request {
+        self.request(method, &self.value_path(namespace, key))
+    }
+
+    /// All keys of a namespace and their values, which must be text.
+    ///
+    /// # Errors
+    /// Fails when the API refuses.
+    pub async fn kv_all(&self, namespace: &str) -> Result<BTreeMap<String, String>, ApiError> {
+        let path = self.in_account(&format!("/storage/kv/namespaces/{namespace}"));
+        let names = self.kv_names(namespace).await?;
+        let mut all = BTreeMap::new();
+        for keys in names.chunks(KEYS_OF_A_READ) {
+            let read = json!({ "keys": keys });
+            let mut found = self.call(Method::POST, &format!("{path}/bulk/get"), &read).await?;
+            for key in keys {
+                if let Value::String(value) = found["values"][key]["value"].take() {
+                    all.insert(key.clone(), value);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// The names of all keys of a namespace.
+    ///
+    /// # Errors
+    /// Fails when the API refuses.
+    pub async fn kv_names(&self, namespace: &str) -> Result<Vec<String>, ApiError> {
+        let path = self.in_account(&format!("/storage/kv/namespaces/{namespace}/keys"));
+        let (mut names, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let reply = send(self.request(Method::GET, &format!("{path}?cursor={cursor}"))).await?;
+            let info = serde_json::from_slice(&reply.body).unwrap_or(Value::Null);
+            info["result_info"]["cursor"].as_str().unwrap_or_default().clone_into(&mut cursor);
+            let page = result(reply)?;
+            let page = page.as_array().into_iter().flatten();
+            names.extend(page.filter_map(|key| key["name"].as_str().map(str::to_owned)));
+            if cursor.is_empty() {
+                return Ok(names);
+            }
+        }
     }
 
     /// Stores a value.

@@ -159,6 +159,25 @@ impl Node {
         self.child.captured.signal(name);
     }
 
+    /// Sends a signal (`STOP`, `CONT`) to all of the node's processes.
+    pub fn signal_all(&self, name: &str) {
+        for process in self.processes() {
+            process.signal(name);
+        }
+    }
+
+    /// Forgets all that an ended node kept but its key: what starts next is another node with its name.
+    ///
+    /// # Panics
+    /// Panics when the files cannot be removed.
+    pub fn wipe(&self) {
+        let key = self.data_dir().join("node.key");
+        let kept = std::fs::read(&key).expect("the node has a key");
+        std::fs::remove_dir_all(self.data_dir()).expect("the data can be removed");
+        std::fs::create_dir(self.data_dir()).expect("a directory can be made");
+        std::fs::write(key, kept).expect("it is writable");
+    }
+
     /// Ends the process at once, as a crash does.
     pub fn kill9(&mut self) {
         self.child.captured.kill();
@@ -192,10 +211,16 @@ impl Node {
 
     /// Ends the process as a crash does, and starts it again where it listened.
     pub async fn restart_in_place(&mut self) {
+        self.restart_in_place_unready().await;
+        self.child.ready().await;
+    }
+
+    /// Ends the process as a crash does, starts it again where it listened, and waits until it answers.
+    pub async fn restart_in_place_unready(&mut self) {
         self.child.captured.kill();
         let addresses = Some(self.addresses());
         self.child = Child::start(&self.options, self.dir.path(), addresses).await;
-        self.child.ready().await;
+        self.api = self.child.api(self.dir.path()).await;
     }
 
     /// Asks the node to drain (SIGTERM), without waiting.

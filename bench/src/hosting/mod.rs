@@ -47,7 +47,7 @@ impl Stage {
     /// Makes calls in a process of its own, on its own core.
     fn make(&self, calls: &Calls) -> Result<Seen, String> {
         let input = serde_json::to_vec(calls).map_err(|error| error.to_string())?;
-        generator::measure(self.load_core, "calls", [], &input)
+        generator::measure(Some(self.load_core), "calls", [], &input)
     }
 
     /// Measures each server in turn. A peer that does not survive it becomes a note; our own failure is one.

@@ -13,7 +13,7 @@ use crate::process::{Pinned, on_core};
 use crate::questions::Question;
 
 /// The node's state, in the server's directory.
-const DATA: &str = "data";
+pub(super) const DATA: &str = "data";
 const WORKER: &str = "bench";
 const HOST: &str = "bench.demo.localhost";
 
@@ -28,11 +28,20 @@ impl Node {
     /// Starts a node with its state in `dir`, where it goes on with what an earlier one has left.
     /// `config` is the text of its configuration file.
     pub(super) fn start(site: &Site, dir: &Path, config: &str) -> Result<Self, String> {
+        Self::start_by(on_core(site.core, &site.atoll), site, dir, config)
+    }
+
+    /// The same by a command that chooses the core.
+    pub(super) fn start_by(
+        mut command: Command,
+        site: &Site,
+        dir: &Path,
+        config: &str,
+    ) -> Result<Self, String> {
         require(&site.atoll, "cargo build --release")?;
         let file = dir.join("config.toml");
         std::fs::write(&file, config)
             .map_err(|error| format!("cannot write {}: {error}", file.display()))?;
-        let mut command = on_core(site.core, &site.atoll);
         command.arg("serve").arg("--config").arg(&file).arg("--data").arg(dir.join(DATA));
         for listener in ["--http", "--https", "--admin"] {
             command.args([listener, "127.0.0.1:0"]);
@@ -63,6 +72,36 @@ fn has_processes(atoll: &Path) -> Result<bool, String> {
         .output()
         .map_err(|error| format!("cannot start {}: {error}", atoll.display()))?;
     Ok(String::from_utf8_lossy(&output.stdout).contains("--processes"))
+}
+
+/// A node of its own with a worker over a KV namespace.
+pub(crate) struct StoreNode {
+    _node: Node,
+    pub(crate) address: SocketAddr,
+    pub(crate) host: &'static str,
+    // Removed after the process has ended: fields are dropped in order.
+    _state: tempfile::TempDir,
+}
+
+impl StoreNode {
+    pub(crate) fn start(site: &Site) -> Result<Self, String> {
+        let state = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let node = Node::start(site, state.path(), "")?;
+        deploy_store(site, &mut api(node.admin, state.path())?)?;
+        let address = node.http;
+        Ok(Self { _node: node, address, host: HOST, _state: state })
+    }
+}
+
+/// Deploys a worker that gets and puts keys of a namespace; answers the host at which it is reached, and the
+/// namespace's id.
+pub(crate) fn deploy_store(site: &Site, api: &mut Api) -> Result<(&'static str, String), String> {
+    let source = std::fs::read_to_string(site.compare.join("handlers/kv_store.mjs"))
+        .map_err(|error| format!("no handler: {error}"))?;
+    let id = api.namespace_with("first", "value")?;
+    let bindings = json!([{ "type": "kv_namespace", "name": "KV", "namespace_id": id }]);
+    api.upload(WORKER, &source, bindings)?;
+    Ok((HOST, id))
 }
 
 pub(super) fn start(

@@ -2,8 +2,10 @@
 //! ready.
 
 mod atoll;
+mod cluster;
 mod fleet;
 mod peers;
+mod redis;
 mod responder;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -17,7 +19,10 @@ use crate::api;
 use crate::process::Pinned;
 use crate::questions::Question;
 
+pub(crate) use atoll::{StoreNode, deploy_store};
+pub(crate) use cluster::{Cluster, Member};
 pub(crate) use fleet::{Fleet, callees};
+pub(crate) use redis::Redis;
 pub(crate) use responder::{ANSWER as RESPONDER_ANSWER, run as run_responder};
 
 /// How long a server may take until it gives the right answer.

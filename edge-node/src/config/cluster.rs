@@ -12,6 +12,10 @@ use url::Url;
 /// Letters of a node's or a region's name.
 const NAME_BYTES_MAX: usize = 64;
 
+/// The least that `absence_s_max` can be: logs are asked every few seconds whether everything is here, and
+/// may be without a leader for some seconds more.
+const ABSENCE_S_MIN: u64 = 30;
+
 /// Logs are asked whether everything is here every five seconds, and may take some to answer.
 const STALE_MS_MIN: u64 = 10_000;
 
@@ -38,6 +42,9 @@ pub struct ClusterConfig {
     pub key_file: Option<PathBuf>,
     /// The node is not ready while what it has may be older than this, in milliseconds; 0 for any age.
     pub stale_ms_max: u64,
+    /// How long a node may be away and still catch up from where it was, in seconds: deleted KV keys are
+    /// remembered that long. The same on all nodes, and longer than a new node takes to copy everything.
+    pub absence_s_max: u64,
     /// Where other nodes and people reach the node's workers, as shown by `atoll nodes`.
     pub advertise_http: Option<String>,
     /// Where other nodes and people reach the node's API, as shown by `atoll nodes`.
@@ -78,6 +85,7 @@ impl Default for ClusterConfig {
             credentials: None,
             key_file: None,
             stale_ms_max: 60_000,
+            absence_s_max: 7 * 86_400,
             advertise_http: None,
             advertise_admin: None,
             peer: None,
@@ -126,6 +134,9 @@ impl ClusterConfig {
             && peer.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err())
         {
             return Err(format!("cluster.advertise_peer: {peer:?} is not HOST:PORT"));
+        }
+        if self.absence_s_max < ABSENCE_S_MIN {
+            return Err(format!("cluster.absence_s_max: must be at least {ABSENCE_S_MIN}"));
         }
         if self.tls.cert.is_some() != self.tls.key.is_some() {
             return Err("cluster.tls: cert and key go together".to_owned());

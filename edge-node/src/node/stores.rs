@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_kv::log::NatsConnection;
 use atoll_kv::{Epochs, KvStore, ReplicatedOptions, ReplicatedStore, SqliteOptions, SqliteStore};
@@ -108,6 +109,7 @@ async fn joined(
         sqlite: sqlite_options(config, epochs),
         cluster: Some(id),
         shards: cluster.shards,
+        absence_max: Duration::from_secs(cluster.absence_s_max),
         ..ReplicatedOptions::default()
     };
     let (engine, at) = (connection.clone(), path.clone());

@@ -4,7 +4,7 @@
 //! `nats_program` installs the program once into the user's cache.
 
 use std::fs::{self, File};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -88,6 +88,21 @@ impl NatsServers {
     /// Where the servers keep their files and logs.
     pub fn path(&self) -> &Path {
         self.place.path()
+    }
+
+    /// Which server leads a log, if one does now.
+    pub async fn leader(&self, prefix: &str, log: &str) -> Option<usize> {
+        let urls: Vec<_> = self.servers.iter().map(|server| url(server.port)).collect();
+        let client = async_nats::connect(urls).await.ok()?;
+        let stream = format!("{prefix}_{}", log.replace('.', "_"));
+        let stream = async_nats::jetstream::new(client).get_stream(stream).await.ok()?;
+        let leader = stream.cached_info().cluster.as_ref()?.leader.clone()?;
+        (0..self.servers.len()).find(|index| Self::name(*index) == leader)
+    }
+
+    /// Where a server listens.
+    pub fn address(&self, index: usize) -> SocketAddr {
+        ([127, 0, 0, 1], self.servers[index].port).into()
     }
 
     /// Ends a server without warning.
@@ -197,8 +212,9 @@ fn configuration(place: &Path, index: usize, clients: &[u16], routes: &[u16]) ->
     );
     if clients.len() > 1 {
         let others: Vec<_> = routes.iter().map(|port| url(*port)).collect();
+        // Without word of the other servers a client goes where it was told to: a test may cut it off.
         text += &format!(
-            "cluster {{ name: test, listen: 127.0.0.1:{}, routes: [{}] }}\n",
+            "cluster {{ name: test, no_advertise: true, listen: 127.0.0.1:{}, routes: [{}] }}\n",
             routes[index],
             others.join(", "),
         );

@@ -18,9 +18,6 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Times that a log must say that it lost its tail.
 const ROLLBACK_TELLS: usize = 3;
-/// How old the kept moment at which nothing was missing may grow, in seconds, while nothing else is
-/// to be written.
-const CAUGHT_UP_KEPT_S: u64 = 600;
 
 /// Why a follower begins again.
 enum Again {
@@ -247,10 +244,12 @@ impl Follower<'_> {
         // The moment of a record belongs to the checkpoint only if that is the record's own place.
         let time_ms = if reached == sequence { time_ms } else { 0 };
         let sequence = reached;
-        let kept_old = now_s.saturating_sub(state.caught_up_s) > CAUGHT_UP_KEPT_S;
+        let kept_max_s = self.inner.options.caught_up_kept_max().as_secs();
+        let kept_old = now_s.saturating_sub(state.caught_up_s) > kept_max_s;
         let kept_old = kept_old && caught_up.is_some() && state.resync == Resync::None;
         if !records.is_empty() || sequence > state.sequence || kept_old {
-            let caught_up_s = caught_up.map(|_| now_s);
+            // A process can be stopped between a question and here.
+            let caught_up_s = caught_up.map(|(_, asked)| moment_s(now_s, asked));
             let shard = self.shard;
             self.apply(Step::Follow { shard, records, sequence, time_ms, caught_up_s }).await?;
         }
@@ -276,4 +275,10 @@ impl Follower<'_> {
             error => Again::Pause(error.to_string()),
         })
     }
+}
+
+/// What the clock said, in seconds, when something was asked.
+fn moment_s(now_s: u64, asked: Instant) -> u64 {
+    let ago = asked.elapsed();
+    now_s.saturating_sub(ago.as_secs() + u64::from(ago.subsec_nanos() > 0))
 }

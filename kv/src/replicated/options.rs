@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::sqlite::SqliteOptions;
 
+/// How old the kept moment at which nothing was missing may grow while nothing else is to be written.
+const CAUGHT_UP_KEPT_MAX: Duration = Duration::from_secs(600);
+
 /// How a `ReplicatedStore` uses its logs and its machine. All nodes of a cluster agree on `shards`
 /// and `absence_max`.
 #[derive(Clone)]
@@ -64,5 +67,10 @@ impl ReplicatedOptions {
     /// How long a shard may have been away before its checkpoint is not enough.
     pub(super) fn absence_trusted(&self) -> Duration {
         self.absence_max - self.absence_max / 7
+    }
+
+    /// How old the kept moment at which nothing was missing may grow: what is not kept counts as absence.
+    pub(super) fn caught_up_kept_max(&self) -> Duration {
+        CAUGHT_UP_KEPT_MAX.min(self.absence_trusted() / 4)
     }
 }

@@ -95,7 +95,7 @@ impl Inner {
         let appends = writes.into_iter().map(|(key, entry)| self.write_key(namespace, key, entry));
         let results = stream::iter(appends).buffer_unordered(self.options.bulk_appends_max);
         // The others are finished also if one fails.
-        results.fold(Ok(()), |all: Result<(), KvError>, result| ready(all.and(result))).await
+        together(results.collect().await)
     }
 
     async fn write_key(
@@ -207,7 +207,7 @@ impl Inner {
     async fn drop_namespace(&self, namespace: &NamespaceId) -> Result<(), KvError> {
         let drops = (0..self.options.shards).map(|shard| self.drop_in(shard, namespace));
         let results = stream::iter(drops).buffer_unordered(usize::from(self.options.shards));
-        results.fold(Ok(()), |all: Result<(), KvError>, result| ready(all.and(result))).await
+        together(results.collect().await)
     }
 
     /// Marks the namespace as dropped in one shard, then frees what the log holds of it. Until that
@@ -242,6 +242,19 @@ impl Inner {
     }
 }
 
+/// What came of several writes: the first failure, which says that nothing was written only if that is so of
+/// all.
+fn together(results: Vec<Result<(), KvError>>) -> Result<(), KvError> {
+    let none = results.iter().all(|result| matches!(result, Err(KvError::Unavailable(_))));
+    let first = results.into_iter().find(Result::is_err).unwrap_or(Ok(()));
+    match first {
+        Err(KvError::Unavailable(why)) if !none => {
+            Err(KvError::OutcomeUnknown(format!("a part of it was not: {why}").into()))
+        }
+        first => first,
+    }
+}
+
 /// Appends of one key may overtake each other: only the last one counts anyway.
 fn last_of_each(writes: Vec<(Key, Option<Entry>)>) -> Vec<(Key, Option<Entry>)> {
     if writes.len() < 2 {
@@ -256,5 +269,18 @@ fn log_error(error: LogError) -> KvError {
         LogError::OutcomeUnknown(why) => KvError::OutcomeUnknown(why.to_string().into()),
         LogError::Closed => KvError::Closed,
         error => KvError::Storage { action: "append to the log".into(), cause: Arc::new(error) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_was_written_only_if_no_part_was() {
+        let refused = || Err(KvError::Unavailable("no server".into()));
+        assert!(matches!(together(vec![refused(), refused()]), Err(KvError::Unavailable(_))));
+        assert!(matches!(together(vec![Ok(()), refused()]), Err(KvError::OutcomeUnknown(_))));
+        assert!(together(vec![Ok(()), Ok(())]).is_ok());
     }
 }

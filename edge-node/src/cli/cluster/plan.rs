@@ -21,6 +21,8 @@ const KEY_FILE: &str = "node.key";
 const LOCK_FILE: &str = "lock";
 /// Where the servers' ports for each other begin.
 const ROUTE_PORT: u16 = 6222;
+/// Where the nodes' ports for each other begin.
+const PEER_PORT: u16 = 9443;
 /// Numbers of servers that a cluster can have.
 const SERVERS: [u16; 2] = [1, 3];
 /// What one isolate may hold, which is the least that a node needs.
@@ -52,6 +54,7 @@ pub(super) struct Node {
     pub(super) http: SocketAddr,
     pub(super) https: SocketAddr,
     pub(super) admin: SocketAddr,
+    peer: SocketAddr,
     pub(super) config: PathBuf,
     pub(super) data_dir: PathBuf,
 }
@@ -133,7 +136,7 @@ impl Plan {
     }
 
     fn node_config(&self, node: &Node, password: &str) -> String {
-        let Node { name, region, http, https, admin, data_dir, .. } = node;
+        let Node { name, region, http, https, admin, peer, data_dir, .. } = node;
         let count = self.nodes.len();
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let share = bytes_per_process(&Machine::read(), count as u64);
@@ -158,6 +161,7 @@ impl Plan {
              region = {}\n\
              replicas = {}\n\
              key_file = {}\n\
+             peer = \"{peer}\"\n\
              advertise_http = \"http://{http}\"\n\
              advertise_admin = \"http://{admin}\"\n",
             quoted(&data_dir.to_string_lossy()),
@@ -192,6 +196,7 @@ impl Node {
             http: ports.take(args.port, number),
             https: ports.take(args.https_port, number),
             admin: ports.take(args.admin_port, number),
+            peer: ports.take(PEER_PORT, number),
             config: dir.join(format!("{name}.toml")),
             data_dir: dir.join(&name),
             name,
