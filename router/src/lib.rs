@@ -22,6 +22,7 @@ mod peer;
 mod prefix;
 mod request_body;
 mod router;
+pub mod rules;
 mod self_signed;
 mod serve;
 mod table;

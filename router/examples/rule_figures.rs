@@ -1,0 +1,102 @@
+//! What an evaluation of rules costs: `cargo run --release -p atoll-router --example rule_figures`.
+//!
+//! Each line is one set of 100 rules against one request, with the median and the 99th percentile of batches.
+
+#![allow(missing_docs, reason = "an example has no readers of its documentation")]
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use atoll_router::Scheme;
+use atoll_router::rules::{Geo, Overlay, RuleSet, Visit};
+use http::{HeaderMap, HeaderValue, Method};
+use serde_json::{Value, json};
+
+const RULES: usize = 100;
+const BATCH: u32 = 1_000;
+const BATCHES: usize = 300;
+
+fn main() {
+    let last = |conditions: fn(usize) -> Value| {
+        (0..RULES).map(move |n| json!({ "name": format!("r{n}"), "when": conditions(n) })).collect()
+    };
+    let sets: [(&str, Vec<Value>); 5] = [
+        ("one layer, countries and paths, the last rule holds", last(|n| {
+            let country = if n == RULES - 1 { "DE" } else { "US" };
+            json!({ "country": country, "path": { "prefix": "/shop" } })
+        })),
+        ("one layer, a cookie, a header and a query each, none holds", last(|n| {
+            json!({ "cookie": { format!("c{}", n % 10): "x" }, "header": { "x-plan": "gold" }, "query": { "utm": "x" } })
+        })),
+        ("one layer, a glob each, none holds", last(|n| {
+            json!({ "path": { "glob": format!("/a{n}/*/c") } })
+        })),
+        ("one layer, a range of 1 % each", (0..RULES).map(|n| {
+            json!({ "name": format!("r{n}"), "range": [n, n + 1], "variants": [{ "name": "a" }, { "name": "b" }] })
+        }).collect()),
+        ("a layer and a split for each rule, all decide", (0..RULES).map(|n| {
+            json!({ "name": format!("r{n}"), "layer": format!("l{n}"), "variants": [{ "name": "a" }, { "name": "b" }] })
+        }).collect()),
+    ];
+    println!("{:<60} {:>10} {:>10}", "100 rules", "median ns", "p99 ns");
+    for (name, rules) in sets {
+        let set = RuleSet::parse(&json!({ "rule": rules }), Overlay::default());
+        let set = set.unwrap_or_else(|error| panic!("{error}"));
+        let (median, p99) = measure(&set);
+        println!("{name:<60} {median:>10.0} {p99:>10.0}");
+    }
+}
+
+/// Nanoseconds of one evaluation.
+fn measure(set: &RuleSet) -> (f64, f64) {
+    let headers = headers();
+    let visit = Visit {
+        scheme: Scheme::Https,
+        host: "shop.example",
+        method: &Method::GET,
+        path: "/shop/shoes",
+        query: Some("utm=newsletter&page=2"),
+        headers: &headers,
+        geo: Geo { country: Some("DE"), continent: Some("EU"), ..Geo::default() },
+        now_ms: 1_795_701_600_000,
+        fresh_unit: &|| "00000000000000000000000000000000".to_owned(),
+        trusted: false,
+    };
+    let mut batches: Vec<f64> = (0..BATCHES)
+        .map(|_| {
+            let started = Instant::now();
+            for _ in 0..BATCH {
+                black_box(set.evaluate(black_box(&visit)));
+            }
+            started.elapsed().as_nanos() as f64 / f64::from(BATCH)
+        })
+        .collect();
+    batches.sort_by(f64::total_cmp);
+    (batches[BATCHES / 2], batches[BATCHES * 99 / 100])
+}
+
+/// Those of an ordinary browser.
+fn headers() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in [
+        ("host", "shop.example"),
+        (
+            "user-agent",
+            "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0",
+        ),
+        (
+            "accept",
+            "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
+        ),
+        ("accept-language", "de-AT,de;q=0.9,en;q=0.8"),
+        ("accept-encoding", "gzip, deflate, br, zstd"),
+        (
+            "cookie",
+            "session=8f14e45fceea167a5a36dedd4bea2543; theme=dark; atoll_id=b6c2a1f04d3e4c5f9a8b7c6d5e4f3a2b",
+        ),
+        ("x-plan", "silver"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers
+}

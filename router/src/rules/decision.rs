@@ -1,0 +1,176 @@
+//! What was decided for one request, and why.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::rule::State;
+use super::rule_set::RuleSet;
+
+/// The longest text of reasons, in bytes.
+const EXPLANATION_BYTES_MAX: usize = 4_096;
+
+/// A variant that a request got, and why. The words are those of OpenFeature.
+#[derive(Clone, Debug)]
+pub struct Assigned {
+    /// The rule's place in the set.
+    pub rule: usize,
+    /// The variant's place in the rule.
+    pub variant: usize,
+    /// Why this one.
+    pub reason: Reason,
+    /// The unit that was drawn for; none where there was nothing to draw.
+    pub unit: Option<Arc<str>>,
+}
+
+/// Why a rule decided as it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// There is nothing but this variant.
+    Static,
+    /// The rule's conditions hold, and there is nothing but this variant.
+    TargetingMatch,
+    /// By the unit's bucket.
+    Split,
+    /// Somebody asked for it who may.
+    Preview,
+    /// The rule did not decide.
+    Default,
+    /// The rule is not in force.
+    Disabled,
+}
+
+impl Reason {
+    /// The word of OpenFeature, as far as it has one.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Static => "STATIC",
+            Self::TargetingMatch => "TARGETING_MATCH",
+            Self::Split => "SPLIT",
+            Self::Preview => "PREVIEW",
+            Self::Default => "DEFAULT",
+            Self::Disabled => "DISABLED",
+        }
+    }
+}
+
+/// What became of one rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It gave this variant.
+    Assigned(usize, Reason),
+    /// It is not in force.
+    Disabled,
+    /// An earlier rule of its layer decided.
+    LayerTaken,
+    /// A rule that it requires did not give the variant.
+    Requirement,
+    /// Its conditions do not hold.
+    Condition,
+    /// The unit's bucket of the layer is not in its range.
+    Range(u16),
+    /// A holdout has the unit.
+    Holdout(u16),
+    /// The unit's bucket is nobody's.
+    Out,
+}
+
+/// What became of a rule, for whoever wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// The rule's place in the set.
+    pub rule: usize,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// The unit's bucket, where it was drawn.
+    pub bucket: Option<u16>,
+}
+
+/// What was decided for one request.
+#[derive(Clone, Debug, Default)]
+pub struct Decision {
+    /// At most one for each layer, in their order.
+    pub assigned: Vec<Assigned>,
+    /// The id that the client is to keep in its cookie, when it had none and one was needed.
+    pub fresh_unit: Option<Arc<str>>,
+    /// What became of every rule, when that was asked for by somebody who may.
+    pub trace: Option<Vec<Trace>>,
+}
+
+impl RuleSet {
+    /// The place of the variant that a rule gave, and why.
+    pub fn given<'d>(&self, decision: &'d Decision, rule: usize) -> Option<&'d Assigned> {
+        decision.assigned.iter().find(|assigned| assigned.rule == rule)
+    }
+
+    /// Every rule's evaluation details as OpenFeature has them, under the rule's name: `value`, `variant`,
+    /// `reason`. A rule that did not decide has no variant and null as its value.
+    pub fn details(&self, decision: &Decision) -> Map<String, Value> {
+        let detail = |(place, rule): (usize, &super::Rule)| {
+            let detail = match self.given(decision, place) {
+                Some(assigned) => {
+                    let variant = &rule.variants[assigned.variant];
+                    json!({
+                        "value": variant.value(),
+                        "variant": variant.name,
+                        "reason": assigned.reason.as_str(),
+                    })
+                }
+                None => {
+                    let reason =
+                        if rule.state == State::On { Reason::Default } else { Reason::Disabled };
+                    json!({ "value": null, "reason": reason.as_str() })
+                }
+            };
+            (rule.name.to_string(), detail)
+        };
+        self.rules.iter().enumerate().map(detail).collect()
+    }
+
+    /// The variables of all variants that were given. Of equal names the earlier layer's stays.
+    pub fn variables(&self, decision: &Decision) -> Map<String, Value> {
+        let mut all = Map::new();
+        for assigned in &decision.assigned {
+            for (name, value) in
+                &self.rules[assigned.rule].variants[assigned.variant].action.variables
+            {
+                all.entry(name).or_insert_with(|| value.clone());
+            }
+        }
+        all
+    }
+
+    /// What became of every rule, in one line: `checkout=b (SPLIT, bucket 17), home: conditions do not hold`.
+    pub fn explain(&self, decision: &Decision) -> Option<String> {
+        let mut text = String::new();
+        for Trace { rule, outcome, bucket } in decision.trace.as_ref()? {
+            let rule = &self.rules[*rule];
+            let separator = if text.is_empty() { "" } else { ", " };
+            let _ = write!(text, "{separator}{}", rule.name);
+            let bucket = bucket.map_or("no draw".to_owned(), |bucket| format!("bucket {bucket}"));
+            let _ = match outcome {
+                Outcome::Assigned(variant, reason) => {
+                    write!(
+                        text,
+                        "={} ({}, {bucket})",
+                        rule.variants[*variant].name,
+                        reason.as_str()
+                    )
+                }
+                Outcome::Disabled => write!(text, ": off"),
+                Outcome::LayerTaken => write!(text, ": layer taken"),
+                Outcome::Requirement => write!(text, ": requirement not met"),
+                Outcome::Condition => write!(text, ": conditions do not hold"),
+                Outcome::Range(bucket) => write!(text, ": not in range (layer bucket {bucket})"),
+                Outcome::Holdout(bucket) => write!(text, ": held out (holdout bucket {bucket})"),
+                Outcome::Out => write!(text, ": no part ({bucket})"),
+            };
+            if text.len() > EXPLANATION_BYTES_MAX {
+                text.truncate(EXPLANATION_BYTES_MAX);
+                break;
+            }
+        }
+        Some(text)
+    }
+}

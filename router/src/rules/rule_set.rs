@@ -1,0 +1,319 @@
+//! A set of rules, compiled: evaluated as a whole against a request, without I/O and without a clock.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::action::{Effects, PathAction, PathEffect};
+use super::allotment::{Allotment, OUT};
+use super::decision::{Assigned, Decision, Outcome, Reason, Trace};
+use super::error::RulesError;
+use super::facts::{Facts, Names};
+use super::murmur3::Seed;
+use super::parse;
+use super::preview::Asked;
+use super::rule::{Preview, Rule, State};
+use super::schedule::{Moment, Past};
+use super::visit::Visit;
+
+/// Rules of which at most one decides a request, in order.
+#[derive(Clone, Debug)]
+pub(super) struct Layer {
+    pub(super) name: Box<str>,
+    pub(super) seed: Seed,
+    /// The places of its rules.
+    pub(super) rules: Box<[usize]>,
+}
+
+/// Units that some rules leave out, so that one can see what the rules do together.
+#[derive(Clone, Debug)]
+pub(super) struct Holdout {
+    pub(super) seed: Seed,
+    pub(super) unit: usize,
+    /// The buckets from 0 to this are held out.
+    pub(super) end: u16,
+}
+
+/// What a node knows of a document's rules and the document does not say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Overlay {
+    /// Rules that are switched off.
+    pub switched_off: BTreeSet<String>,
+    /// Who had which bucket when weights last changed, by rule.
+    pub history: BTreeMap<String, RuleHistory>,
+}
+
+/// Who had which bucket at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleHistory {
+    /// Milliseconds since the Unix epoch.
+    pub as_of_ms: u64,
+    /// By variant, ranges of buckets, the end excluded.
+    pub buckets: BTreeMap<String, Vec<(u16, u16)>>,
+}
+
+/// Rules of one worker, compiled.
+#[derive(Clone, Debug)]
+pub struct RuleSet {
+    pub(super) names: Names,
+    pub(super) layers: Box<[Layer]>,
+    pub(super) holdouts: Box<[Holdout]>,
+    /// In the document's order.
+    pub(super) rules: Box<[Rule]>,
+    pub(super) token_sha256: Option<[u8; 32]>,
+    pub(super) overlay: Overlay,
+}
+
+impl RuleSet {
+    /// Compiles a document.
+    ///
+    /// # Errors
+    /// Fails with every problem of the document and its place, up to a limit.
+    pub fn parse(document: &Value, overlay: Overlay) -> Result<Self, RulesError> {
+        parse::rule_set(document, overlay)
+    }
+
+    /// The rules, as the document orders them.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// What the node added to the document.
+    pub fn overlay(&self) -> &Overlay {
+        &self.overlay
+    }
+
+    /// The layer that a rule is in.
+    pub fn layer(&self, rule: &Rule) -> &str {
+        &self.layers[rule.layer].name
+    }
+
+    /// A rule by name, and its place.
+    pub fn rule(&self, name: &str) -> Option<(usize, &Rule)> {
+        self.rules.iter().enumerate().find(|(_, rule)| *rule.name == *name)
+    }
+
+    /// What the node adds to a document that takes this one's place: a rule of the same name and seed moves as
+    /// few units as can be, and what was switched off stays off.
+    ///
+    /// # Errors
+    /// Fails when the document is no set of rules.
+    pub fn overlay_of_next(&self, document: &Value, now_ms: u64) -> Result<Overlay, RulesError> {
+        let next = Self::parse(document, Overlay::default())?;
+        let mut overlay = Overlay::default();
+        for rule in &next.rules {
+            let Some((_, before)) = self.rule(&rule.name) else { continue };
+            let name = rule.name.to_string();
+            if before.state == State::SwitchedOff {
+                overlay.switched_off.insert(name.clone());
+            }
+            if before.seed_text != rule.seed_text {
+                continue;
+            }
+            let same = before.plan == rule.plan
+                && before
+                    .variants
+                    .iter()
+                    .map(|v| &v.name)
+                    .eq(rule.variants.iter().map(|v| &v.name));
+            let history = match same {
+                true => self.overlay.history.get(&name).cloned(),
+                false => Some(before.history(now_ms)),
+            };
+            overlay.history.extend(history.map(|history| (name, history)));
+        }
+        Ok(overlay)
+    }
+
+    /// Decides what becomes of a request.
+    pub fn evaluate(&self, visit: &Visit<'_>) -> Decision {
+        Evaluation::new(self, visit).run()
+    }
+
+    /// What a decision means for the request that it was made for.
+    pub fn effects<'r>(&'r self, decision: &Decision, visit: &Visit<'_>) -> Effects<'r> {
+        let mut effects = Effects::default();
+        let facts = Facts::new(visit, &self.names);
+        for assigned in &decision.assigned {
+            let action = &self.rules[assigned.rule].variants[assigned.variant].action;
+            effects.add(action, |path| filled(path, &facts));
+        }
+        effects
+    }
+}
+
+fn filled(path: &PathAction, facts: &Facts<'_>) -> Option<PathEffect> {
+    match path {
+        PathAction::Rewrite(template) => Some(PathEffect::Rewrite(template.fill_path(facts))),
+        PathAction::Redirect(status, template) => {
+            let location = template.fill(facts);
+            // It would never end.
+            let here = is_here(&location, facts.visit);
+            (!here).then_some(PathEffect::Redirect { status: *status, location })
+        }
+    }
+}
+
+/// Whether a location is where the request is already.
+fn is_here(location: &str, visit: &Visit<'_>) -> bool {
+    let location = location.split_once('#').map_or(location, |(url, _)| url);
+    let rest = match location.split_once("://") {
+        Some((scheme, rest)) => {
+            let host = rest.get(..visit.host.len());
+            if scheme != visit.scheme.as_str()
+                || !host.is_some_and(|host| host.eq_ignore_ascii_case(visit.host))
+            {
+                return false;
+            }
+            &rest[visit.host.len()..]
+        }
+        None => location,
+    };
+    let (path, query) = rest.split_once('?').map_or((rest, None), |(p, q)| (p, Some(q)));
+    let path = if path.is_empty() { "/" } else { path };
+    path == visit.path && query.unwrap_or("") == visit.query.unwrap_or("")
+}
+
+impl Rule {
+    fn history(&self, now_ms: u64) -> RuleHistory {
+        let past = self.schedule.past(now_ms);
+        let mut buckets: BTreeMap<String, Vec<(u16, u16)>> = BTreeMap::new();
+        for (start, run) in past.allotment.runs().filter(|(_, run)| run.owner != OUT) {
+            let name = self.variants[usize::from(run.owner)].name.to_string();
+            buckets.entry(name).or_default().push((start, run.end));
+        }
+        RuleHistory { as_of_ms: now_ms, buckets }
+    }
+}
+
+impl RuleHistory {
+    /// The same by variants' places. Those that are gone had nothing; nor had anybody when it makes no sense.
+    pub(super) fn past(&self, variants: &[&str]) -> Option<Past> {
+        let place = |name: &str| variants.iter().position(|variant| *variant == name);
+        let ranges = self.buckets.iter().filter_map(|(name, ranges)| {
+            let owner = u8::try_from(place(name)?).ok()?;
+            Some(ranges.iter().map(move |(from, to)| (owner, *from, *to)))
+        });
+        let allotment = Allotment::of_ranges(ranges.flatten())?;
+        Some(Past { as_of_ms: self.as_of_ms, allotment })
+    }
+}
+
+/// One evaluation under way.
+struct Evaluation<'e> {
+    set: &'e RuleSet,
+    facts: Facts<'e>,
+    asked: Asked<'e>,
+    decision: Decision,
+}
+
+impl<'e> Evaluation<'e> {
+    fn new(set: &'e RuleSet, visit: &'e Visit<'e>) -> Self {
+        let asked = Asked::of(visit, set.token_sha256.as_ref());
+        let trace = asked.explain.then(Vec::new);
+        let facts = Facts::new(visit, &set.names);
+        Self { set, facts, asked, decision: Decision { trace, ..Decision::default() } }
+    }
+
+    fn run(mut self) -> Decision {
+        let set = self.set;
+        for layer in &set.layers {
+            let forced = if self.asked.is_none() { None } else { self.forced(layer) };
+            let mut taken = false;
+            for place in &layer.rules {
+                let (outcome, bucket) = match forced {
+                    Some((rule, variant)) if rule == *place => {
+                        (Outcome::Assigned(variant, Reason::Preview), None)
+                    }
+                    Some(_) => (Outcome::LayerTaken, None),
+                    None if taken => (Outcome::LayerTaken, None),
+                    None => self.decide(layer, &set.rules[*place]),
+                };
+                if let Outcome::Assigned(variant, reason) = outcome {
+                    taken = true;
+                    let rule = &set.rules[*place];
+                    let drawn = reason == Reason::Split;
+                    let unit = drawn.then(|| self.facts.unit(rule.unit).clone());
+                    self.decision.assigned.push(Assigned { rule: *place, variant, reason, unit });
+                }
+                match &mut self.decision.trace {
+                    Some(trace) => trace.push(Trace { rule: *place, outcome, bucket }),
+                    None if taken => break,
+                    None => {}
+                }
+            }
+        }
+        self.decision.fresh_unit = self.facts.fresh_unit();
+        self.decision
+    }
+
+    /// The rule of a layer for which the request asks for a variant, as far as it may.
+    fn forced(&self, layer: &Layer) -> Option<(usize, usize)> {
+        layer.rules.iter().find_map(|place| {
+            let rule = &self.set.rules[*place];
+            let allowed = match rule.preview {
+                Preview::Open => self.asked.trusted || rule.state == State::On,
+                Preview::Token => self.asked.trusted,
+                Preview::Off => false,
+            };
+            let wanted = self.asked.variant(&rule.name).filter(|_| allowed)?;
+            let variant = rule.variants.iter().position(|variant| *variant.name == *wanted)?;
+            Some((*place, variant))
+        })
+    }
+
+    /// What a rule says of the request, and the unit's bucket where it came to that.
+    fn decide(&self, layer: &Layer, rule: &Rule) -> (Outcome, Option<u16>) {
+        if rule.state != State::On {
+            return (Outcome::Disabled, None);
+        }
+        let met = |requirement: &super::rule::Requirement| {
+            let given = self.set.given(&self.decision, requirement.rule);
+            given.is_some_and(|given| requirement.variants & (1 << given.variant) != 0)
+        };
+        if !rule.requires.iter().all(met) {
+            return (Outcome::Requirement, None);
+        }
+        if rule.when.as_ref().is_some_and(|when| !when.holds(&self.facts)) {
+            return (Outcome::Condition, None);
+        }
+        if let Some((from, to)) = rule.range {
+            let bucket = layer.seed.bucket(self.facts.unit(rule.unit));
+            if !(from..to).contains(&bucket) {
+                return (Outcome::Range(bucket), None);
+            }
+        }
+        for holdout in &rule.holdouts {
+            let holdout = &self.set.holdouts[*holdout];
+            let bucket = holdout.seed.bucket(self.facts.unit(holdout.unit));
+            if bucket < holdout.end {
+                return (Outcome::Holdout(bucket), None);
+            }
+        }
+        self.draw(rule)
+    }
+
+    fn draw(&self, rule: &Rule) -> (Outcome, Option<u16>) {
+        let moment = rule.schedule.at(self.facts.visit.now_ms);
+        if let Moment::Whole(owner) = moment
+            && owner != OUT
+        {
+            let reason = match (&rule.range, &rule.when) {
+                (Some(_), _) => Reason::Split,
+                (None, Some(_)) => Reason::TargetingMatch,
+                (None, None) => Reason::Static,
+            };
+            return (Outcome::Assigned(usize::from(owner), reason), None);
+        }
+        if let Moment::Whole(_) = moment {
+            return (Outcome::Out, None);
+        }
+        let bucket = rule.seed.bucket(self.facts.unit(rule.unit));
+        match moment.owner(bucket) {
+            OUT => (Outcome::Out, Some(bucket)),
+            owner => (Outcome::Assigned(usize::from(owner), Reason::Split), Some(bucket)),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What rules may look at: a request, where it came from, and when.
+
+use http::{HeaderMap, Method};
+
+use crate::pattern::Scheme;
+
+/// Where a request came from, as far as that is known. A text that is not known is absent, and every condition
+/// over it is false.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Geo<'a> {
+    /// Two letters (ISO 3166-1).
+    pub country: Option<&'a str>,
+    /// Two letters: AF, AN, AS, EU, NA, OC, SA.
+    pub continent: Option<&'a str>,
+    /// The part of the country, by its name.
+    pub region: Option<&'a str>,
+    /// The part of the country, by its code (ISO 3166-2, without the country).
+    pub region_code: Option<&'a str>,
+    /// By name.
+    pub city: Option<&'a str>,
+    /// As written there.
+    pub postal_code: Option<&'a str>,
+    /// An IANA name, such as `Europe/Vienna`.
+    pub timezone: Option<&'a str>,
+    /// The number of the network.
+    pub asn: Option<u32>,
+    /// Whether the country is in the European Union; unknown where the country is.
+    pub eu: Option<bool>,
+}
+
+/// A request as rules see it. Everything that an evaluation depends upon is in here.
+#[derive(Clone, Copy)]
+pub struct Visit<'a> {
+    /// Plain or over TLS.
+    pub scheme: Scheme,
+    /// The host as the client named it, in any case, with or without a port.
+    pub host: &'a str,
+    /// The method.
+    pub method: &'a Method,
+    /// The path as it was sent, percent-encoding and all.
+    pub path: &'a str,
+    /// What follows the question mark, as it was sent.
+    pub query: Option<&'a str>,
+    /// The headers as they were sent.
+    pub headers: &'a HeaderMap,
+    /// Where it came from.
+    pub geo: Geo<'a>,
+    /// Milliseconds since the Unix epoch.
+    pub now_ms: u64,
+    /// Makes an id for a client that has none: at most 64 letters and digits, unlike any other.
+    pub fresh_unit: &'a dyn Fn() -> String,
+    /// Whether whoever asks may force variants and have decisions explained without a token: true in
+    /// development alone.
+    pub trusted: bool,
+}
+
+/// The value of a cookie that a request sent; the first one of that name.
+pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    cookies(headers).find_map(|(found, value)| (found == name).then_some(value))
+}
+
+/// Every cookie of a request.
+pub(super) fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
+    let texts =
+        headers.get_all(http::header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let pairs = texts.flat_map(|text| text.split(';')).filter_map(|pair| pair.split_once('='));
+    pairs.map(|(name, value)| (name.trim(), value.trim()))
+}
