@@ -25,7 +25,7 @@ const TELL: &str = "export default { fetch: (request, env, ctx) => Response.json
   }, { headers: { 'x-worker': NAME, 'x-old': '1' } }) };";
 
 fn tell(name: &str) -> Script {
-    Script::module(&TELL.replace("NAME", &format!("'{name}'")))
+    Script::module(TELL.replace("NAME", &format!("'{name}'")))
 }
 
 async fn set(node: &Node, worker: &str, document: Value) -> Value {
@@ -48,7 +48,7 @@ fn id_of(reply: &Reply) -> Option<&str> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_gets_an_id_and_keeps_its_variant() {
-    let node = NODE.node().await;
+    let node = &*NODE.node().await;
     node.deploy("sticky", &tell("sticky")).await;
     set(
         node,
@@ -82,7 +82,7 @@ async fn a_client_gets_an_id_and_keeps_its_variant() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn variants_act_before_the_worker() {
-    let node = NODE.node().await;
+    let node = &*NODE.node().await;
     node.deploy("acting", &tell("old")).await;
     let path = node.api().in_account("/workers/scripts/acting/versions?deployable=true");
     let versions = node.api().call(Method::GET, &path, &Value::Null).await.unwrap();
@@ -132,7 +132,7 @@ async fn variants_act_before_the_worker() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scripts_see_what_was_decided() {
-    let node = NODE.node().await;
+    let node = &*NODE.node().await;
     node.deploy("flags", &tell("flags")).await;
     let without = get(node, "flags", "/", &[]).await.json();
     assert_eq!(without["page"]["errorCode"], "FLAG_NOT_FOUND");
@@ -167,7 +167,7 @@ async fn scripts_see_what_was_decided() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_force_nothing_and_a_switch_holds_over_deploys() {
-    let node = NODE.node().await;
+    let node = &*NODE.node().await;
     node.deploy("forced", &tell("forced")).await;
     let token: Value = {
         let output = node.atoll(&["--json", "rules", "token"]).await;
@@ -204,7 +204,7 @@ async fn strangers_force_nothing_and_a_switch_holds_over_deploys() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_command_line_sets_shows_and_tries_rules() {
-    let node = NODE.node().await;
+    let node = &*NODE.node().await;
     node.deploy("cli", &tell("cli")).await;
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("rules.toml");
