@@ -49,7 +49,7 @@ pub enum RulesCommand {
         project: ProjectArgs,
     },
     /// Say what the rules make of a request, without sending it
-    Test(TestArgs),
+    Test(Box<TestArgs>),
     /// Make a token for previews, and the line for the rules that goes with it
     Token,
 }

@@ -40,7 +40,7 @@ pub(crate) async fn run(session: &Session, command: RulesCommand) -> Result<(), 
         }
         RulesCommand::Enable { rule, project } => switch(session, &rule, &project, true).await?,
         RulesCommand::Disable { rule, project } => switch(session, &rule, &project, false).await?,
-        RulesCommand::Test(args) => test(session, args).await?,
+        RulesCommand::Test(args) => test(session, *args).await?,
         RulesCommand::Token => token(session),
     }
     Ok(())
