@@ -9,6 +9,44 @@ interface ExecutionContext<Props = unknown> {
   waitUntil(promise: Promise<unknown>): void;
   passThroughOnException(): void;
   readonly props: Props;
+  /** What rules decided about the request, by rule. */
+  readonly experiments: Readonly<Record<string, ExperimentDetails>>;
+}
+
+/** What a rule decided. */
+interface ExperimentDetails<T = unknown> {
+  readonly value: T;
+  readonly variant: string;
+  readonly reason: string;
+}
+
+/** The details of one evaluation, as OpenFeature has them. */
+interface EvaluationDetails<T> {
+  readonly flagKey: string;
+  readonly value: T;
+  /** Absent when the rule did not decide. */
+  readonly variant?: string;
+  /** `STATIC`, `TARGETING_MATCH`, `SPLIT`, `PREVIEW`, `DEFAULT`, `DISABLED` or `ERROR`. */
+  readonly reason: string;
+  /** `FLAG_NOT_FOUND` or `TYPE_MISMATCH`. */
+  readonly errorCode?: string;
+  readonly errorMessage?: string;
+  readonly flagMetadata: Record<string, unknown>;
+}
+
+/** `env.FLAGS`: what rules decided about the request under way. Name it in the worker's `Env`. */
+interface Flags {
+  getBooleanValue(rule: string, defaultValue: boolean): boolean;
+  getStringValue(rule: string, defaultValue: string): string;
+  getNumberValue(rule: string, defaultValue: number): number;
+  getObjectValue<T extends object>(rule: string, defaultValue: T): T;
+  getBooleanDetails(rule: string, defaultValue: boolean): EvaluationDetails<boolean>;
+  getStringDetails(rule: string, defaultValue: string): EvaluationDetails<string>;
+  getNumberDetails(rule: string, defaultValue: number): EvaluationDetails<number>;
+  getObjectDetails<T extends object>(rule: string, defaultValue: T): EvaluationDetails<T>;
+  get<T = unknown>(rule: string, defaultValue: T): T;
+  /** The variables of all variants that were given. */
+  readonly variables: Readonly<Record<string, unknown>>;
 }
 
 /** What the node knows of a request's client and connection. */

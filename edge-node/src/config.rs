@@ -43,6 +43,10 @@ pub struct NodeConfig {
     /// Where debuggers may attach. No key of the file: it is for development, on one thread.
     #[serde(skip)]
     pub inspect: Option<SocketAddr>,
+    /// Whether anybody may force variants of rules and see the reasons. No key of the file: it is for
+    /// development.
+    #[serde(skip)]
+    pub development: bool,
     /// The domain of `<worker>.<subdomain>.<domain>`.
     pub domain: String,
     /// Threads that accept connections and run what is called often and never long; the number of cores when
@@ -86,6 +90,7 @@ impl Default for NodeConfig {
             http3_port: None,
             admin: local(8787),
             inspect: None,
+            development: false,
             domain: "localhost".to_owned(),
             threads: None,
             processes: None,

@@ -17,8 +17,10 @@ const {
   FunctionPrototypeCall,
   JSONParse,
   ObjectAssign,
+  ObjectDefineProperty,
   ObjectFreeze,
   ObjectGetOwnPropertySymbols,
+  ObjectHasOwn,
   PromisePrototypeThen,
   PromiseResolve,
   ReflectConstruct,
@@ -34,6 +36,7 @@ const { takeBody } = core.loadExtScript("ext:atoll/body.js");
 const { currentInvocation, invocationOf, waitUntil } = core.loadExtScript("ext:atoll/invocation.js");
 const { Fetcher } = core.loadExtScript("ext:atoll/fetch.js");
 const { KvNamespace } = core.loadExtScript("ext:atoll/kv.js");
+const { experimentsOf, flags } = core.loadExtScript("ext:atoll/flags.js");
 const { console, installGlobals } = core.loadExtScript("ext:atoll/globals.js");
 const { dispatchEvent, entrypointFromListeners } = core.loadExtScript("ext:atoll/events.js");
 const { saveGlobalThisReference } = core.loadExtScript("ext:deno_web/02_event.js");
@@ -58,6 +61,9 @@ class ExecutionContext {
   }
   get props() {
     return props;
+  }
+  get experiments() {
+    return experimentsOf(this.#invocation);
   }
 }
 
@@ -198,6 +204,12 @@ function bind(bindings, blobs) {
   for (let i = 0; i < list.length; i++) {
     const binding = list[i];
     env[binding.name] = BINDING[binding.kind](binding, blobs[binding.name]);
+  }
+  // Not among the bindings that a worker lists, and not in the way of one that is called so.
+  if (!ObjectHasOwn(env, "FLAGS")) {
+    ObjectDefineProperty(env, "FLAGS", {
+      __proto__: null, value: flags, configurable: true, enumerable: false, writable: true,
+    });
   }
 }
 

@@ -61,7 +61,7 @@ function normalizeMethod(method) {
 // Constants go first: V8 copies them in one go.
 function newState(id, method, url, hasBody) {
   return {
-    body: null, cf: undefined, ended: false, headers: null, list: null, options: DEFAULTS, signal: null, timers: null,
+    body: null, cf: undefined, ended: false, flags: undefined, headers: null, list: null, options: DEFAULTS, signal: null, timers: null,
     id, method, url, hasBody,
   };
 }

@@ -62,6 +62,11 @@ pub trait RequestFacts {
 
     /// `request.cf` as JSON text.
     fn cf(&self, headers: &HeaderMap) -> String;
+
+    /// What rules decided before the worker was called, as JSON text: `details` by rule, and `variables`.
+    fn flags(&self) -> Option<String> {
+        None
+    }
 }
 
 /// The parts of a request that JS takes when it wants them.

@@ -15,6 +15,7 @@ mod kv_values;
 mod node;
 mod nodes;
 mod routes;
+mod rules;
 mod schedules;
 mod scripts;
 mod secrets;
@@ -157,6 +158,7 @@ pub fn router(config: ApiConfig) -> Router {
         .merge(secrets::routes())
         .merge(schedules::routes())
         .merge(routes::routes())
+        .merge(rules::routes())
         .merge(certificates::routes())
         .merge(kv::routes())
         .merge(kv_values::routes())

@@ -45,6 +45,9 @@ pub enum Command {
     /// Work with KV namespaces and their keys
     #[command(subcommand)]
     Kv(KvCommand),
+    /// Work with the rules that decide about a worker's requests
+    #[command(subcommand)]
+    Rules(super::rule_args::RulesCommand),
     /// Work with a worker's secrets
     #[command(subcommand)]
     Secret(SecretCommand),
@@ -508,7 +511,7 @@ pub enum BulkCommand {
     },
 }
 
-fn variable(text: &str) -> Result<(String, String), String> {
+pub(super) fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once(':') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("write it as NAME:VALUE".to_owned()),

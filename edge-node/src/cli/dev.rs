@@ -144,6 +144,7 @@ impl Dev<'_> {
         // Named before bundling, so that a broken entry can be mended by saving it.
         inputs.push(project.config_path);
         inputs.extend(project.main);
+        inputs.extend(project.rules.and_then(|rules| rules.path));
         let built_from = project.build.iter().flat_map(|build| &build.watch_dirs);
         inputs.extend(built_from.flat_map(|dir| sources_below(dir)));
         let prepared = self.source.prepare(self.session).await;

@@ -138,6 +138,7 @@ impl LocalNode {
             https: local(https_port),
             admin: local(admin_port),
             inspect,
+            development: true,
             threads: inspect.map(|_| NonZeroUsize::MIN),
             limits: inspect.map_or_else(LimitsConfig::default, |_| debugged_limits()),
             log: LogConfig { level: "warn".to_owned(), ..LogConfig::default() },

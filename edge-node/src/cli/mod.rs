@@ -21,6 +21,8 @@ mod local_node;
 mod nodes;
 mod prepare;
 mod publish;
+mod rule_args;
+mod rules;
 mod samples;
 mod secret;
 mod session;
@@ -96,6 +98,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
         }
         Command::Kv(command) => kv::run(session, command).await,
         Command::Certificates(command) => certificates::run(session, command).await,
+        Command::Rules(command) => rules::run(session, command).await,
         Command::Secret(command) => secret::run(session, command).await,
         Command::Context(command) => context::run(session, command).await,
         Command::Export(args) => {

@@ -80,7 +80,7 @@ pub(crate) async fn publish(
     })
 }
 
-/// Switches the subdomain, sets routes and schedules, and tells the URLs.
+/// Switches the subdomain, sets routes, schedules and rules, and tells the URLs.
 async fn attach(api: &Api, prepared: &Prepared) -> Result<Vec<String>, CliError> {
     let Prepared { project, name, .. } = prepared;
     let mut urls = Vec::new();
@@ -107,6 +107,9 @@ async fn attach(api: &Api, prepared: &Prepared) -> Result<Vec<String>, CliError>
     if let Some(crons) = &project.crons {
         let schedules: Value = crons.iter().map(|cron| json!({ "cron": cron })).collect();
         api.set(&api.script(name, "/schedules"), schedules).await?;
+    }
+    if let Some(rules) = &project.rules {
+        api.set(&api.script(name, "/rules"), rules.document.clone()).await?;
     }
     Ok(urls)
 }

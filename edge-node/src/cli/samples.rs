@@ -59,6 +59,12 @@ pub(crate) const SAMPLES: &[Sample] = &[
         ["README.md", "wrangler.toml", "src/index.js"]
     ),
     sample!(
+        "ab-rules",
+        "rules before any code, env.FLAGS",
+        "curl -iA Firefox URL/",
+        ["README.md", "wrangler.toml", "src/index.js"]
+    ),
+    sample!(
         "stream",
         "server-sent events, proxy, echo",
         "curl -N URL/events",

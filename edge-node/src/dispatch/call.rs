@@ -16,6 +16,7 @@ use super::events::{Subject, on_end};
 use super::host::ThreadHost;
 use super::pages::Problem;
 use super::pool::LoadError;
+use super::rules::Decided;
 use crate::observe::ReportHub;
 
 /// A request that was let in and has a version to go to.
@@ -28,6 +29,8 @@ pub(super) struct Call<B = SendBody> {
     pub(super) client: Option<Client>,
     /// How many calls led to it.
     pub(super) depth: Depth,
+    /// What rules decided about it, where there are any.
+    pub(super) decided: Option<Decided>,
 }
 
 /// A cron line that came due for a version.
@@ -99,9 +102,9 @@ impl<B> Call<B> {
     }
 
     fn map_body<C>(self, map: impl FnOnce(B) -> C) -> Call<C> {
-        let Self { id, subject, request, url, client, depth } = self;
+        let Self { id, subject, request, url, client, depth, decided } = self;
         let request = request.map(|body| body.map(map));
-        Call { id, subject, request, url, client, depth }
+        Call { id, subject, request, url, client, depth, decided }
     }
 }
 
@@ -120,10 +123,10 @@ impl Call<Body> {
 
     /// Calls the handler.
     pub(super) fn start(self, instance: &Instance, host: &Rc<ThreadHost>) -> Fetching {
-        let Self { id, subject, request, url, client, depth } = self;
+        let Self { id, subject, request, url, client, depth, decided } = self;
         let facts = client.map(|client| {
             let (id, host) = (id.clone(), host.clone());
-            Box::new(ClientFacts { client, id, host }) as Box<dyn RequestFacts>
+            Box::new(ClientFacts { client, id, host, decided }) as Box<dyn RequestFacts>
         });
         let report = on_end(host.hub.clone(), subject);
         let over =

@@ -14,6 +14,7 @@ use http::header::{ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 
 use super::host::ThreadHost;
+use super::rules::Decided;
 use crate::config::NodeConfig;
 use crate::geo::{Geo, ThreadGeo};
 
@@ -118,6 +119,8 @@ pub(super) struct ClientFacts {
     pub(super) client: Client,
     pub(super) id: Arc<str>,
     pub(super) host: Rc<ThreadHost>,
+    /// What rules decided about the request.
+    pub(super) decided: Option<Decided>,
 }
 
 impl RequestFacts for ClientFacts {
@@ -136,6 +139,10 @@ impl RequestFacts for ClientFacts {
         let node = &self.host.node;
         let encodings = headers.get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok());
         cf(&self.client, &node.geo.place(self.client.ip), &node.colo, encodings)
+    }
+
+    fn flags(&self) -> Option<String> {
+        self.decided.as_ref().map(Decided::flags)
     }
 }
 

@@ -155,7 +155,8 @@ async fn call_service(
         let why = subject.unanswered(&thread.hub, id, refusal.into());
         return Err(failed(why.message));
     }
-    let call = Call { id, subject, request: hop.request, url, client: None, depth };
+    let request = hop.request;
+    let call = Call { id, subject, request, url, client: None, depth, decided: None };
     let answered = match placer.live(version) {
         Some(instance) => {
             let fetched = call.start(&instance, &thread).await;

@@ -22,6 +22,7 @@ mod pool;
 mod quarantine;
 mod replicas;
 mod room;
+mod rules;
 mod service;
 mod spares;
 mod targets;

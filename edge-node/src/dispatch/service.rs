@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use atoll_isolate::Fetched;
+use atoll_router::rules::{PathEffect, Picked};
 use atoll_router::{Connection, Refusal, RequestBody, Scheme, Service};
 use futures_util::future::{Either, LocalBoxFuture, Ready, ready};
 use http::header::{ACCEPT, CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
@@ -18,9 +19,10 @@ use super::depth::Depth;
 use super::events::Subject;
 use super::pages::{Problem, page};
 use super::placer::Placer;
+use super::rules::{Decided, LiveRules, OnResponse, Sent, redirect};
 use super::targets::{Target, Targets};
 use crate::config::LimitsConfig;
-use crate::registry::VersionId;
+use crate::registry::{VersionId, WorkerName, WorkerRef};
 
 /// The request's id on every response, and what a client quotes to the operator.
 const RAY: HeaderName = HeaderName::from_static("cf-ray");
@@ -53,6 +55,18 @@ pub(super) struct Dispatcher {
     pub(super) targets: Arc<Targets>,
     pub(super) placer: Rc<Placer>,
     pub(super) limits: LimitsConfig,
+    /// Whether anybody may force variants of rules.
+    pub(super) development: bool,
+}
+
+/// Where a request goes, once it has been routed.
+struct Goal {
+    target: Arc<Target>,
+    /// Fixed by a rule; drawn by the deployment otherwise.
+    version: Option<VersionId>,
+    url: Arc<str>,
+    depth: Depth,
+    decided: Option<Decided>,
 }
 
 /// The service of one thread's listeners.
@@ -104,6 +118,41 @@ fn now(response: Response<AnswerBody>) -> Answering {
     Either::Left(ready(response))
 }
 
+/// The response with what rules add to it.
+fn told(answering: Answering, on_response: OnResponse) -> Answering {
+    if on_response.is_empty() {
+        return answering;
+    }
+    match answering {
+        Either::Left(response) => now(on_response.apply(response.into_inner())),
+        Either::Right(response) => {
+            Either::Right(Box::pin(async move { on_response.apply(response.await) }))
+        }
+    }
+}
+
+fn scheme(connection: &Connection) -> Scheme {
+    if connection.tls.is_some() { Scheme::Https } else { Scheme::Http }
+}
+
+/// The host that a request is for, as the client named it.
+fn authority<B>(request: &Request<B>) -> Option<&str> {
+    let authority = match request.uri().authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => request.headers().get(HOST).and_then(|host| host.to_str().ok()),
+    };
+    authority.filter(|host| !host.is_empty())
+}
+
+fn whole_url(scheme: Scheme, authority: &str, path: &str) -> Arc<str> {
+    let mut url = String::with_capacity(8 + authority.len() + path.len());
+    url.push_str(scheme.as_str());
+    url.push_str("://");
+    url.push_str(authority);
+    url.push_str(path);
+    url.into()
+}
+
 impl Dispatcher {
     /// Every response says the id under which the log has its request, and where it was answered.
     fn stamped(&self, mut response: Response<AnswerBody>, id: &str) -> Response<AnswerBody> {
@@ -117,13 +166,8 @@ impl Dispatcher {
         connection: &Rc<Connection>,
         id: &Arc<str>,
     ) -> Answering {
-        let secure = connection.tls.is_some();
-        let scheme = if secure { Scheme::Https } else { Scheme::Http };
-        let authority = match request.uri().authority() {
-            Some(authority) => Some(authority.as_str()),
-            None => request.headers().get(HOST).and_then(|host| host.to_str().ok()),
-        };
-        let Some(authority) = authority.filter(|host| !host.is_empty()) else {
+        let scheme = scheme(connection);
+        let Some(authority) = authority(&request) else {
             return now(refused(Problem::BadHost, &request, id));
         };
         let depth = Depth::of(request.headers());
@@ -139,33 +183,75 @@ impl Dispatcher {
         {
             return now(refused(Problem::BodyTooLarge, &request, id));
         }
-        let Some(version) = pick(&target, &request) else {
+        let url = whole_url(scheme, authority, path);
+        let goal = Goal { target, version: None, url, depth, decided: None };
+        match goal.target.rules().cloned() {
+            None => self.dispatch(request, connection, id, goal),
+            Some(rules) => self.dispatch_by_rules(request, connection, id, goal, &rules),
+        }
+    }
+
+    /// Sends a request where the worker's rules want it.
+    fn dispatch_by_rules(
+        self: &Rc<Self>,
+        mut request: Request<RequestBody>,
+        connection: &Rc<Connection>,
+        id: &Arc<str>,
+        mut goal: Goal,
+        rules: &Arc<LiveRules>,
+    ) -> Answering {
+        let place = self.placer.host.node.geo.place(connection.peer.ip().to_canonical());
+        let (scheme, host) = (scheme(connection), authority(&request).unwrap_or_default());
+        let trusted = self.development;
+        let ruling = rules.judge(&Sent { request: &request, scheme, host, place: &place, trusted });
+        match &ruling.path {
+            Some(PathEffect::Redirect { status, location }) => {
+                return now(ruling.on_response.apply(redirect(*status, location)));
+            }
+            Some(PathEffect::Rewrite(path)) => goal.url = whole_url(scheme, host, path),
+            None => {}
+        }
+        ruling.change_request(request.headers_mut());
+        match ruling.picked {
+            Some(Picked::Version(version)) => goal.version = Some(VersionId::new(&*version)),
+            Some(Picked::Worker(name)) => {
+                let account = goal.target.worker.account.clone();
+                let worker = WorkerRef { account, worker: WorkerName::new(&*name) };
+                // One that is not there any more, or not yet, leaves the request where it is.
+                goal.target = self.targets.worker(&worker).unwrap_or(goal.target);
+            }
+            None => {}
+        }
+        goal.decided = Some(ruling.decided);
+        told(self.dispatch(request, connection, id, goal), ruling.on_response)
+    }
+
+    /// Lets a request in and calls the worker.
+    fn dispatch(
+        self: &Rc<Self>,
+        request: Request<RequestBody>,
+        connection: &Rc<Connection>,
+        id: &Arc<str>,
+        goal: Goal,
+    ) -> Answering {
+        let Goal { target, version, url, depth, decided } = goal;
+        let Some(version) = version.or_else(|| pick(&target, &request).cloned()) else {
             return now(refused(Problem::NoRoute, &request, id));
         };
-        let mut url = String::with_capacity(8 + authority.len() + path.len());
-        url.push_str(if secure { "https://" } else { "http://" });
-        url.push_str(authority);
-        url.push_str(path);
-        let url: Arc<str> = url.into();
         let client = Client::of(request.version(), connection);
         let host = &self.placer.host;
-        let mut subject = Subject::fetch(
-            &host.hub,
-            target.worker.clone(),
-            version.clone(),
-            &request,
-            url.clone(),
-            Some(client.ip),
-        );
+        let (hub, worker) = (&host.hub, target.worker.clone());
+        let mut subject =
+            Subject::fetch(hub, worker, version, &request, url.clone(), Some(client.ip));
         if let Err(refusal) = subject.admit(target.gate(&self.placer.placement.admission)) {
-            let why = subject.unanswered(&host.hub, id.clone(), refusal.into());
+            let why = subject.unanswered(hub, id.clone(), refusal.into());
             return now(page(why.problem, request.headers(), id));
         }
         // The page of a failure is negotiated by what the client accepts.
         let accept = request.headers().get(ACCEPT).cloned();
         let request = self.for_worker(request);
-        let call = Call { id: id.clone(), subject, request, url, client: Some(client), depth };
-        self.call(call, accept)
+        let (id, client) = (id.clone(), Some(client));
+        self.call(Call { id, subject, request, url, client, depth, decided }, accept)
     }
 
     /// The request as its worker sees it: with a Host header and a bounded body.

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use atoll_router::{Match, Pattern, RouteTable, Router, Scheme};
 
 use super::admission::{Admission, WorkerGate};
+use super::rules::LiveRules;
 use crate::registry::{LiveWorker, Snapshot, VersionId, WorkerRef};
 
 /// A deployed worker, as a request finds it.
@@ -15,19 +16,25 @@ pub struct Target {
     pub worker: WorkerRef,
     /// The versions that serve, with the upper end of each one's share of 100.
     shares: Vec<(VersionId, f64)>,
+    rules: Option<Arc<LiveRules>>,
     /// Looked up when the first call comes.
     gate: OnceLock<Arc<WorkerGate>>,
 }
 
 impl Target {
-    fn new(live: &LiveWorker) -> Self {
+    fn new(live: &LiveWorker, rules: Option<Arc<LiveRules>>) -> Self {
         let mut end = 0.0;
         let shares = live.deployment.versions.iter().map(|(version, percentage)| {
             end += percentage;
             (version.clone(), end)
         });
         let shares = shares.collect();
-        Self { worker: live.worker.clone(), shares, gate: OnceLock::new() }
+        Self { worker: live.worker.clone(), shares, rules, gate: OnceLock::new() }
+    }
+
+    /// What decides about its requests before they reach it.
+    pub(super) fn rules(&self) -> Option<&Arc<LiveRules>> {
+        self.rules.as_ref()
     }
 
     /// Where its calls are let in.
@@ -77,11 +84,13 @@ impl Targets {
 
     /// Replaces everything by what the snapshot says.
     pub fn swap(&self, snapshot: &Snapshot) {
-        let by_worker: HashMap<WorkerRef, Arc<Target>> = snapshot
-            .workers
-            .iter()
-            .map(|live| (live.worker.clone(), Arc::new(Target::new(live))))
-            .collect();
+        let mut live_rules = self.compile_rules(snapshot);
+        let target = |live: &LiveWorker| {
+            let target = Target::new(live, live_rules.remove(&live.worker));
+            (live.worker.clone(), Arc::new(target))
+        };
+        let by_worker: HashMap<WorkerRef, Arc<Target>> =
+            snapshot.workers.iter().map(target).collect();
         let rules = snapshot.routes.iter().filter_map(|route| {
             // The API refuses patterns that do not parse.
             let pattern = Pattern::parse(&route.pattern)
@@ -108,8 +117,19 @@ impl Targets {
             .workers
             .iter()
             .flat_map(|live| live.deployment.versions.iter().map(|(version, _)| version.clone()))
+            .chain(snapshot.rules.iter().flat_map(|rules| rules.versions.iter().cloned()))
             .collect();
         self.index.store(Arc::new(Index { by_worker, versions }));
+    }
+
+    /// The rules of a snapshot's workers. Those that have not changed are not compiled again.
+    fn compile_rules(&self, snapshot: &Snapshot) -> HashMap<WorkerRef, Arc<LiveRules>> {
+        let before = self.index.load();
+        let compiled = snapshot.rules.iter().filter_map(|source| {
+            let known = before.by_worker.get(&source.worker).and_then(|target| target.rules());
+            Some((source.worker.clone(), LiveRules::compile(source, known)?))
+        });
+        compiled.collect()
     }
 
     /// The worker that a URL leads to.

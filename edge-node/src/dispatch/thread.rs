@@ -412,7 +412,8 @@ fn dispatcher(seat: &Seat) -> std::io::Result<Rc<Dispatcher>> {
     let placer = Placer::new(placement.clone(), pool, host.clone(), *role, queue_max);
     *host.placer.borrow_mut() = Rc::downgrade(&placer);
     let targets = shared.targets.clone();
-    Ok(Rc::new(Dispatcher { targets, placer, limits }))
+    let development = config.development;
+    Ok(Rc::new(Dispatcher { targets, placer, limits, development }))
 }
 
 async fn keep_house(seat: Seat, dispatcher: Rc<Dispatcher>) {

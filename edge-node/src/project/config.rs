@@ -7,6 +7,7 @@ use super::bindings::{self, ProjectBinding};
 use super::document::{Document, Entry, Node, Value};
 use super::fields::Fields;
 use super::keys::{Scope, Support, key};
+use super::rules::{self, ProjectRules};
 use super::{Diagnostic, ProjectError};
 
 /// The newest date that says nothing new to a worker: what a project without one is shown.
@@ -41,6 +42,8 @@ pub struct Project {
     pub cpu_ms: Option<u64>,
     /// `limits.subrequests`.
     pub subrequests: Option<u64>,
+    /// What decides before the worker is called; none leaves the deployed rules as they are.
+    pub rules: Option<ProjectRules>,
     /// Whether variables that only the node knows survive a deploy.
     pub keep_vars: bool,
     /// A command to run before bundling.
@@ -137,7 +140,7 @@ pub(super) struct Scopes<'a> {
 
 impl Scopes<'_> {
     /// The members that hold an inherited key.
-    fn inherited(&self, name: &str) -> &[Entry] {
+    pub(super) fn inherited(&self, name: &str) -> &[Entry] {
         let set = self.own.iter().any(|e| e.key == name && !matches!(e.node.value, Value::Null));
         if set { self.own } else { self.top }
     }
@@ -278,7 +281,7 @@ fn read(
     document: &Document,
     scopes: &Scopes<'_>,
     problems: &mut Vec<Diagnostic>,
-    warnings: Vec<Diagnostic>,
+    mut warnings: Vec<Diagnostic>,
 ) -> Project {
     let dir = document.path.parent().unwrap_or(Path::new("/")).to_owned();
     let mut reader = InheritedReader { document, scopes, problems };
@@ -326,6 +329,7 @@ fn read(
         bindings: bindings::read(document, scopes, problems),
         cpu_ms,
         subrequests,
+        rules: rules::read(document, scopes, &dir, problems, &mut warnings),
         keep_vars: keep_vars.unwrap_or(false),
         build,
         bundle: read_bundle(document, scopes, &dir, problems),

@@ -74,6 +74,7 @@ pub(crate) const KEYS: &[Key] = &[
     k("base_dir", Inherited, Honoured),
     k("cache", Inherited, Ignored),
     k("compliance_region", Inherited, Ignored),
+    k("atoll", Inherited, Honoured),
     k("define", Own, Honoured),
     k("vars", Own, Honoured),
     k("secrets", Own, Ignored),

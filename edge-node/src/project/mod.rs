@@ -10,6 +10,7 @@ mod error;
 mod fields;
 mod keys;
 mod locate;
+mod rules;
 #[cfg(test)]
 mod tests;
 
@@ -22,3 +23,4 @@ pub use diagnostic::Diagnostic;
 pub use dotenv::{local_variables, parse_dotenv};
 pub use error::ProjectError;
 pub use locate::find_config;
+pub use rules::ProjectRules;

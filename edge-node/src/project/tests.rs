@@ -263,3 +263,48 @@ fn dev_vars_win_over_env_files() {
     write(".dev.vars.x", "C=x");
     assert_eq!(one(Some("x")), [("C".into(), "x".into())]);
 }
+
+#[test]
+fn rules_stand_in_the_project_or_in_a_file_of_their_own() {
+    let rules = |file: &str, text: &str, environment| {
+        project(file, text, environment).unwrap().rules.map(|rules| rules.document)
+    };
+    let one = Some(serde_json::json!({ "rule": [{ "name": "r" }] }));
+    assert_eq!(rules("wrangler.toml", "name = \"a\"", None), None);
+    assert_eq!(rules("wrangler.toml", "[[atoll.rules.rule]]\nname = \"r\"", None), one);
+    assert_eq!(
+        rules("wrangler.json", r#"{"atoll": {"rules": {"rule": [{"name": "r"}]}}}"#, None),
+        one
+    );
+    let own = "[env.x.atoll.rules]\n[[atoll.rules.rule]]\nname = \"r\"";
+    assert_eq!(rules("wrangler.toml", own, Some("x")), Some(serde_json::json!({})));
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("wrangler.toml");
+    fs::write(&config, "name = \"a\"\natoll = { rules = \"rules.json\", more = 1 }").unwrap();
+    fs::write(dir.path().join("rules.json"), r#"{ "rule": [{ "name": "r" }] }"#).unwrap();
+    let read = Project::read(&config, None).unwrap();
+    assert_eq!(read.rules.as_ref().map(|rules| rules.document.clone()), one);
+    assert_eq!(read.rules.unwrap().path.unwrap(), dir.path().join("rules.json"));
+    assert!(read.warnings[0].message.contains("atoll.more"), "{:?}", read.warnings);
+}
+
+#[test]
+fn what_is_wrong_with_rules_has_its_line() {
+    let text = "name = \"a\"\n\n[[atoll.rules.rule]]\nname = \"r\"\npercent = 500\n\
+                when = { countri = \"DE\",\n  path = 5 }\n[atoll.rules.unit]\n";
+    let Err(ProjectError::Invalid(problems)) = project("wrangler.toml", text, None) else {
+        panic!("the rules are wrong");
+    };
+    let told: Vec<_> = problems.iter().map(|p| (p.line, p.column, p.message.as_str())).collect();
+    assert_eq!(
+        told,
+        [
+            (8, 1, "a unit is named by `cookie` or by `header`: write one of them"),
+            (6, 10, "unknown key \"countri\": did you mean \"country\"?"),
+            (7, 10, "expected a string, found 5"),
+            (5, 11, "expected a number from 0 to 100, found 500"),
+        ]
+    );
+    let wrong = project("wrangler.toml", "atoll = { rules = 5 }", None);
+    assert!(wrong.unwrap_err().to_string().contains("must be a table or a file's name"));
+}

@@ -8,7 +8,8 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use super::RegistryError;
 
 /// One SQL script per schema version, oldest first.
-const MIGRATIONS: [&str; 2] = [include_str!("schema.sql"), include_str!("certificates.sql")];
+const MIGRATIONS: [&str; 3] =
+    [include_str!("schema.sql"), include_str!("certificates.sql"), include_str!("rules.sql")];
 const BUSY_MS_MAX: u64 = 5_000;
 /// Reading connections kept open; more are opened and closed when more read at once.
 const READERS_IDLE_MAX: usize = 4;

@@ -102,6 +102,9 @@ pub enum Missing {
     /// A route.
     #[error("route {0}")]
     Route(String),
+    /// A rule of a worker.
+    #[error("rule {0}")]
+    Rule(String),
     /// A KV namespace.
     #[error("namespace {0}")]
     Namespace(String),

@@ -14,6 +14,7 @@ mod namespaces;
 pub(crate) mod private_file;
 mod replica;
 mod routes;
+mod rules;
 mod schedules;
 mod snapshot;
 #[cfg(test)]
@@ -44,6 +45,7 @@ pub(crate) use replica::NoFoundation;
 pub(crate) use replica::{CLUSTER_DIR, Foundation, NotLaid};
 pub use replica::{JoinOptions, ReplicaStatus};
 pub use routes::HostPattern;
+pub use rules::{StoredRules, Switch};
 pub use schedules::StoredSchedule;
 #[cfg(test)]
 pub(crate) use tests::version as test_version;

@@ -311,4 +311,20 @@ pub struct Snapshot {
     /// The ids of all uploaded certificates. Their rows never change.
     #[serde(default)]
     pub certificates: Vec<String>,
+    /// The rules of workers that have some.
+    #[serde(default)]
+    pub rules: Vec<WorkerRules>,
+}
+
+/// A worker's rules as they travel: compiled where they are used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerRules {
+    /// Whose they are.
+    pub worker: WorkerRef,
+    /// The document, as JSON.
+    pub document: String,
+    /// What the node adds, as JSON.
+    pub overlay: String,
+    /// The versions that they send requests to.
+    pub versions: Vec<VersionId>,
 }

@@ -5,7 +5,7 @@ use rusqlite::Transaction;
 use super::database::from_sql;
 use super::{
     AccountId, LiveWorker, RegistryError, Route, Schedule, Snapshot, WorkerName, WorkerRef,
-    certificates, deployments, routes,
+    certificates, deployments, routes, rules,
 };
 
 pub(super) fn build(view: &Transaction<'_>) -> Result<Snapshot, RegistryError> {
@@ -17,6 +17,7 @@ pub(super) fn build(view: &Transaction<'_>) -> Result<Snapshot, RegistryError> {
         schedules: schedules(view)?,
         subdomains: subdomains(view)?,
         certificates: certificates::ids(view)?,
+        rules: rules::all(view)?,
     })
 }
 

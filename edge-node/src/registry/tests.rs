@@ -1,6 +1,7 @@
 //! The registry against a real directory.
 
 use bytes::Bytes;
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
@@ -258,4 +259,55 @@ fn names_are_checked() {
     ] {
         assert_eq!(WorkerName::new(name).check().is_ok(), fits, "{name}");
     }
+}
+
+#[test]
+fn rules_keep_their_units_their_switches_and_their_versions() {
+    let (dir, registry) = registry();
+    let account = registry.create_account("a", Some("a")).unwrap().id;
+    let worker = WorkerRef { account: account.clone(), worker: WorkerName::new("w") };
+    let missing = registry.set_rules(&worker, &json!({}));
+    assert!(matches!(missing, Err(RegistryError::NotFound { what: Missing::Worker(_) })));
+    let first = registry.add_version(version(&account, "w", "0", vec![]), Deploy::Now).unwrap();
+    assert_eq!(registry.rules(&worker).unwrap(), None);
+    let rules = |a: u32, b: u32| {
+        let variants = json!([
+            { "name": "a", "weight": a, "version": first.id }, { "name": "b", "weight": b },
+        ]);
+        json!({ "rule": [{ "name": "r", "variants": variants }] })
+    };
+    registry.set_rules(&worker, &rules(50, 50)).unwrap();
+    let stored = registry.set_rules(&worker, &rules(40, 60)).unwrap();
+    let buckets = &stored.overlay.history["r"].buckets;
+    assert_eq!((&buckets["a"], &buckets["b"]), (&vec![(0, 5_000)], &vec![(5_000, 10_000)]));
+    let set = stored.compile().unwrap();
+    assert_eq!(set.rules()[0].buckets(now_ms()), [4_000, 6_000]);
+
+    registry.switch_rule(&worker, "r", Switch::Off).unwrap();
+    let stored = registry.set_rules(&worker, &rules(40, 60)).unwrap();
+    assert!(stored.overlay.switched_off.contains("r"));
+    let unknown = registry.switch_rule(&worker, "x", Switch::Off);
+    assert!(matches!(unknown, Err(RegistryError::NotFound { what: Missing::Rule(_) })));
+    let wrong = registry.set_rules(&worker, &json!({ "rule": [{ "name": 1 }] }));
+    assert!(matches!(wrong, Err(RegistryError::Invalid(why)) if why.contains("rule[0].name")));
+    let nowhere =
+        registry.set_rules(&worker, &json!({ "rule": [{ "name": "r", "version": "v" }] }));
+    assert!(matches!(nowhere, Err(RegistryError::NotFound { what: Missing::Version(_) })));
+
+    // A version that a rule names outlives the deployments that had it.
+    for number in 1..=205 {
+        let code = number.to_string();
+        registry.add_version(version(&account, "w", &code, vec![]), Deploy::Now).unwrap();
+    }
+    assert!(registry.version(&first.id).unwrap().is_some());
+    assert_eq!(registry.snapshot().rules[0].versions, vec![first.id.clone()]);
+    drop(registry);
+    let registry = Registry::open(dir.path()).unwrap();
+    assert_eq!(registry.rules(&worker).unwrap(), Some(stored));
+    registry.delete_rules(&worker).unwrap();
+    registry.add_version(version(&account, "w", "last", vec![]), Deploy::Now).unwrap();
+    assert!(registry.version(&first.id).unwrap().is_none());
+    registry.set_rules(&worker, &json!({ "rule": [{ "name": "r" }] })).unwrap();
+    registry.delete_worker(&worker).unwrap();
+    assert!(registry.snapshot().rules.is_empty());
 }

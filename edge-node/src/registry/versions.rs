@@ -16,7 +16,7 @@ use super::{
     to_json, workers,
 };
 
-/// Newest versions of a worker that are kept, besides those that a kept deployment names.
+/// Newest versions of a worker that are kept, besides those that a kept deployment or a rule names.
 const VERSIONS_KEPT_MAX: u64 = 100;
 
 /// What happens to a version once it is stored.
@@ -279,7 +279,9 @@ fn prune(transaction: &Transaction<'_>, newest: &Version) -> Result<(), Registry
         "DELETE FROM version WHERE account = ?1 AND worker = ?2 AND number <= ?3 AND id NOT IN (
              SELECT json_extract(share.value, '$[0]')
              FROM deployment, json_each(deployment.versions) AS share
-             WHERE deployment.account = ?1 AND deployment.worker = ?2)",
+             WHERE deployment.account = ?1 AND deployment.worker = ?2
+             UNION ALL SELECT named.value FROM rules, json_each(rules.versions) AS named
+             WHERE rules.account = ?1 AND rules.worker = ?2)",
         params![
             newest.worker.account.as_str(),
             newest.worker.worker.as_str(),

@@ -152,10 +152,12 @@ impl LinkState {
     }
 }
 
-/// The versions that a snapshot's deployments name.
+/// The versions that a snapshot's deployments and rules name.
 fn deployed(snapshot: &Snapshot) -> HashSet<VersionId> {
     let workers = snapshot.workers.iter();
-    workers.flat_map(|live| live.deployment.versions.iter().map(|(id, _)| id.clone())).collect()
+    let by_rules = snapshot.rules.iter().flat_map(|rules| rules.versions.iter().cloned());
+    let shares = workers.flat_map(|live| live.deployment.versions.iter().map(|(id, _)| id.clone()));
+    shares.chain(by_rules).collect()
 }
 
 impl ServingState for LinkState {

@@ -13,7 +13,7 @@ pub(crate) use life::{
     op_invocation_ended, op_invocation_fail, op_invocation_handled, op_invocation_pass_through,
     op_invocation_wait_left, op_log, op_report_error, op_wait_until_begun, op_wait_until_over,
 };
-pub(crate) use request::{op_request_body, op_request_cf, op_request_headers};
+pub(crate) use request::{op_request_body, op_request_cf, op_request_flags, op_request_headers};
 pub(crate) use respond::op_respond;
 pub(crate) use time::{op_now, op_time_origin};
 

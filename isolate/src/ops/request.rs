@@ -51,6 +51,16 @@ pub(crate) fn op_request_cf(state: &mut OpState, #[smi] key: u32) -> String {
         .unwrap_or_else(|| "{}".to_owned())
 }
 
+/// What rules decided about the request, as JSON text; empty where nothing decided.
+#[op2]
+#[string]
+pub(crate) fn op_request_flags(state: &mut OpState, #[smi] key: u32) -> String {
+    invocations(state)
+        .with(key, |invocation| invocation.request.as_ref()?.facts.as_ref()?.flags())
+        .flatten()
+        .unwrap_or_default()
+}
+
 /// The body as a resource. It can be taken once.
 #[op2(fast)]
 #[smi]

@@ -1,6 +1,6 @@
 //! What was decided for one request, and why.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -76,6 +76,21 @@ pub enum Outcome {
     Out,
 }
 
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Assigned(_, reason) => f.write_str(reason.as_str()),
+            Self::Disabled => f.write_str("off"),
+            Self::LayerTaken => f.write_str("layer taken"),
+            Self::Requirement => f.write_str("requirement not met"),
+            Self::Condition => f.write_str("conditions do not hold"),
+            Self::Range(bucket) => write!(f, "not in range (layer bucket {bucket})"),
+            Self::Holdout(bucket) => write!(f, "held out (holdout bucket {bucket})"),
+            Self::Out => f.write_str("no part"),
+        }
+    }
+}
+
 /// What became of a rule, for whoever wants to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trace {
@@ -148,23 +163,12 @@ impl RuleSet {
             let rule = &self.rules[*rule];
             let separator = if text.is_empty() { "" } else { ", " };
             let _ = write!(text, "{separator}{}", rule.name);
-            let bucket = bucket.map_or("no draw".to_owned(), |bucket| format!("bucket {bucket}"));
+            let drawn = bucket.map(|bucket| format!(", bucket {bucket}")).unwrap_or_default();
             let _ = match outcome {
-                Outcome::Assigned(variant, reason) => {
-                    write!(
-                        text,
-                        "={} ({}, {bucket})",
-                        rule.variants[*variant].name,
-                        reason.as_str()
-                    )
+                Outcome::Assigned(variant, _) => {
+                    write!(text, "={} ({outcome}{drawn})", rule.variants[*variant].name)
                 }
-                Outcome::Disabled => write!(text, ": off"),
-                Outcome::LayerTaken => write!(text, ": layer taken"),
-                Outcome::Requirement => write!(text, ": requirement not met"),
-                Outcome::Condition => write!(text, ": conditions do not hold"),
-                Outcome::Range(bucket) => write!(text, ": not in range (layer bucket {bucket})"),
-                Outcome::Holdout(bucket) => write!(text, ": held out (holdout bucket {bucket})"),
-                Outcome::Out => write!(text, ": no part ({bucket})"),
+                _ => write!(text, ": {outcome}{drawn}"),
             };
             if text.len() > EXPLANATION_BYTES_MAX {
                 text.truncate(EXPLANATION_BYTES_MAX);

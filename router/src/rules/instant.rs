@@ -9,7 +9,7 @@ pub(super) const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "s
 
 /// Reads `2026-11-26T14:00:00Z`: seconds and an offset from UTC as RFC 3339 has them. A date alone is its
 /// midnight in UTC. Milliseconds since the Unix epoch; none when it is no such time or before the epoch.
-pub(super) fn parse_instant(text: &str) -> Option<u64> {
+pub fn parse_instant(text: &str) -> Option<u64> {
     let (date, time) = match text.len() {
         10 => (text, "00:00:00Z"),
         _ => (

@@ -29,6 +29,7 @@ pub use action::{Effects, HeaderChange, PathEffect, Picked};
 pub use decision::{Assigned, Decision, Outcome, Reason, Trace};
 pub use error::{RuleProblem, RulesError, Step};
 pub use facts::UNIT_COOKIE;
+pub use instant::parse_instant;
 pub use murmur3::{BUCKETS, bucket};
 pub use parse::{LAYERS_MAX, RULES_MAX, VARIANTS_MAX};
 pub use preview::{EXPLAIN, PREVIEW, PREVIEW_TOKEN};

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod kv;
+mod rules;
 mod tails;
 mod uploads;
 

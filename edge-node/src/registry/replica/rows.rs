@@ -11,7 +11,7 @@ use super::record::{Row, RowKind, Value};
 
 /// Every replicated table, parents before their children. `blob` is not among them: modules are fetched by
 /// their hash.
-pub(in super::super) const TABLES: [&str; 12] = [
+pub(in super::super) const TABLES: [&str; 13] = [
     "node",
     "cluster",
     "account",
@@ -23,6 +23,7 @@ pub(in super::super) const TABLES: [&str; 12] = [
     "deployment",
     "route",
     "schedule",
+    "rules",
     "namespace",
 ];
 /// Columns that a replicated table may have.

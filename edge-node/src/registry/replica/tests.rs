@@ -141,6 +141,8 @@ async fn what_one_node_changes_all_nodes_have() {
     blocking(move || {
         b2.replace_routes(&target, &["example.com/*".into()]).unwrap();
         b2.replace_schedules(&target, &["* * * * *".into()]).unwrap();
+        b2.set_rules(&target, &serde_json::json!({ "rule": [{ "name": "r" }] })).unwrap();
+        b2.switch_rule(&target, "r", crate::registry::Switch::Off).unwrap();
         let namespace = b2.create_namespace(&account, "t").unwrap();
         b2.rename_namespace(&account, &namespace.id, "u").unwrap();
         let route = b2.add_route(&account, "other.com/*", None).unwrap();
@@ -149,6 +151,7 @@ async fn what_one_node_changes_all_nodes_have() {
     .await;
     converge(&b, &a).await;
     assert_eq!(a.snapshot().routes.len(), 2);
+    assert!(a.snapshot().rules[0].overlay.contains("switched_off\":[\"r\""));
     // What goes by foreign keys goes everywhere.
     let a2 = a.clone();
     blocking(move || a2.delete_worker(&worker).unwrap()).await;

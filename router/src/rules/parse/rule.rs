@@ -183,6 +183,7 @@ impl Builder {
         let listed = members.iter().any(|(key, _)| *key == "variants");
         if !listed {
             let (value, action) = self.action(members, rule, ONLY_VARIANT, prefix);
+            let value = value.or(Some(Value::Bool(true)));
             return (vec![Variant { name: ONLY_VARIANT.into(), value, action }], vec![1.0]);
         }
         for key in ACTION_KEYS.iter().filter(|key| members.iter().any(|(found, _)| found == *key)) {

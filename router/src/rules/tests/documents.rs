@@ -221,7 +221,7 @@ fn variants_act_and_earlier_layers_have_their_way() {
     assert_eq!(headers, [("x-a", Some("1")), ("cookie", None), ("x-b", Some("3"))]);
     assert_eq!(Value::from(set.variables(&decision)), json!({ "color": "red", "size": 1 }));
     let details = set.details(&decision);
-    assert_eq!(details["a"], json!({ "value": "on", "variant": "on", "reason": "STATIC" }));
+    assert_eq!(details["a"], json!({ "value": true, "variant": "on", "reason": "STATIC" }));
     assert_eq!(details["b"]["value"], json!({ "deep": true }));
 }
 
@@ -300,12 +300,12 @@ fn reasons_are_told_to_those_who_may_know() {
     let (layer, holdout) = (bucket("layer.main", "1"), bucket("holdout.all", "1"));
     let (few, split) = (bucket("few", "1"), bucket("split", "1"));
     let variant = if split < 5_000 { "a" } else { "b" };
-    let child = if split < 5_000 { ": requirement not met" } else { "=on (STATIC, no draw)" };
+    let child = if split < 5_000 { ": requirement not met" } else { "=on (STATIC)" };
     assert_eq!(
         explained,
         format!(
             "off: off, elsewhere: conditions do not hold, held: held out (holdout bucket {holdout}), \
-             ranged: not in range (layer bucket {layer}), few: no part (bucket {few}), \
+             ranged: not in range (layer bucket {layer}), few: no part, bucket {few}, \
              split={variant} (SPLIT, bucket {split}), late: layer taken, child{child}"
         )
     );
