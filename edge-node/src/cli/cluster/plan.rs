@@ -178,7 +178,7 @@ impl Server {
         let name = server_name(number);
         Self {
             client: ports.take(args.nats_port, number),
-            route: ports.take(ROUTE_PORT, number),
+            route: ports.take(beside(args.nats_port, ROUTE_PORT), number),
             config: dir.join(format!("{name}.conf")),
             log: dir.join(format!("{name}.log")),
             store: dir.join(&name),
@@ -196,12 +196,17 @@ impl Node {
             http: ports.take(args.port, number),
             https: ports.take(args.https_port, number),
             admin: ports.take(args.admin_port, number),
-            peer: ports.take(PEER_PORT, number),
+            peer: ports.take(beside(args.admin_port, PEER_PORT), number),
             config: dir.join(format!("{name}.toml")),
             data_dir: dir.join(&name),
             name,
         }
     }
+}
+
+/// Where a row of ports begins that nobody chooses: anywhere, as the row beside it does.
+fn beside(other: u16, first: u16) -> u16 {
+    if other == 0 { 0 } else { first }
 }
 
 /// Ports that are free now. They are held until all are chosen, so that none is chosen twice.
