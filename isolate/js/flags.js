@@ -74,7 +74,7 @@ class Flags {
 function experimentsOf(invocation) {
   const { details: all } = decisionOf(invocation);
   const keys = ObjectKeys(all);
-  const given = {};
+  const given = { __proto__: null };
   for (let i = 0; i < keys.length; i++) {
     const detail = all[keys[i]];
     if (detail.variant !== undefined) given[keys[i]] = ObjectFreeze(detail);

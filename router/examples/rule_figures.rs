@@ -38,8 +38,20 @@ fn main() {
             json!({ "name": format!("r{n}"), "layer": format!("l{n}"), "variants": [{ "name": "a" }, { "name": "b" }] })
         }).collect()),
     ];
+    let one = json!([{
+        "name": "page",
+        "when": { "path": { "prefix": "/" }, "not": { "device": "bot" } },
+        "variants": [
+            { "name": "a", "response_headers": { "x-variant": "a" } },
+            { "name": "b", "response_headers": { "x-variant": "b" } },
+        ],
+    }]);
+    let one = (
+        "one rule alone: a path, a device and a split",
+        one.as_array().cloned().unwrap_or_default(),
+    );
     println!("{:<60} {:>10} {:>10}", "100 rules", "median ns", "p99 ns");
-    for (name, rules) in sets {
+    for (name, rules) in sets.into_iter().chain([one]) {
         let set = RuleSet::parse(&json!({ "rule": rules }), Overlay::default());
         let set = set.unwrap_or_else(|error| panic!("{error}"));
         let (median, p99) = measure(&set);

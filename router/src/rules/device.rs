@@ -7,26 +7,69 @@ use http::header::{HeaderName, USER_AGENT};
 /// `?1` from a browser that prefers mobile pages (User-Agent Client Hints).
 const MOBILE_HINT: HeaderName = HeaderName::from_static("sec-ch-ua-mobile");
 
-/// Words in user agents of programs, in lower case.
-const BOTS: [&str; 13] = [
-    "bot",
-    "crawl",
-    "spider",
-    "slurp",
-    "curl/",
-    "wget/",
-    "python",
-    "go-http-client",
-    "java/",
-    "headless",
-    "facebookexternalhit",
-    "preview",
-    "monitor",
+/// What words in user agents say, in lower case. All begin with two letters.
+const WORDS: [(&str, u8); 22] = [
+    ("bot", BOT),
+    ("crawl", BOT),
+    ("spider", BOT),
+    ("slurp", BOT),
+    ("curl/", BOT),
+    ("wget/", BOT),
+    ("python", BOT),
+    ("go-http-client", BOT),
+    ("java/", BOT),
+    ("headless", BOT),
+    ("facebookexternalhit", BOT),
+    ("preview", BOT),
+    ("monitor", BOT),
+    ("ipad", TABLET),
+    ("tablet", TABLET),
+    ("kindle", TABLET),
+    ("silk/", TABLET),
+    ("mobi", MOBILE),
+    ("iphone", MOBILE),
+    ("ipod", MOBILE),
+    ("opera mini", MOBILE),
+    ("android", ANDROID),
 ];
-/// Words in user agents of tablets.
-const TABLETS: [&str; 4] = ["ipad", "tablet", "kindle", "silk/"];
-/// Words in user agents of phones.
-const MOBILES: [&str; 4] = ["mobi", "iphone", "ipod", "opera mini"];
+const BOT: u8 = 1;
+const TABLET: u8 = 2;
+const MOBILE: u8 = 4;
+const ANDROID: u8 = 8;
+
+/// For each letter that words begin with, a bit for each second letter. Most places of a user agent are passed over
+/// by one look at this.
+const BEGINNINGS: [u32; 26] = beginnings();
+
+const fn beginnings() -> [u32; 26] {
+    let mut table = [0; 26];
+    let mut at = 0;
+    while at < WORDS.len() {
+        let word = WORDS[at].0.as_bytes();
+        table[(word[0] - b'a') as usize] |= 1 << (word[1] - b'a');
+        at += 1;
+    }
+    table
+}
+
+/// What is said by all words in a user agent, in any case.
+fn said(agent: &[u8]) -> u8 {
+    let letter = |byte: u8| usize::from((byte | 0x20).wrapping_sub(b'a'));
+    let mut said = 0;
+    for (at, pair) in agent.windows(2).enumerate() {
+        let (first, second) = (letter(pair[0]), letter(pair[1]));
+        if first >= 26 || second >= 26 || BEGINNINGS[first] & (1 << second) == 0 {
+            continue;
+        }
+        for (word, means) in WORDS {
+            let found = agent[at..].get(..word.len());
+            if found.is_some_and(|found| found.eq_ignore_ascii_case(word.as_bytes())) {
+                said |= means;
+            }
+        }
+    }
+    said
+}
 
 /// A class of devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,12 +97,12 @@ impl Device {
 
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let agent = headers.get(USER_AGENT).map_or(&b""[..], |agent| agent.as_bytes());
-        let names = |words: &[&str]| words.iter().any(|word| holds(agent, word.as_bytes()));
-        let android = names(&["android"]);
-        if agent.is_empty() || names(&BOTS) {
+        let said = said(agent);
+        let android = said & ANDROID != 0;
+        if agent.is_empty() || said & BOT != 0 {
             return Self::Bot;
         }
-        if names(&TABLETS) {
+        if said & TABLET != 0 {
             return Self::Tablet;
         }
         match headers.get(MOBILE_HINT).map(|hint| hint.as_bytes()) {
@@ -67,16 +110,11 @@ impl Device {
             // Chrome on a tablet asks for desktop pages and still says that it is on Android.
             Some(b"?0") if android => Self::Tablet,
             Some(b"?0") => Self::Desktop,
-            _ if names(&MOBILES) => Self::Mobile,
+            _ if said & MOBILE != 0 => Self::Mobile,
             _ if android => Self::Tablet,
             _ => Self::Desktop,
         }
     }
-}
-
-/// Whether a text has a word of lower-case letters in it, in any case.
-fn holds(text: &[u8], word: &[u8]) -> bool {
-    text.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word))
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ pub(super) struct Facts<'a> {
     queries: OnceCell<Box<[Option<Cow<'a, str>>]>>,
     device: OnceCell<Device>,
     language: OnceCell<Option<&'a str>>,
-    units: Box<[OnceCell<Arc<str>>]>,
+    units: OnceCell<Box<[OnceCell<Arc<str>>]>>,
     fresh_unit: OnceCell<Arc<str>>,
 }
 
@@ -93,7 +93,7 @@ impl<'a> Facts<'a> {
             queries: OnceCell::new(),
             device: OnceCell::new(),
             language: OnceCell::new(),
-            units: names.units.iter().map(|_| OnceCell::new()).collect(),
+            units: OnceCell::new(),
             fresh_unit: OnceCell::new(),
         }
     }
@@ -163,7 +163,9 @@ impl<'a> Facts<'a> {
 
     /// The id of the unit that a source names; the client's automatic id where the source is silent.
     pub(super) fn unit(&self, source: usize) -> &Arc<str> {
-        self.units[source].get_or_init(|| self.find_unit(&self.names.units[source]))
+        let sources = &self.names.units;
+        let units = self.units.get_or_init(|| sources.iter().map(|_| OnceCell::new()).collect());
+        units[source].get_or_init(|| self.find_unit(&sources[source]))
     }
 
     /// The automatic id that was made in this evaluation, if any was.

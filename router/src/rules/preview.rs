@@ -32,7 +32,11 @@ pub(super) struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    pub(super) fn of(visit: &Visit<'a>, token_sha256: Option<&[u8; 32]>) -> Self {
+    /// Nothing is looked up where nobody could be allowed anything: `open` says that some rule is open to all.
+    pub(super) fn of(visit: &Visit<'a>, token_sha256: Option<&[u8; 32]>, open: bool) -> Self {
+        if !open && !visit.trusted && token_sha256.is_none() {
+            return Self::default();
+        }
         let wanted = find(visit, PREVIEW);
         let explain = visit.headers.get(EXPLAIN).is_some_and(|value| value == "1");
         if wanted.is_none() && !explain {

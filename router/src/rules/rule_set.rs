@@ -63,6 +63,8 @@ pub struct RuleSet {
     /// In the document's order.
     pub(super) rules: Box<[Rule]>,
     pub(super) token_sha256: Option<[u8; 32]>,
+    /// Whether anybody may force variants of some rule.
+    pub(super) open: bool,
     pub(super) overlay: Overlay,
 }
 
@@ -211,7 +213,7 @@ struct Evaluation<'e> {
 
 impl<'e> Evaluation<'e> {
     fn new(set: &'e RuleSet, visit: &'e Visit<'e>) -> Self {
-        let asked = Asked::of(visit, set.token_sha256.as_ref());
+        let asked = Asked::of(visit, set.token_sha256.as_ref(), set.open);
         let trace = asked.explain.then(Vec::new);
         let facts = Facts::new(visit, &set.names);
         Self { set, facts, asked, decision: Decision { trace, ..Decision::default() } }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::error::{RulesError, Step};
 use super::facts::{Names, UnitSource, numbered};
 use super::murmur3::{BUCKETS, Seed};
-use super::rule::{Rule, State};
+use super::rule::{Preview, Rule, State};
 use super::rule_set::{Holdout, Layer, Overlay, RuleSet};
 use reader::{Member, Reader, unknown};
 
@@ -93,6 +93,7 @@ pub(super) fn rule_set(document: &Value, overlay: Overlay) -> Result<RuleSet, Ru
             })
             .collect(),
         holdouts: holdouts.into_iter().map(|draft| draft.holdout).collect(),
+        open: rules.iter().any(|rule| rule.preview == Preview::Open),
         rules: rules.into(),
         token_sha256,
         overlay,
