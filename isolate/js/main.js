@@ -91,6 +91,7 @@ function respond(invocation, response) {
 function call(name, argument, invocation) {
   given = invocation;
   const ctx = new ExecutionContext();
+  given = null;
   const target = entrypointIsClass ? ReflectConstruct(entrypoint, [ctx, env]) : entrypoint;
   const handler = target?.[name];
   if (typeof handler !== "function") throw new TypeError(`Handler does not export a ${name}() function.`);

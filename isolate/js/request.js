@@ -5,33 +5,24 @@
 const { core, primordials } = __bootstrap;
 const { op_invocation_wait_left, op_request_body, op_request_cf, op_request_headers } = core.ops;
 const {
-  ArrayPrototypeMap,
   JSONParse,
-  ObjectDefineProperty,
   ObjectKeys,
   PromisePrototypeThen,
   RegExpPrototypeExec,
   StringPrototypeToUpperCase,
-  Symbol,
-  SymbolFor,
   TypeError,
 } = primordials;
 const webidl = core.loadExtScript("ext:deno_webidl/00_webidl.js");
-const { createFilteredInspectProxy } = core.loadExtScript("ext:deno_web/01_console.js");
 const { HTTP_TOKEN_CODE_POINT_RE } = core.loadExtScript("ext:deno_web/00_infra.js");
-const { extractMimeType } = core.loadExtScript("ext:deno_web/01_mimesniff.js");
 const { URL } = core.loadExtScript("ext:deno_web/00_url.js");
 const { DOMException } = core.loadExtScript("ext:deno_web/01_dom_exception.js");
 const { createDependentAbortSignal, newSignal, signalAbort } = core.loadExtScript("ext:deno_web/03_abort_signal.js");
-const { markNotSerializable } = core.loadExtScript("ext:deno_web/13_message_port.js");
-const { extractBody, mixinBody } = core.loadExtScript("ext:deno_fetch/22_body.js");
-const { fillHeaders, getDecodeSplitHeader, guardFromHeaders, headersFromHeaderList } = core.loadExtScript(
+const { extractBody } = core.loadExtScript("ext:deno_fetch/22_body.js");
+const { fillHeaders, guardFromHeaders, headersFromHeaderList } = core.loadExtScript(
   "ext:deno_fetch/20_headers.js",
 );
 const { bodyFromRid } = core.loadExtScript("ext:atoll/body.js");
-
-const _body = Symbol("body");
-const _mimeType = Symbol("mime type");
+const { copyList, finishBodyClass } = core.loadExtScript("ext:atoll/body_class.js");
 
 const NORMALIZED = {
   __proto__: null,
@@ -156,25 +147,6 @@ class Request {
     if (body !== null) copy.body = body.clone();
     return fromState(copy);
   }
-
-  get [_body]() {
-    return bodyOf(this.#state);
-  }
-
-  get [_mimeType]() {
-    return extractMimeType(getDecodeSplitHeader(listOf(this.#state), "Content-Type"));
-  }
-
-  [SymbolFor("Deno.privateCustomInspect")](inspect, inspectOptions) {
-    return inspect(
-      createFilteredInspectProxy({
-        object: this,
-        evaluate: isRequest(this),
-        keys: ["bodyUsed", "headers", "method", "redirect", "url"],
-      }),
-      inspectOptions,
-    );
-  }
 }
 
 function listOf(state) {
@@ -205,7 +177,7 @@ function newSignalOf(state) {
 // A copy without body and signal.
 function copyOf(state) {
   const copy = newState(0, state.method, state.url, false);
-  copy.list = ArrayPrototypeMap(listOf(state), (header) => [header[0], header[1]]);
+  copy.list = copyList(listOf(state));
   copy.options = state.options;
   copy.cf = state.id !== 0 && state.cf === undefined ? JSONParse(op_request_cf(state.id)) : state.cf;
   return copy;
@@ -284,14 +256,15 @@ function referrerFrom(referrer) {
   return url.protocol === "about:" && url.pathname === "client" ? "about:client" : url.href;
 }
 
-webidl.configureInterface(Request);
-// What the mixin asks of every object that it is called on; the private field is what nobody can make up.
-ObjectDefineProperty(Request.prototype, webidl.brand, { __proto__: null, value: webidl.brand });
-markNotSerializable(Request.prototype);
-mixinBody(Request.prototype, _body, _mimeType);
+finishBodyClass(
+  Request,
+  (request) => bodyOf(stateOf(request)),
+  (request) => listOf(stateOf(request)),
+  isRequest,
+  ["bodyUsed", "headers", "method", "redirect", "url"],
+);
 
 const choice = (name, values) => webidl.createEnumConverter(name, values);
-webidl.converters["Request"] = webidl.createInterfaceConverter("Request", Request.prototype);
 const convertInit = webidl.createDictionaryConverter("RequestInit", [
   { key: "method", converter: webidl.converters["ByteString"] },
   { key: "headers", converter: webidl.converters["HeadersInit"] },

@@ -5,37 +5,28 @@
 const { core, primordials } = __bootstrap;
 const {
   ArrayPrototypeFilter,
-  ArrayPrototypeMap,
   ArrayPrototypePush,
   ArrayPrototypeSlice,
   ObjectDefineProperties,
-  ObjectDefineProperty,
   RangeError,
   RegExpPrototypeExec,
   SafeRegExp,
-  Symbol,
-  SymbolFor,
   TypeError,
 } = primordials;
 const webidl = core.loadExtScript("ext:deno_webidl/00_webidl.js");
-const { createFilteredInspectProxy } = core.loadExtScript("ext:deno_web/01_console.js");
 const { byteLowerCase, serializeJSValueToJSONString } = core.loadExtScript("ext:deno_web/00_infra.js");
-const { extractMimeType } = core.loadExtScript("ext:deno_web/01_mimesniff.js");
 const { URL } = core.loadExtScript("ext:deno_web/00_url.js");
-const { markNotSerializable } = core.loadExtScript("ext:deno_web/13_message_port.js");
-const { extractBody, InnerBody, mixinBody } = core.loadExtScript("ext:deno_fetch/22_body.js");
-const { fillHeaderList, getDecodeSplitHeader, guardFromHeaders, headersFromHeaderList } = core.loadExtScript(
+const { extractBody, InnerBody } = core.loadExtScript("ext:deno_fetch/22_body.js");
+const { fillHeaderList, guardFromHeaders, headersFromHeaderList } = core.loadExtScript(
   "ext:deno_fetch/20_headers.js",
 );
+const { copyList, finishBodyClass } = core.loadExtScript("ext:atoll/body_class.js");
 
 const convertBody = webidl.converters["BodyInit_DOMString?"];
 const convertUrl = webidl.converters["USVString"];
 const convertStatus = webidl.converters["unsigned short"];
 const convertStatusText = webidl.converters["ByteString"];
 const convertAny = webidl.converters["any"];
-
-const _body = Symbol("body");
-const _mimeType = Symbol("mime type");
 
 // The content type that a body brings: what op_respond takes in place of a header list when nothing else is in it.
 const UNTYPED = 0;
@@ -178,28 +169,9 @@ class Response {
     copy.guard = state.headers === null ? state.guard : guardFromHeaders(state.headers);
     copy.urls = state.urls === null ? null : ArrayPrototypeSlice(state.urls);
     copy.decoded = state.decoded;
-    copy.list = ArrayPrototypeMap(listOf(state), (header) => [header[0], header[1]]);
+    copy.list = copyList(listOf(state));
     if (body !== null) copy.body = body.clone();
     return response;
-  }
-
-  get [_body]() {
-    return bodyOf(this.#state);
-  }
-
-  get [_mimeType]() {
-    return extractMimeType(getDecodeSplitHeader(listOf(this.#state), "Content-Type"));
-  }
-
-  [SymbolFor("Deno.privateCustomInspect")](inspect, inspectOptions) {
-    return inspect(
-      createFilteredInspectProxy({
-        object: this,
-        evaluate: isResponse(this),
-        keys: ["body", "bodyUsed", "headers", "ok", "redirected", "status", "statusText", "url"],
-      }),
-      inspectOptions,
-    );
   }
 }
 
@@ -270,17 +242,18 @@ function sentList(state) {
   return ArrayPrototypeFilter(list, (header) => !(byteLowerCase(header[0]) in NAMES_OF_ENCODED_BODY));
 }
 
-webidl.configureInterface(Response);
+finishBodyClass(
+  Response,
+  (response) => bodyOf(stateOf(response)),
+  (response) => listOf(stateOf(response)),
+  isResponse,
+  ["body", "bodyUsed", "headers", "ok", "redirected", "status", "statusText", "url"],
+);
 ObjectDefineProperties(Response, {
   json: { __proto__: null, enumerable: true },
   redirect: { __proto__: null, enumerable: true },
   error: { __proto__: null, enumerable: true },
 });
-// What the mixin asks of every object that it is called on; the private field is what nobody can make up.
-ObjectDefineProperty(Response.prototype, webidl.brand, { __proto__: null, value: webidl.brand });
-markNotSerializable(Response.prototype);
-mixinBody(Response.prototype, _body, _mimeType);
-webidl.converters["Response"] = webidl.createInterfaceConverter("Response", Response.prototype);
 
 return { bodyOf, isResponse, nullBodyStatus, redirectStatus, Response, sentList, stateOf };
 })();

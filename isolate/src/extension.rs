@@ -42,6 +42,7 @@ deno_core::extension!(
         "async_hooks_module.js",
         "async_ops.js",
         "body.js",
+        "body_class.js",
         "clock.js",
         "crypto.js",
         "events.js",
