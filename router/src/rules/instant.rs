@@ -1,5 +1,7 @@
 //! Times in rules: instants of RFC 3339, and windows of days and hours.
 
+use chrono::NaiveDate;
+
 const DAY_MS: u64 = 86_400_000;
 const MINUTE_MS: u64 = 60_000;
 const DAY_MINUTES: u16 = 1_440;
@@ -17,8 +19,8 @@ pub fn parse_instant(text: &str) -> Option<u64> {
             text.get(11..).filter(|_| matches!(text.as_bytes()[10], b'T' | b't' | b' '))?,
         ),
     };
-    let days = days_from_civil(
-        digits(date.get(0..4)?)?,
+    let date = NaiveDate::from_ymd_opt(
+        digits(date.get(0..4)?).and_then(|year| i32::try_from(year).ok())?,
         (date.as_bytes()[4] == b'-').then(|| digits(date.get(5..7)?))??,
         (date.as_bytes()[7] == b'-').then(|| digits(date.get(8..10)?))??,
     )?;
@@ -33,7 +35,8 @@ pub fn parse_instant(text: &str) -> Option<u64> {
         None => zone,
     };
     let offset = parse_offset(zone)?;
-    let minutes = i64::from(days) * 1_440 + i64::from(clock) - i64::from(offset);
+    let days = date.signed_duration_since(NaiveDate::default()).num_days();
+    let minutes = days * i64::from(DAY_MINUTES) + i64::from(clock) - i64::from(offset);
     u64::try_from(minutes * 60 + i64::from(seconds)).ok().map(|seconds| seconds * 1_000)
 }
 
@@ -63,26 +66,6 @@ fn two_digits(text: &str) -> Option<u16> {
 
 fn digits(text: &str) -> Option<u32> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
-}
-
-/// Days since the Unix epoch (Hinnant, "chrono-compatible low-level date algorithms").
-fn days_from_civil(year: u32, month: u32, day: u32) -> Option<i32> {
-    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    let length = match month {
-        2 => 28 + u32::from(leap),
-        4 | 6 | 9 | 11 => 30,
-        1..=12 => 31,
-        _ => return None,
-    };
-    if day == 0 || day > length {
-        return None;
-    }
-    let year = if month <= 2 { i64::from(year) - 1 } else { i64::from(year) };
-    let era = year.div_euclid(400);
-    let of_era = year.rem_euclid(400);
-    let of_year = (153 * ((i64::from(month) + 9) % 12) + 2) / 5 + i64::from(day) - 1;
-    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
-    i32::try_from(days).ok()
 }
 
 /// When a rule holds. All that is set must hold.

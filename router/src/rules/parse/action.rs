@@ -9,7 +9,7 @@ use super::super::error::Step;
 use super::super::preview::PREVIEW_TOKEN;
 use super::super::template::{Context, Kind, Template};
 use super::Builder;
-use super::reader::{Member, Reader};
+use super::reader::{Member, Reader, Walk};
 
 /// Headers that one variant changes, in each direction.
 const HEADERS_MAX: usize = 32;

@@ -7,7 +7,7 @@ use super::super::error::Step;
 use super::super::facts::{Fact, numbered};
 use super::super::instant::{DAYS, Window, parse_clock, parse_offset};
 use super::super::murmur3::{BUCKETS, Seed};
-use super::reader::{Member, Reader};
+use super::reader::{Member, Reader, Walk};
 use super::{Builder, buckets};
 
 /// Conditions of one set, those inside others too.
@@ -98,7 +98,7 @@ impl Builder {
     }
 
     fn tables(&mut self, value: &Value, owner: Owner<'_>) -> Box<[Condition]> {
-        let read = |builder: &mut Self, _, value| Some(builder.table(value, owner));
+        let read = |builder: &mut Self, value| Some(builder.table(value, owner));
         self.each(value, "an array of tables of conditions", read).into()
     }
 

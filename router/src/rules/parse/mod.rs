@@ -15,7 +15,7 @@ use super::facts::{Names, UnitSource, numbered};
 use super::murmur3::{BUCKETS, Seed};
 use super::rule::{Preview, Rule, State};
 use super::rule_set::{Holdout, Layer, Overlay, RuleSet};
-use reader::{Member, Reader, unknown};
+use reader::{Member, Reader, Walk, unknown};
 
 /// Rules of one set.
 pub const RULES_MAX: usize = 1_000;
@@ -110,39 +110,13 @@ fn layer_of(layers: &mut Vec<LayerDraft>, name: &str) -> usize {
     })
 }
 
+impl Walk for Builder {
+    fn reader(&mut self) -> &mut Reader {
+        &mut self.reader
+    }
+}
+
 impl Builder {
-    fn member<'v, T>(
-        &mut self,
-        members: &[Member<'v>],
-        key: &str,
-        read: impl FnOnce(&mut Self, &'v Value) -> Option<T>,
-    ) -> Option<T> {
-        let (_, value) = members.iter().find(|(found, _)| *found == key)?;
-        self.within(Step::Key(key.to_owned()), |builder| read(builder, value))
-    }
-
-    fn within<T>(&mut self, step: Step, read: impl FnOnce(&mut Self) -> T) -> T {
-        self.reader.enter(step);
-        let value = read(self);
-        self.reader.leave();
-        value
-    }
-
-    /// Reads every item of an array with its place.
-    fn each<'v, T>(
-        &mut self,
-        value: &'v Value,
-        what: &str,
-        mut read: impl FnMut(&mut Self, usize, &'v Value) -> Option<T>,
-    ) -> Vec<T> {
-        let Value::Array(items) = value else {
-            self.reader.expected(what, value);
-            return Vec::new();
-        };
-        let items = items.iter().enumerate();
-        items.filter_map(|(at, item)| self.within(Step::Index(at), |b| read(b, at, item))).collect()
-    }
-
     fn limit(&mut self, count: usize, most: usize, what: &str) {
         if count > most {
             self.reader.report(format!("there are {count} {what}: a set has at most {most}"));
@@ -176,20 +150,18 @@ impl Builder {
 
     fn digest(&mut self, value: &Value) -> Option<[u8; 32]> {
         let text = self.reader.text(value)?;
-        let digit = |at: usize| (*text.as_bytes().get(at)? as char).to_digit(16);
-        let byte = |at: usize| Some((digit(2 * at)? * 16 + digit(2 * at + 1)?) as u8);
-        let bytes: Option<Vec<u8>> = (0..32).map(byte).collect();
-        let digest = bytes.filter(|_| text.len() == 64).and_then(|bytes| bytes.try_into().ok());
-        if digest.is_none() {
+        let mut digest = [0; 32];
+        if hex::decode_to_slice(text, &mut digest).is_err() {
             self.reader.report(
                 "expected 64 hexadecimal digits, the SHA-256 of a token: `atoll rules token` makes one",
             );
+            return None;
         }
-        digest
+        Some(digest)
     }
 
     fn layers(&mut self, value: &Value) -> Option<Vec<LayerDraft>> {
-        let layers = self.each(value, "an array of layers", |builder, _, value| {
+        let layers = self.each(value, "an array of layers", |builder, value| {
             let members = builder.reader.object(value, &["name", "seed"]);
             let name = builder.required_name(&members)?;
             let seed = builder.reader.member(&members, "seed", Reader::name);
@@ -201,7 +173,7 @@ impl Builder {
     }
 
     fn holdouts(&mut self, value: &Value, unit: usize) -> Vec<HoldoutDraft> {
-        let drafts = self.each(value, "an array of holdouts", |builder, _, value| {
+        let drafts = self.each(value, "an array of holdouts", |builder, value| {
             let known = ["name", "seed", "percent", "unit", "layers", "rules"];
             let members = builder.reader.object(value, &known);
             let name = builder.required_name(&members)?;

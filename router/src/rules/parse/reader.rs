@@ -17,6 +17,64 @@ pub(super) struct Reader {
 /// One member of an object.
 pub(super) type Member<'v> = (&'v str, &'v Value);
 
+/// Whoever reads parts of a document, one step deeper at a time.
+pub(super) trait Walk: Sized {
+    /// What knows where the reading is.
+    fn reader(&mut self) -> &mut Reader;
+
+    /// Goes a step down for as long as `read` takes.
+    fn within<T>(&mut self, step: Step, read: impl FnOnce(&mut Self) -> T) -> T {
+        self.reader().path.push(step);
+        let value = read(self);
+        self.reader().path.pop();
+        value
+    }
+
+    /// Reads a member, if it is there.
+    fn member<'v, T>(
+        &mut self,
+        members: &[Member<'v>],
+        key: &str,
+        read: impl FnOnce(&mut Self, &'v Value) -> Option<T>,
+    ) -> Option<T> {
+        let (_, value) = members.iter().find(|(found, _)| *found == key)?;
+        self.within(Step::Key(key.to_owned()), |walk| read(walk, value))
+    }
+
+    /// Reads every item of an array with its place.
+    fn each_at<'v, T>(
+        &mut self,
+        value: &'v Value,
+        what: &str,
+        mut read: impl FnMut(&mut Self, usize, &'v Value) -> Option<T>,
+    ) -> Vec<T> {
+        let Value::Array(items) = value else {
+            self.reader().expected(what, value);
+            return Vec::new();
+        };
+        let items = items.iter().enumerate();
+        items
+            .filter_map(|(at, item)| self.within(Step::Index(at), |walk| read(walk, at, item)))
+            .collect()
+    }
+
+    /// Reads every item of an array.
+    fn each<'v, T>(
+        &mut self,
+        value: &'v Value,
+        what: &str,
+        mut read: impl FnMut(&mut Self, &'v Value) -> Option<T>,
+    ) -> Vec<T> {
+        self.each_at(value, what, |walk, _, item| read(walk, item))
+    }
+}
+
+impl Walk for Reader {
+    fn reader(&mut self) -> &mut Reader {
+        self
+    }
+}
+
 impl Reader {
     pub(super) fn finish<T>(self, value: T) -> Result<T, RulesError> {
         if self.problems.is_empty() { Ok(value) } else { Err(RulesError(self.problems)) }
@@ -31,22 +89,6 @@ impl Reader {
     /// Says what was expected and what is there.
     pub(super) fn expected(&mut self, what: &str, found: &Value) {
         self.report(format!("expected {what}, found {}", shown(found)));
-    }
-
-    /// Goes a step down, until it is left again.
-    pub(super) fn enter(&mut self, step: Step) {
-        self.path.push(step);
-    }
-
-    pub(super) fn leave(&mut self) {
-        self.path.pop();
-    }
-
-    pub(super) fn within<T>(&mut self, step: Step, read: impl FnOnce(&mut Self) -> T) -> T {
-        self.enter(step);
-        let value = read(self);
-        self.leave();
-        value
     }
 
     /// The members of an object, all of which are known.
@@ -69,34 +111,6 @@ impl Reader {
                 Vec::new()
             }
         }
-    }
-
-    /// Reads a member, if it is there.
-    pub(super) fn member<'v, T>(
-        &mut self,
-        members: &[Member<'v>],
-        key: &str,
-        read: impl FnOnce(&mut Self, &'v Value) -> Option<T>,
-    ) -> Option<T> {
-        let (_, value) = members.iter().find(|(found, _)| *found == key)?;
-        self.within(Step::Key(key.to_owned()), |reader| read(reader, value))
-    }
-
-    /// Reads every item of an array.
-    pub(super) fn each<'v, T>(
-        &mut self,
-        value: &'v Value,
-        what: &str,
-        mut read: impl FnMut(&mut Self, &'v Value) -> Option<T>,
-    ) -> Vec<T> {
-        let Value::Array(items) = value else {
-            self.expected(what, value);
-            return Vec::new();
-        };
-        let items = items.iter().enumerate();
-        items
-            .filter_map(|(at, item)| self.within(Step::Index(at), |reader| read(reader, item)))
-            .collect()
     }
 
     /// One text, or an array of them.
@@ -206,23 +220,6 @@ fn nearest<'a>(found: &str, known: &[&'a str]) -> Option<&'a str> {
 
 /// Letters to add, drop, replace or swap (the optimal string alignment distance), in any case.
 fn slips(left: &str, right: &str) -> usize {
-    let fold = |text: &str| text.chars().take(NAME_BYTES_MAX).collect::<Vec<_>>();
-    let (left, right) = (fold(&left.to_lowercase()), fold(&right.to_lowercase()));
-    let mut rows = vec![vec![0; right.len() + 1]; left.len() + 1];
-    for i in 0..=left.len() {
-        for j in 0..=right.len() {
-            if i == 0 || j == 0 {
-                rows[i][j] = i + j;
-                continue;
-            }
-            let differs = usize::from(left[i - 1] != right[j - 1]);
-            let mut least =
-                (rows[i - 1][j - 1] + differs).min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-            if i > 1 && j > 1 && left[i - 1] == right[j - 2] && left[i - 2] == right[j - 1] {
-                least = least.min(rows[i - 2][j - 2] + 1);
-            }
-            rows[i][j] = least;
-        }
-    }
-    rows[left.len()][right.len()]
+    let fold = |text: &str| text.to_lowercase().chars().take(NAME_BYTES_MAX).collect::<String>();
+    strsim::osa_distance(&fold(left), &fold(right))
 }

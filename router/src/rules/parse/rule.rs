@@ -12,7 +12,7 @@ use super::super::rule::{Preview, Requirement, Rule, Variant};
 use super::super::rule_set::Overlay;
 use super::super::schedule::{Plan, Point, Schedule};
 use super::action::ACTION_KEYS;
-use super::reader::{Member, Reader, unknown};
+use super::reader::{Member, Reader, Walk, unknown};
 use super::{Builder, RULES_MAX, VARIANTS_MAX, buckets, state};
 
 /// Points of one ramp.
@@ -55,7 +55,7 @@ impl Builder {
         if count > RULES_MAX {
             return Vec::new();
         }
-        self.each(value, "an array of rules", |builder, index, value| {
+        self.each_at(value, "an array of rules", |builder, index, value| {
             builder.rule(value, index, unit, overlay)
         })
     }
@@ -130,18 +130,17 @@ impl Builder {
         if required.is_empty() {
             return;
         }
-        let steps =
-            [Step::Key("rule".to_owned()), Step::Index(index), Step::Key("requires".to_owned())];
-        steps.into_iter().for_each(|step| self.reader.enter(step));
-        let mut found = Vec::new();
-        for (name, variants) in required {
-            let wanted = self.within(Step::Key(name.clone()), |b| {
-                b.requirement(rules, rules[place].layer, name, variants)
+        let look_up = |builder: &mut Self| {
+            let wanted = required.iter().filter_map(|(name, variants)| {
+                builder.within(Step::Key(name.clone()), |b| {
+                    b.requirement(rules, rules[place].layer, name, variants)
+                })
             });
-            found.extend(wanted);
-        }
-        (0..3).for_each(|_| self.reader.leave());
-        rules[place].requires = found.into();
+            wanted.collect()
+        };
+        rules[place].requires = self.within(Step::Key("rule".to_owned()), |b| {
+            b.within(Step::Index(index), |b| b.within(Step::Key("requires".to_owned()), look_up))
+        });
     }
 
     /// Only rules of earlier layers have decided when a rule is looked at, so there can be no circle.
@@ -192,7 +191,7 @@ impl Builder {
             });
         }
         let known: Vec<&str> = ["name", "weight"].iter().chain(&ACTION_KEYS).copied().collect();
-        let read = |builder: &mut Self, _, value| {
+        let read = |builder: &mut Self, value| {
             let members = builder.reader.object(value, &known);
             let name = builder.required_name(&members)?;
             let weight = builder.reader.member(&members, "weight", Reader::weight).unwrap_or(1.0);
@@ -215,7 +214,7 @@ impl Builder {
     fn plan(&mut self, members: &[Member<'_>], variants: &[Variant], weights: &[f64]) -> Plan {
         let percent = self.reader.member(members, "percent", Reader::percent).unwrap_or(100.0);
         let points = self.member(members, "ramp", |builder, value| {
-            let points = builder.each(value, "an array of points", |b, _, value| {
+            let points = builder.each(value, "an array of points", |b, value| {
                 b.ramp_point(value, variants, weights, percent)
             });
             builder.limit(points.len(), RAMP_POINTS_MAX, "points");

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::super::condition::{Condition, Order, Test};
 use super::super::facts::Fact;
 use super::Builder;
-use super::reader::{Member, Reader};
+use super::reader::{Member, Reader, Walk};
 
 /// Regular expressions of one set.
 const REGEXES_MAX: usize = 200;
@@ -108,7 +108,7 @@ impl Builder {
     }
 
     fn one_of(&mut self, value: &Value, fact: Fact) -> Option<Test> {
-        let read = |builder: &mut Self, _, value| builder.operand(value, fact);
+        let read = |builder: &mut Self, value| builder.operand(value, fact);
         let mut texts = self.each(value, "an array of strings", read);
         texts.sort_unstable();
         texts.dedup();
