@@ -18,7 +18,7 @@ use super::auth::Target;
 use super::body::JsonBody;
 use super::envelope::{Answer, ApiError, Envelope};
 use super::time::iso8601;
-use crate::registry::{StoredRules, Switch, now_ms};
+use crate::registry::{StoredRules, Switch, now_ms, random_hex_id};
 
 /// Headers of a request that is tried.
 const HEADERS_MAX: usize = 100;
@@ -158,7 +158,7 @@ impl Tried {
             headers: &headers,
             geo,
             now_ms,
-            fresh_unit: &|| hex::encode(rand::random::<[u8; 16]>()),
+            fresh_unit: &random_hex_id,
             trusted: true,
         };
         Ok(outcome_json(set, &set.evaluate(&visit), &visit))

@@ -13,7 +13,7 @@ use http::{Request, Response, StatusCode};
 use serde_json::json;
 
 use super::body::AnswerBody;
-use crate::registry::{WorkerRules, now_ms};
+use crate::registry::{WorkerRules, now_ms, random_hex_id};
 
 /// How long a client keeps the id that it is given, in seconds.
 const UNIT_AGE_S: u32 = 365 * 24 * 60 * 60;
@@ -51,7 +51,7 @@ impl LiveRules {
             headers: sent.request.headers(),
             geo: geo(sent.place),
             now_ms: now_ms(),
-            fresh_unit: &|| hex::encode(rand::random::<[u8; 16]>()),
+            fresh_unit: &random_hex_id,
             trusted: sent.trusted,
         };
         let decision = self.set.evaluate(&visit);

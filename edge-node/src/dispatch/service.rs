@@ -137,11 +137,10 @@ fn scheme(connection: &Connection) -> Scheme {
 
 /// The host that a request is for, as the client named it.
 fn authority<B>(request: &Request<B>) -> Option<&str> {
-    let authority = match request.uri().authority() {
+    match request.uri().authority() {
         Some(authority) => Some(authority.as_str()),
         None => request.headers().get(HOST).and_then(|host| host.to_str().ok()),
-    };
-    authority.filter(|host| !host.is_empty())
+    }
 }
 
 fn whole_url(scheme: Scheme, authority: &str, path: &str) -> Arc<str> {
@@ -167,7 +166,7 @@ impl Dispatcher {
         id: &Arc<str>,
     ) -> Answering {
         let scheme = scheme(connection);
-        let Some(authority) = authority(&request) else {
+        let Some(authority) = authority(&request).filter(|host| !host.is_empty()) else {
             return now(refused(Problem::BadHost, &request, id));
         };
         let depth = Depth::of(request.headers());
@@ -299,9 +298,7 @@ fn shown(
 
 /// The page for a request that reaches no worker; the log has its id.
 fn refused(problem: Problem, request: &Request<RequestBody>, id: &str) -> Response<AnswerBody> {
-    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
-    let host = request.uri().authority().map(|authority| authority.as_str()).or(host);
-    tracing::info!(id, host, ?problem, "request refused");
+    tracing::info!(id, host = authority(request), ?problem, "request refused");
     page(problem, request.headers(), id)
 }
 

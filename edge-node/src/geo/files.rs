@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use atoll_isolate::SealedMemory;
 use atoll_router::{GeoError, GeoTable};
@@ -15,8 +15,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// How often files are looked at. One that changed is read when two looks in a row saw the same.
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+use crate::file_look::{FileLook, LOOK_INTERVAL};
 
 /// Bytes of one database.
 const FILE_BYTES_MAX: u64 = 4 << 30;
@@ -42,21 +41,13 @@ enum Cause {
     TooLarge,
 }
 
-/// What tells a file from another under the same name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Look {
-    modified: Option<SystemTime>,
-    bytes: u64,
-    inode: u64,
-}
-
-/// A configured file.
+/// A configured file. One that changed is read when two looks in a row saw the same.
 struct Watched {
     path: PathBuf,
     /// What was read last, well or not.
-    read: Look,
+    read: FileLook,
     /// What the look before saw.
-    before: Look,
+    before: FileLook,
     missing: bool,
 }
 
@@ -141,7 +132,7 @@ fn replaced(files: &[OwnedFd], at: usize, file: OwnedFd) -> io::Result<GeoFiles>
 impl Watched {
     /// Whether another file is there than the one that was read, and nobody is writing it any more.
     fn has_changed(&mut self) -> bool {
-        let look = match look(&self.path) {
+        let look = match FileLook::of(&self.path) {
             Ok(look) => look,
             Err(error) => {
                 if !std::mem::replace(&mut self.missing, true) {
@@ -156,14 +147,8 @@ impl Watched {
     }
 }
 
-fn look(path: &Path) -> io::Result<Look> {
-    use std::os::unix::fs::MetadataExt;
-    let metadata = std::fs::metadata(path)?;
-    Ok(Look { modified: metadata.modified().ok(), bytes: metadata.len(), inode: metadata.ino() })
-}
-
 /// Reads where blocking is allowed: a large file takes a moment.
-async fn read_unblocked(path: PathBuf) -> Result<(Look, OwnedFd), GeoFileError> {
+async fn read_unblocked(path: PathBuf) -> Result<(FileLook, OwnedFd), GeoFileError> {
     let at = path.clone();
     let read = tokio::task::spawn_blocking(move || read(&at)).await;
     let read = read.unwrap_or_else(|failed| Err(io::Error::other(failed).into()));
@@ -171,8 +156,8 @@ async fn read_unblocked(path: PathBuf) -> Result<(Look, OwnedFd), GeoFileError> 
 }
 
 /// Reads a file into sealed memory and looks at all of it.
-fn read(path: &Path) -> Result<(Look, OwnedFd), Cause> {
-    let look = look(path)?;
+fn read(path: &Path) -> Result<(FileLook, OwnedFd), Cause> {
+    let look = FileLook::of(path)?;
     if look.bytes > FILE_BYTES_MAX {
         return Err(Cause::TooLarge);
     }

@@ -26,7 +26,6 @@ mod workers;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use moka::sync::Cache;
 use rusqlite::Transaction;
@@ -52,6 +51,8 @@ pub(crate) use tests::version as test_version;
 pub use tokens::{NewToken, Scope, Token};
 pub use versions::Deploy;
 pub use workers::{SubdomainSettings, Worker};
+
+pub(crate) use crate::report::now_ms;
 
 use database::Database;
 use key::NodeKey;
@@ -172,14 +173,8 @@ fn create_private_dir(dir: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-/// The wall clock, in milliseconds since the Unix epoch.
-pub(crate) fn now_ms() -> u64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// An unguessable id: 32 lower-case hexadecimal digits.
-fn random_hex_id() -> String {
+pub(crate) fn random_hex_id() -> String {
     hex::encode(rand::random::<[u8; 16]>())
 }
 

@@ -1,8 +1,7 @@
 //! Reads TLS material again when a file, an upload or the time asks for it, and says what came of it.
 
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -10,11 +9,8 @@ use tokio::task::JoinHandle;
 
 use super::bytes::TlsBytes;
 use super::source::TlsSource;
+use crate::file_look::{FileLook, LOOK_INTERVAL};
 use crate::registry::Snapshot;
-
-/// How often the configured files are looked at. Watching them instead would miss those behind a link that
-/// is moved, which is how renewed certificates are put in place.
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether ticket keys have a new window: well within one.
 const TIME_INTERVAL: Duration = Duration::from_secs(60);
@@ -52,18 +48,16 @@ impl TlsFollower {
         };
         let (tls_sender, tls) = watch::channel(Arc::new(current));
         let (snapshot_sender, snapshots) = watch::channel(registry.borrow_and_update().clone());
-        let stamps = stamps(&source);
-        let follow = Follow { source, stamps, tls: tls_sender, snapshots: snapshot_sender };
+        let looks = look(&source);
+        let follow = Follow { source, looks, tls: tls_sender, snapshots: snapshot_sender };
         Ok(Self { tls, snapshots, task: tokio::spawn(follow.run(registry, hangup)) })
     }
 }
 
-/// When a file was changed, and its size. None while there is none.
-type Stamp = Option<(SystemTime, u64)>;
-
 struct Follow {
     source: TlsSource,
-    stamps: Vec<Stamp>,
+    /// What the last look at each file saw; none of one that is not there.
+    looks: Vec<Option<FileLook>>,
     tls: watch::Sender<Arc<TlsBytes>>,
     snapshots: watch::Sender<Arc<Snapshot>>,
 }
@@ -89,7 +83,7 @@ impl Follow {
                     self.snapshots.send_replace(snapshot);
                 }
                 _ = looks.tick() => {
-                    if stamps(&self.source) != self.stamps {
+                    if look(&self.source) != self.looks {
                         self = self.reload().await;
                     }
                 }
@@ -109,7 +103,7 @@ impl Follow {
     }
 
     async fn reload(mut self) -> Self {
-        self.stamps = stamps(&self.source);
+        self.looks = look(&self.source);
         if let Err(error) = self.source.reload() {
             tracing::error!(%error, "the certificates that were read before stay in use");
             return self;
@@ -151,10 +145,6 @@ async fn signalled(hangup: &mut Option<Signal>) {
     }
 }
 
-fn stamps(source: &TlsSource) -> Vec<Stamp> {
-    let stamp = |path: &Path| {
-        let about = path.metadata().ok()?;
-        Some((about.modified().ok()?, about.len()))
-    };
-    source.paths().map(stamp).collect()
+fn look(source: &TlsSource) -> Vec<Option<FileLook>> {
+    source.paths().map(|path| FileLook::of(path).ok()).collect()
 }
