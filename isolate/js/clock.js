@@ -53,7 +53,7 @@ define(FrozenDate, "UTC", NativeDate.UTC);
 // The wrappers of a formatter's bound function: one for each, as the original is.
 const formats = new SafeWeakMap();
 
-function freezeFormats() {
+const freezeFormats = (function () {
   const prototype = DateTimeFormat.prototype;
   const native = ObjectGetOwnPropertyDescriptor(prototype, "format").get;
   ObjectDefineProperty(prototype, "format", {
@@ -75,15 +75,15 @@ function freezeFormats() {
   define(prototype, "formatToParts", function formatToParts(date) {
     return ReflectApply(parts, this, [date === undefined ? time[0] : date]);
   });
-}
+});
 
 // Called once for each isolate, with the buffer that Rust writes to.
-function installClock(buffer) {
+const installClock = (function (buffer) {
   time = new Float64Array(buffer);
   define(DatePrototype, "constructor", FrozenDate);
   define(globalThis, "Date", FrozenDate);
   freezeFormats();
-}
+});
 
 __bootstrap.primordials = { __proto__: primordials, Date: FrozenDate, DateNow: now };
 return { installClock };

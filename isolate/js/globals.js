@@ -140,15 +140,15 @@ const visible = {
 
 // No shared memory: a thread that counts would be a clock, and a promise that waits for memory outlives its
 // invocation. There is nobody to share with either.
-function removeSharedMemory() {
+const removeSharedMemory = (function () {
   const { Atomics, SharedArrayBuffer } = globalThis;
   delete SharedArrayBuffer.prototype.constructor;
   delete globalThis.SharedArrayBuffer;
   delete Atomics.wait;
   delete Atomics.waitAsync;
-}
+});
 
-function installGlobals() {
+const installGlobals = (function () {
   removeSharedMemory();
   performanceModule.setTimeOrigin();
   for (const name in hidden) {
@@ -169,7 +169,7 @@ function installGlobals() {
   });
   const prototype = ObjectGetPrototypeOf(globalThis);
   ObjectSetPrototypeOf(prototype, WorkerGlobalScope.prototype);
-}
+});
 
 return { console, installGlobals };
 })();

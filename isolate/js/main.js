@@ -43,6 +43,8 @@ const { saveGlobalThisReference } = core.loadExtScript("ext:deno_web/02_event.js
 const workersModule = core.loadExtScript("ext:atoll/workers_module.js");
 core.loadExtScript("ext:atoll/async_hooks_module.js");
 
+// V8 compiles a function in parentheses where it stands, and so into the snapshot. Those of this directory run in
+// every isolate, and nothing can call them while the snapshot is made; what can be called is warmUp()'s.
 const env = workersModule.env;
 let entrypoint = null;
 let entrypointIsClass = false;
@@ -74,7 +76,7 @@ function failed(invocation, error) {
 // What op_respond takes for a content type that stands alone is what a response's `typed` is.
 const HEADERS_LISTED = 0;
 
-function respond(invocation, response) {
+const respond = (function (invocation, response) {
   const state = stateOf(response);
   if (state.type === "error") throw new TypeError("The fetch handler returned Response.error().");
   const { text, list } = state;
@@ -86,9 +88,9 @@ function respond(invocation, response) {
   }
   const body = takeBody(bodyOf(state));
   op_respond(invocation.id, state.status, sentList(state), body, HEADERS_LISTED);
-}
+});
 
-function call(name, argument, invocation) {
+const call = (function (name, argument, invocation) {
   given = invocation;
   const ctx = new ExecutionContext();
   given = null;
@@ -98,13 +100,13 @@ function call(name, argument, invocation) {
   return entrypointIsClass
     ? FunctionPrototypeCall(handler, target, argument)
     : FunctionPrototypeCall(handler, target, argument, env, ctx);
-}
+});
 
 // The methods that Rust names by their place.
 const METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
 
 // Called by Rust for one HTTP request. `method` is a place in METHODS or a name.
-function dispatchFetch(id, method, url, hasBody) {
+const dispatchFetch = (function (id, method, url, hasBody) {
   const invocation = newState(id, typeof method === "number" ? METHODS[method] : method, url, hasBody);
   setAsyncContext(invocation);
   try {
@@ -112,7 +114,7 @@ function dispatchFetch(id, method, url, hasBody) {
     if (isResponse(result)) return respond(invocation, result);
     PromisePrototypeThen(
       PromiseResolve(result),
-      (response) => {
+      ((response) => {
         try {
           if (!isResponse(response)) {
             throw new TypeError(
@@ -123,7 +125,7 @@ function dispatchFetch(id, method, url, hasBody) {
         } catch (error) {
           failed(invocation, error);
         }
-      },
+      }),
       (error) => failed(invocation, error),
     );
   } catch (error) {
@@ -131,7 +133,7 @@ function dispatchFetch(id, method, url, hasBody) {
   } finally {
     setAsyncContext(undefined);
   }
-}
+});
 
 class ScheduledController {
   #cron;
@@ -185,7 +187,7 @@ const BINDING = {
 };
 
 // Called by Rust once, when the isolate is made and nobody's script is known yet.
-function bootstrap(inspected, time) {
+const bootstrap = (function (inspected, time) {
   // Reaches for Deno.core, so it goes first.
   if (inspected) core.wrapConsole(console, core.v8Console);
   delete globalThis.Deno;
@@ -197,10 +199,10 @@ function bootstrap(inspected, time) {
   }
   installClock(time);
   installGlobals();
-}
+});
 
 // Called by Rust before the script runs. `bindings` is JSON; `blobs` holds bytes by binding name.
-function bind(bindings, blobs) {
+const bind = (function (bindings, blobs) {
   const list = JSONParse(bindings);
   for (let i = 0; i < list.length; i++) {
     const binding = list[i];
@@ -212,7 +214,7 @@ function bind(bindings, blobs) {
       __proto__: null, value: flags, configurable: true, enumerable: false, writable: true,
     });
   }
-}
+});
 
 // Service-worker scripts see their bindings as globals.
 function exposeBindings() {
@@ -222,7 +224,7 @@ function exposeBindings() {
 const KNOWN_HANDLERS = ["fetch", "scheduled", "queue", "tail", "email"];
 
 // Called by Rust once the script has run. Returns the names of the handlers found.
-function install(exported) {
+const install = (function (exported) {
   entrypoint = exported ?? entrypointFromListeners();
   const found = [];
   if (entrypoint === null || entrypoint === undefined) return found;
@@ -232,7 +234,7 @@ function install(exported) {
     if (typeof holder?.[KNOWN_HANDLERS[i]] === "function") ArrayPrototypePush(found, KNOWN_HANDLERS[i]);
   }
   return found;
-}
+});
 
 // What a listener throws goes to listeners for errors, and then to the log. Deno's own way out ends the isolate.
 saveGlobalThisReference({ __proto__: null, dispatchEvent });
@@ -245,10 +247,12 @@ function warmUp() {
   state.list = [["host", "warm.up"]];
   const request = fromState(state);
   const { pathname, searchParams } = new URL(request.url);
-  const headers = { "content-type": "text/plain", "x-host": request.headers.get("host") };
+  const headers = { "content-type": "text/plain", "x-host": request.headers.get("X-Host") ?? request.headers.get("host") };
   const text = new Response(`${request.method} ${pathname} ${searchParams.get("q")}`, { status: 200, headers });
   const answers = [text, Response.json({ ok: true }), new Response("ok")];
+  new ExecutionContext();
   for (let i = 0; i < answers.length; i++) {
+    if (!isResponse(answers[i])) continue;
     const answer = stateOf(answers[i]);
     takeBody(bodyOf(answer));
     sentList(answer);
