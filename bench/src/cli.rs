@@ -118,7 +118,7 @@ struct RunArgs {
 #[derive(Args)]
 struct HostingArgs<T: Args> {
     /// The configuration of a node that evicts: a line of TOML with `{bytes}` or `{isolates}`.
-    #[arg(long, default_value = "memory_bytes_max = {bytes}")]
+    #[arg(long, default_value = "memory.process_bytes_max = {bytes}")]
     budget_config: String,
     #[command(flatten)]
     question: T,

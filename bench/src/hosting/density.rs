@@ -1,5 +1,8 @@
 //! How many different workers does one server hold, and what do their first calls cost?
 
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
 use serde::Serialize;
 use serde_json::json;
 
@@ -19,11 +22,16 @@ const HEADINGS: [&str; 8] = [
     "warm ms",
     "first, unpaced ms",
     "random ms",
-    "MB an isolate",
+    "MB an isolate, new / idle",
     "mappings",
     "errors",
 ];
 const SEED: u64 = 3;
+
+/// A node gives memory of idle isolates back after a while, some at a time. It is done when what their heaps
+/// hold stays the same for so long.
+const STILL: Duration = Duration::from_secs(40);
+const STILL_CHECK: Duration = Duration::from_secs(2);
 
 /// How dense.
 #[derive(clap::Args)]
@@ -37,6 +45,9 @@ pub(crate) struct Args {
     /// Random calls a second, once all workers are loaded.
     #[arg(long, default_value_t = Self::default().per_second)]
     per_second: f64,
+    /// Seconds to wait at most until idle isolates have given back what they can.
+    #[arg(long, default_value_t = Self::default().rest_seconds)]
+    rest_seconds: u64,
     /// Seconds of random calls.
     #[arg(long, default_value_t = Self::default().seconds)]
     seconds: f64,
@@ -54,6 +65,7 @@ impl Default for Args {
             workers: 2_000,
             first_per_second: 50.0,
             per_second: 500.0,
+            rest_seconds: 330,
             seconds: 20.0,
             budget_isolates: 300,
             isolates: 0,
@@ -79,6 +91,8 @@ struct Dense {
     /// The whole tree before the first call, and its growth until each worker was called.
     idle: Held,
     growth: Held,
+    /// Its growth until the isolates had rested.
+    rested: Held,
     processes: usize,
 }
 
@@ -128,6 +142,8 @@ fn measure(
     settle();
     let (after, live_after) = (fleet.footprint()?, fleet.isolates_live()?);
     let loaded = live_after.zip(live_before).map(|(after, before)| after - before);
+    rest(&fleet, Duration::from_secs(args.rest_seconds))?;
+    let rested = fleet.footprint()?;
 
     let mut random = Random::new(SEED);
     let mut plan = calls(&fleet, tenants, Pace::PerSecond(args.per_second));
@@ -152,13 +168,33 @@ fn measure(
         evictions,
         idle: before.total(),
         growth: after.since(&before),
+        rested: rested.since(&before),
         processes: after.processes(),
     })
+}
+
+/// Waits until a node's idle isolates have given memory back. Peers have nothing to wait for.
+fn rest(fleet: &Fleet, longest: Duration) -> Result<(), String> {
+    let heaps = || fleet.metric(|name| name == "atoll_isolate_heap_bytes");
+    let began = Instant::now();
+    let (mut held, mut since) = (heaps()?, Instant::now());
+    while held.is_some() && since.elapsed() < STILL && began.elapsed() < longest {
+        sleep(STILL_CHECK);
+        let now = heaps()?;
+        if now != held {
+            (held, since) = (now, Instant::now());
+        }
+    }
+    Ok(())
 }
 
 impl Dense {
     fn bytes_each(&self) -> f64 {
         self.growth.pss_bytes as f64 / self.isolates.max(1.0)
+    }
+
+    fn bytes_each_rested(&self) -> f64 {
+        self.rested.pss_bytes as f64 / self.isolates.max(1.0)
     }
 
     fn cells(&self) -> Vec<String> {
@@ -167,7 +203,11 @@ impl Dense {
         cells.extend(
             pairs.iter().map(|summary| format!("{} / {}", ms(summary.p50_ms), ms(summary.p99_ms))),
         );
-        cells.push(megabytes(self.bytes_each()));
+        cells.push(format!(
+            "{} / {}",
+            megabytes(self.bytes_each()),
+            megabytes(self.bytes_each_rested())
+        ));
         cells.push(format!("{:.1}", self.growth.mappings as f64 / self.isolates.max(1.0)));
         cells.push(self.errors.to_string());
         cells
@@ -216,11 +256,11 @@ fn notes(args: &Args, tenants: &[tenants::Tenant], dense: &[Dense]) -> Vec<Strin
         notes.insert(
             0,
             format!(
-                "**A first call on {} takes {:.2} of {}'s (p50), an isolate {:.2} of its memory.**",
+                "**A first call on {} takes {:.2} of {}'s (p50), an idle isolate {:.2} of its memory.**",
                 atoll.server.name(),
                 atoll.first.p50_ms / peer.first.p50_ms,
                 peer.server.name(),
-                atoll.bytes_each() / peer.bytes_each(),
+                atoll.bytes_each_rested() / peer.bytes_each_rested(),
             ),
         );
     }
@@ -243,8 +283,8 @@ fn panels(dense: &[Dense]) -> Vec<Panel> {
         panel("first call, nothing loaded: p50", &time(|one| &one.first)),
         panel("first call, unpaced: p50", &time(|one| &one.first_unpaced)),
         panel("warm call: p50", &time(|one| &one.warm)),
-        panel("memory of a loaded isolate", &|one| {
-            one.bar(one.bytes_each(), format!("{} MB", megabytes(one.bytes_each())))
+        panel("memory of an idle isolate", &|one| {
+            one.bar(one.bytes_each_rested(), format!("{} MB", megabytes(one.bytes_each_rested())))
         }),
     ]
 }

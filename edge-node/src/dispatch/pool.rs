@@ -41,7 +41,7 @@ const FRONT_LOOKS: u32 = 5;
 const SHRINK_IDLE: Duration = Duration::from_secs(30);
 
 /// Instances of one thread that do so in one sweep: each takes some milliseconds.
-const SHRINKS_PER_SWEEP: usize = 4;
+const SHRINKS_PER_SWEEP: usize = 16;
 
 /// How long an instance that is one of several of its version is kept without a call.
 const REPLICA_IDLE_MAX: Duration = Duration::from_secs(30);
