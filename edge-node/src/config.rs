@@ -3,6 +3,7 @@
 
 mod cluster;
 mod geo;
+mod proxies;
 mod tls;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,6 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use cluster::{ClusterConfig, ClusterTlsConfig};
 pub use geo::{GeoConfig, GeoNetworkConfig};
+pub use proxies::{ProxiesConfig, ProxyHeader};
 pub use tls::{CertificateConfig, ClientAuth, ClientConfig, TlsConfig};
 
 const MIB: u64 = 1 << 20;
@@ -61,6 +63,8 @@ pub struct NodeConfig {
     pub drain_ms_max: u64,
     /// Certificates.
     pub tls: TlsConfig,
+    /// Who stands in front of the node.
+    pub proxies: ProxiesConfig,
     /// What workers and their clients may use.
     pub limits: LimitsConfig,
     /// What isolates may hold.
@@ -97,6 +101,7 @@ impl Default for NodeConfig {
             back_threads: None,
             drain_ms_max: 30_000,
             tls: TlsConfig::default(),
+            proxies: ProxiesConfig::default(),
             limits: LimitsConfig::default(),
             memory: MemoryConfig::default(),
             isolates: IsolatesConfig::default(),
@@ -224,8 +229,10 @@ fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D:
     Vec::<String>::deserialize(deserializer)?
         .iter()
         .map(|text| {
-            text.parse()
-                .map_err(|_| D::Error::custom(format!("{text:?} is no network: write 10.0.0.0/8")))
+            let address = || text.parse().ok().map(|address: std::net::IpAddr| address.into());
+            text.parse().ok().or_else(address).ok_or_else(|| {
+                D::Error::custom(format!("{text:?} is no network: write 10.0.0.0/8"))
+            })
         })
         .collect()
 }
@@ -355,6 +362,7 @@ impl NodeConfig {
         }
         self.tls.check()?;
         self.geo.check()?;
+        self.proxies.check()?;
         self.check_memory()
     }
 
@@ -477,6 +485,10 @@ mod tests {
             cpu_ms_max = 50
             [outbound]
             allow = ["10.0.0.0/8", "fd00::/8"]
+            [proxies]
+            preamble = ["10.1.0.0/16", "10.2.3.4"]
+            trusted = ["fd00::/8"]
+            header = "forwarded"
             [kv]
             readers = 2
             [log]
@@ -491,6 +503,8 @@ mod tests {
         assert_eq!(config.limits.cpu_ms_max, 50);
         assert_eq!(config.limits.memory_bytes_max, 128 * MIB);
         assert_eq!(config.outbound.allow.len(), 2);
+        assert_eq!(config.proxies.preamble[1].to_string(), "10.2.3.4/32");
+        assert_eq!(config.proxies.header, ProxyHeader::Forwarded);
         assert_eq!(config.log.format, LogFormat::Json);
     }
 
@@ -518,6 +532,8 @@ mod tests {
             ("[[geo.networks]]\ncidr = 'x'", "no network"),
             ("[[geo.networks]]\ncidr = '10.0.0.0/8'\ncountry = 'Germany'", "country of 10.0.0.0/8"),
             ("[geo]\ncolo = ''", "geo.colo: "),
+            ("[proxies]\ntrusted = ['lb.local']", "\"lb.local\" is no network"),
+            ("[proxies]\nheader = 'x-real-ip'", "node.toml:2: header: "),
             ("[log]\nformat = 'xml'", "node.toml:2: format: "),
         ] {
             let error = parse(text).unwrap_err();

@@ -12,15 +12,18 @@ use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::pattern::Scheme;
 use crate::tls::{ClientCertificate, PolicyId};
 
 /// A client's connection.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    /// The client's address.
+    /// The client's address. Behind proxies that are trusted it is the one that they tell.
     pub peer: SocketAddr,
     /// The address it connected to.
     pub local: SocketAddr,
+    /// The scheme that the client used, with a proxy or without.
+    pub scheme: Scheme,
     /// The TLS session, when there is one.
     pub tls: Option<TlsInfo>,
 }

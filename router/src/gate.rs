@@ -1,13 +1,17 @@
 //! What every request passes before the service sees it, whatever its protocol.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{ALT_SVC, HOST, HeaderValue};
-use http::{Request, Response};
+use http::header::{ALT_SVC, CONNECTION, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, Uri, Version};
 
 use crate::connection::Connection;
+use crate::dot_segments;
 use crate::options::{HEADERS_MAX, ServeOptions};
 use crate::pattern::bare_host;
+use crate::proxies::Proxies;
 use crate::tls::{ClientMode, PolicyId, Tls};
 
 /// How long clients may remember that HTTP/3 is spoken here, in seconds.
@@ -23,6 +27,14 @@ pub enum Refusal {
     HeadersTooLarge,
     /// Answer 400: the request names several hosts.
     HostsDiffer,
+    /// Answer 400: the request names no host, or what cannot be one.
+    BadHost,
+    /// Answer 400: what the request line asks for is no path of an `http` or `https` URL.
+    BadTarget,
+    /// Answer 405: the method is for proxies or for debugging them, and no worker can have it.
+    BadMethod,
+    /// Answer 501: the body is in a transfer coding other than `chunked`.
+    BadCoding,
     /// Answer 421: clients of this host are asked for a certificate, and on this connection it was not.
     Misdirected,
     /// Answer 403: clients of this host must have a certificate, and this connection has no TLS.
@@ -38,6 +50,7 @@ pub(crate) struct Gate {
     header_bytes_max: usize,
     tls: Option<Arc<Tls>>,
     alt_svc: Option<HeaderValue>,
+    proxies: Arc<Proxies>,
 }
 
 impl Gate {
@@ -53,6 +66,7 @@ impl Gate {
             header_bytes_max: options.header_bytes_max,
             alt_svc: options.http3_port.map(announce),
             tls,
+            proxies: options.proxies.clone(),
         }
     }
 
@@ -73,16 +87,24 @@ impl Gate {
         if headers.len() > HEADERS_MAX || bytes > self.header_bytes_max {
             return Some(Refusal::HeadersTooLarge);
         }
-        let mut hosts = headers.get_all(HOST).iter();
-        let host = hosts.next();
-        let differ = |authority: &str| {
-            host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes()))
+        let host = match sole_host(request) {
+            Ok(host) => host,
+            Err(refusal) => return Some(refusal),
         };
-        if hosts.next().is_some() || authority.is_some_and(differ) {
-            return Some(Refusal::HostsDiffer);
+        malformed(request).or_else(|| self.certificate_refusal(host, connection))
+    }
+
+    /// Makes a request that is let through ready for the service, with what is known of its client by the proxies
+    /// in front of the node.
+    pub(crate) fn prepare<B>(
+        &self,
+        request: &mut Request<B>,
+        connection: &Rc<Connection>,
+    ) -> Rc<Connection> {
+        if let Some(path) = dot_segments::resolved(request.uri().path()) {
+            replace_path(request.uri_mut(), path);
         }
-        let host = authority.or_else(|| host?.to_str().ok())?;
-        self.certificate_refusal(host, connection)
+        self.proxies.seen(request.headers(), connection)
     }
 
     /// A request must come on a connection that was made as its host wants it: with another name in the
@@ -104,6 +126,158 @@ impl Gate {
     pub(crate) fn finish<B>(&self, response: &mut Response<B>) {
         if let Some(alt_svc) = &self.alt_svc {
             response.headers_mut().entry(ALT_SVC).or_insert_with(|| alt_svc.clone());
+        }
+    }
+}
+
+/// Ends the connection after the answer to a request that was refused: what follows on it may not be what its
+/// sender means. HTTP/2 and HTTP/3 have no such doubt.
+pub(crate) fn close_after<B>(version: Version, response: &mut Response<B>) {
+    if version <= Version::HTTP_11 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
+/// The one host that a request names (RFC 9112 section 3.2, RFC 9113 section 8.3.1).
+fn sole_host<B>(request: &Request<B>) -> Result<&str, Refusal> {
+    let authority = request.uri().authority().map(|authority| authority.as_str());
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let host = hosts.next();
+    let differ = |authority: &str| {
+        host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes()))
+    };
+    if hosts.next().is_some() || authority.is_some_and(differ) {
+        return Err(Refusal::HostsDiffer);
+    }
+    if host.is_none() && request.version() == Version::HTTP_11 {
+        return Err(Refusal::BadHost);
+    }
+    let host = authority.or_else(|| host?.to_str().ok()).ok_or(Refusal::BadHost)?;
+    if is_host(host) { Ok(host) } else { Err(Refusal::BadHost) }
+}
+
+/// A name or an address, and perhaps a port, and nothing that would be another part of a URL.
+fn is_host(text: &str) -> bool {
+    let (name, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, port)) if address.parse::<std::net::Ipv6Addr>().is_ok() => (address, port),
+        Some(_) => return false,
+        None => {
+            let (name, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+            let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+            if !name.bytes().all(fits) {
+                return false;
+            }
+            (name, port)
+        }
+    };
+    let is_port = |port: &str| port.parse::<u16>().is_ok() && !port.starts_with('+');
+    !name.is_empty()
+        && port.strip_prefix(':').map_or(port.is_empty(), |p| p.is_empty() || is_port(p))
+}
+
+/// What no worker could be asked.
+fn malformed<B>(request: &Request<B>) -> Option<Refusal> {
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) || request.method() == "TRACK" {
+        return Some(Refusal::BadMethod);
+    }
+    if !is_target(request.uri()) {
+        return Some(Refusal::BadTarget);
+    }
+    other_coding(request.headers()).then_some(Refusal::BadCoding)
+}
+
+/// Whether a target is a path, or a whole URL of the web (RFC 9112 section 3.2).
+fn is_target(uri: &Uri) -> bool {
+    let is_web = match (uri.scheme_str(), uri.authority()) {
+        (None, authority) => authority.is_none(),
+        (Some(scheme), Some(_)) => matches!(scheme, "http" | "https"),
+        (Some(_), None) => false,
+    };
+    is_web && (uri.path().starts_with('/') || uri.path().is_empty())
+}
+
+/// Whether a body is in another transfer coding than the one that everybody reads alike.
+fn other_coding(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return false };
+    codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+}
+
+fn replace_path(uri: &mut Uri, mut path: String) {
+    if let Some(query) = uri.query() {
+        path.push('?');
+        path.push_str(query);
+    }
+    let mut parts = std::mem::take(uri).into_parts();
+    parts.path_and_query = Some(
+        PathAndQuery::try_from(path).expect("a part of a path is a path, and the query was one"),
+    );
+    *uri = Uri::from_parts(parts).expect("only the path of a whole URI has changed");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_names_or_addresses_and_nothing_else() {
+        for good in [
+            "a",
+            "a.b-c_d.example",
+            "A.b:80",
+            "127.0.0.1:8080",
+            "[::1]",
+            "[2001:db8::1]:443",
+            "a.",
+            "a:",
+        ] {
+            assert!(is_host(good), "{good}");
+        }
+        for bad in [
+            "",
+            ":80",
+            "a b",
+            "a/b",
+            "a?b",
+            "a#b",
+            "a@b",
+            "user:pw@a",
+            "a,b",
+            "a\\b",
+            "a%2eb",
+            "a:b",
+            "a:+1",
+            "a:99999",
+            "a:80:90",
+            "[::1",
+            "[::1]x",
+            "[a]",
+            "[]",
+            "\u{e9}.example",
+            "a\tb",
+        ] {
+            assert!(!is_host(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn targets_are_paths_or_urls_of_the_web() {
+        for good in ["/", "/a?b", "//a", "http://a/b", "https://a", "HTTP://a/"] {
+            assert!(is_target(&good.parse().unwrap()), "{good}");
+        }
+        for bad in ["*", "a", "a:80", "ftp://a/"] {
+            assert!(!is_target(&bad.parse().unwrap()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_replaced_and_the_rest_stays() {
+        for (target, path, expected) in
+            [("/a/../b?x=/../y", "/b", "/b?x=/../y"), ("http://a:80/c/./", "/c/", "http://a:80/c/")]
+        {
+            let mut uri: Uri = target.parse().unwrap();
+            replace_path(&mut uri, path.to_owned());
+            assert_eq!(uri.to_string(), expected);
         }
     }
 }

@@ -10,6 +10,7 @@
 mod batch;
 mod connection;
 mod connections;
+mod dot_segments;
 mod drain;
 mod error_page;
 mod gate;
@@ -20,6 +21,7 @@ mod options;
 mod pattern;
 mod peer;
 mod prefix;
+mod proxies;
 mod request_body;
 mod router;
 pub mod rules;
@@ -42,6 +44,9 @@ pub use peer::{
     AUTHORITY_SEED_BYTES, CERTIFICATE_LIFE, NotSent, PEER_HANDSHAKE_TIMEOUT, PeerAuthority,
     PeerBody, PeerCredentials, PeerError, PeerNode, PeerPool, PeerResponseBody, PeerService,
     PeerTls, PeerTlsError, serve_peers,
+};
+pub use proxies::{
+    FORWARDED_HOPS_MAX, ForwardedHeader, PREAMBLE_BYTES_MAX, PREAMBLE_TIMEOUT, Proxies,
 };
 pub use request_body::{RequestBody, RequestBodyError};
 pub use router::Router;

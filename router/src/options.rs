@@ -1,6 +1,9 @@
 //! The limits of a listener, each with the default that a node starts with.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::proxies::Proxies;
 
 /// The longest URL (as it stands in the request line) answered with anything but 414.
 pub const URL_BYTES_MAX: usize = 16 * 1024;
@@ -74,6 +77,8 @@ pub struct ServeOptions {
     pub h2_ping_timeout: Duration,
     /// Where clients that come over TLS are told to find HTTP/3; they are told nothing when absent.
     pub http3_port: Option<u16>,
+    /// Who stands in front of the node.
+    pub proxies: Arc<Proxies>,
 }
 
 impl Default for ServeOptions {
@@ -90,6 +95,7 @@ impl Default for ServeOptions {
             h2_ping_interval: H2_PING_INTERVAL,
             h2_ping_timeout: H2_PING_TIMEOUT,
             http3_port: None,
+            proxies: Arc::default(),
         }
     }
 }

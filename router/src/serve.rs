@@ -30,11 +30,13 @@ use crate::batch::{BatchedStream, Flusher};
 use crate::connection::{Alpn, Connection, GuardedIo, InFlight, TrackedBody};
 use crate::connections::{Connections, Order, Place};
 use crate::drain::{DrainSignal, Drained};
-use crate::gate::{Gate, Refusal};
+use crate::gate::{self, Gate, Refusal};
 use crate::options::{
     H2_CONNECTION_WINDOW_BYTES, H2_ERROR_RESETS_MAX, H2_PENDING_RESETS_MAX, H2_SEND_BUFFER_BYTES,
     H2_STREAM_WINDOW_BYTES, ServeOptions,
 };
+use crate::pattern::Scheme;
+use crate::proxies::introduce;
 use crate::request_body::RequestBody;
 use crate::tls::{self, Asked, Tls};
 
@@ -201,9 +203,16 @@ fn spawn_connection<S: Service>(
     connections: &Rc<Connections>,
 ) {
     let (place, server) = (connections.add(), Rc::clone(server));
-    let socket = BatchedStream::new(socket, server.flusher.clone());
-    let closing = socket.closing();
     tokio::task::spawn_local(async move {
+        let mut socket = socket;
+        let introduced = introduce(&mut socket, peer, &server.options.proxies, &place.orders).await;
+        let peer = match introduced {
+            Ok(Some(client)) => client,
+            Ok(None) => return,
+            Err(error) => return tracing::info!(%peer, %error, "a connection is refused"),
+        };
+        let socket = BatchedStream::new(socket, server.flusher.clone());
+        let closing = socket.closing();
         match serve_connection(socket, peer, &server, &place).await {
             Ok(()) => closing.linger().await,
             Err(error) => tracing::debug!(%peer, error, "a connection ended early"),
@@ -221,7 +230,8 @@ async fn serve_connection<S: Service>(
     let local =
         if server.local.ip().is_unspecified() { socket.local_addr()? } else { server.local };
     let Some(tls) = &server.tls else {
-        return serve_stream(socket, Connection { peer, local, tls: None }, server, place).await;
+        let connection = Connection { peer, local, scheme: Scheme::Http, tls: None };
+        return serve_stream(socket, connection, server, place).await;
     };
     let handshake = timeout(server.options.tls_handshake_timeout, shake_hands(socket, tls, server));
     let (stream, asked) = tokio::select! {
@@ -229,7 +239,8 @@ async fn serve_connection<S: Service>(
         () = place.orders.changed() => return Ok(()),
     };
     let info = tls::session(stream.get_ref().1, &asked)?;
-    serve_stream(stream, Connection { peer, local, tls: Some(info) }, server, place).await
+    let connection = Connection { peer, local, scheme: Scheme::Https, tls: Some(info) };
+    serve_stream(stream, connection, server, place).await
 }
 
 /// Ends TLS, and tells the service the host as soon as the client has named it.
@@ -383,11 +394,15 @@ fn responder<S: Service>(
     let (server, activity) = (Rc::clone(server), Arc::clone(&place.activity));
     hyper::service::service_fn(move |request: Request<Incoming>| {
         let in_flight = InFlight::begin(&activity);
-        let request = request.map(RequestBody::from);
+        let mut request = request.map(RequestBody::from);
         let response = match server.gate.refusal(&request, &connection) {
-            None => Either::Left(server.service.call(request, &connection)),
+            None => {
+                let connection = server.gate.prepare(&mut request, &connection);
+                Either::Left(server.service.call(request, &connection))
+            }
             Some(refusal) => {
-                let response = server.service.refuse(&request, refusal, &connection);
+                let mut response = server.service.refuse(&request, refusal, &connection);
+                gate::close_after(request.version(), &mut response);
                 Either::Right(std::future::ready(response))
             }
         };

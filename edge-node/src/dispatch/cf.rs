@@ -7,10 +7,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use atoll_isolate::RequestFacts;
-use atoll_router::{ClientCertificate, Connection, Place};
+use atoll_router::{ClientCertificate, Connection, Place, Scheme};
 use bytes::Bytes;
 use http::Version;
-use http::header::{ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue};
+use http::header::{ACCEPT_ENCODING, FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 
 use super::host::ThreadHost;
@@ -30,8 +30,12 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const UNKNOWN: &str = "XX";
 
 /// Headers that only nodes may write, beside those that this one always writes. A client's own are removed.
-const OURS: [HeaderName; 2] =
-    [HeaderName::from_static("cdn-loop"), HeaderName::from_static("true-client-ip")];
+const OURS: [HeaderName; 3] = [
+    HeaderName::from_static("cdn-loop"),
+    HeaderName::from_static("true-client-ip"),
+    // Proxies that are trusted have been listened to before.
+    FORWARDED,
+];
 
 /// What the names of Cloudflare's headers begin with.
 const CF: &str = "cf-";
@@ -96,6 +100,8 @@ impl NodeFacts {
 pub(super) struct Client {
     pub(super) ip: IpAddr,
     version: Version,
+    /// What it used itself: a proxy in front may have ended its TLS.
+    scheme: Scheme,
     /// The version and cipher of TLS, if it came over that.
     tls: Option<(&'static str, &'static str)>,
     /// Its certificate, where it was asked for one.
@@ -106,11 +112,8 @@ impl Client {
     pub(super) fn of(version: Version, connection: &Connection) -> Self {
         let tls = connection.tls.as_ref().map(|tls| (tls.version, tls.cipher));
         let certificate = connection.tls.as_ref().and_then(|tls| tls.client.clone());
-        Self { ip: connection.peer.ip().to_canonical(), version, tls, certificate }
-    }
-
-    fn scheme(&self) -> &'static str {
-        if self.tls.is_some() { "https" } else { "http" }
+        let ip = connection.peer.ip().to_canonical();
+        Self { ip, version, scheme: connection.scheme, tls, certificate }
     }
 }
 
@@ -164,10 +167,10 @@ fn stamp(headers: &mut HeaderMap, client: &Client, place: &Place) {
     headers.insert(CF_CONNECTING_IP, ip.clone());
     headers.insert(X_FORWARDED_FOR, ip.clone());
     headers.insert(X_REAL_IP, ip);
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(client.scheme()));
-    let visitor = match client.tls {
-        Some(_) => HeaderValue::from_static(r#"{"scheme":"https"}"#),
-        None => HeaderValue::from_static(r#"{"scheme":"http"}"#),
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(client.scheme.as_str()));
+    let visitor = match client.scheme {
+        Scheme::Https => HeaderValue::from_static(r#"{"scheme":"https"}"#),
+        Scheme::Http => HeaderValue::from_static(r#"{"scheme":"http"}"#),
     };
     headers.insert(CF_VISITOR, visitor);
     let country = place.country.as_deref().unwrap_or(UNKNOWN);
@@ -310,6 +313,7 @@ mod tests {
         Client {
             ip: "192.0.2.7".parse().unwrap(),
             version: Version::HTTP_2,
+            scheme: if tls.is_some() { Scheme::Https } else { Scheme::Http },
             tls,
             certificate: None,
         }

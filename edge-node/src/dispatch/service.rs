@@ -131,10 +131,6 @@ fn told(answering: Answering, on_response: OnResponse) -> Answering {
     }
 }
 
-fn scheme(connection: &Connection) -> Scheme {
-    if connection.tls.is_some() { Scheme::Https } else { Scheme::Http }
-}
-
 /// The host that a request is for, as the client named it.
 fn authority<B>(request: &Request<B>) -> Option<&str> {
     match request.uri().authority() {
@@ -165,7 +161,7 @@ impl Dispatcher {
         connection: &Rc<Connection>,
         id: &Arc<str>,
     ) -> Answering {
-        let scheme = scheme(connection);
+        let scheme = connection.scheme;
         let Some(authority) = authority(&request).filter(|host| !host.is_empty()) else {
             return now(refused(Problem::BadHost, &request, id));
         };
@@ -200,7 +196,7 @@ impl Dispatcher {
         rules: &Arc<LiveRules>,
     ) -> Answering {
         let place = self.placer.host.node.geo.place(connection.peer.ip().to_canonical());
-        let (scheme, host) = (scheme(connection), authority(&request).unwrap_or_default());
+        let (scheme, host) = (connection.scheme, authority(&request).unwrap_or_default());
         let trusted = self.development;
         let ruling = rules.judge(&Sent { request: &request, scheme, host, place: &place, trusted });
         match &ruling.path {

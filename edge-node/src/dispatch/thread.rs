@@ -296,6 +296,7 @@ async fn run_front(seat: Seat, mut sockets: Sockets, drain: DrainSignal, inbox: 
         url_bytes_max: shared.config.limits.url_bytes_max,
         header_bytes_max: shared.config.limits.request_header_bytes_max,
         http3_port: http3_port(&shared.config, &sockets),
+        proxies: Arc::new(shared.config.proxies.proxies()),
         ..ServeOptions::default()
     };
     let front = Rc::new(Front(tasks.dispatcher.clone()));

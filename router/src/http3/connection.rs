@@ -20,6 +20,7 @@ use super::{Server, Way};
 use crate::connection::{Alpn, Connection, TlsInfo};
 use crate::connections::{Connections, Order, Place};
 use crate::options::{H3_CANCELED_MAX, H3_UNPROVEN_MAX};
+use crate::pattern::Scheme;
 use crate::serve::Service;
 use crate::tls::{self, Asked, QUIC_SUITE};
 
@@ -140,7 +141,8 @@ impl Client {
     /// What the service may know. The client's address may have changed since the last request.
     pub(super) fn seen(&self) -> Rc<Connection> {
         let peer = self.quic.remote_address();
-        Rc::new(Connection { peer, local: self.local, tls: Some(self.tls.clone()) })
+        let tls = Some(self.tls.clone());
+        Rc::new(Connection { peer, local: self.local, scheme: Scheme::Https, tls })
     }
 
     /// Counts a request that was answered.

@@ -66,7 +66,10 @@ pub(super) async fn exchange<S: Service>(
     let refusal = early_refusal(&mut request, facts.early);
     let connection = client.seen();
     let answering = match refusal.or_else(|| server.gate.refusal(&request, &connection)) {
-        None => Either::Left(server.service.call(request, &connection)),
+        None => {
+            let connection = server.gate.prepare(&mut request, &connection);
+            Either::Left(server.service.call(request, &connection))
+        }
         Some(refusal) => {
             let response = server.service.refuse(&request, refusal, &connection);
             Either::Right(std::future::ready(response))

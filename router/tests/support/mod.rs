@@ -77,7 +77,9 @@ impl Service for Handle {
         let status = match refusal {
             Refusal::UrlTooLong => StatusCode::URI_TOO_LONG,
             Refusal::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Refusal::HostsDiffer => StatusCode::BAD_REQUEST,
+            Refusal::HostsDiffer | Refusal::BadHost | Refusal::BadTarget => StatusCode::BAD_REQUEST,
+            Refusal::BadMethod => StatusCode::METHOD_NOT_ALLOWED,
+            Refusal::BadCoding => StatusCode::NOT_IMPLEMENTED,
             Refusal::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Refusal::NoClientCertificate => StatusCode::FORBIDDEN,
             Refusal::TooEarly => StatusCode::TOO_EARLY,
