@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{ALT_SVC, CONNECTION, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use http::header::{ALT_SVC, CONNECTION, COOKIE, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, Uri, Version};
 
@@ -104,6 +104,9 @@ impl Gate {
         if let Some(path) = dot_segments::resolved(request.uri().path()) {
             replace_path(request.uri_mut(), path);
         }
+        if request.version() > Version::HTTP_11 {
+            join_cookies(request.headers_mut());
+        }
         self.proxies.seen(request.headers(), connection)
     }
 
@@ -201,6 +204,18 @@ fn other_coding(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let Some(coding) = codings.next() else { return false };
     codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+}
+
+/// Makes one header of cookies that came in several fields (RFC 9113 section 8.2.3): whoever joins them later does
+/// it with commas, which no cookie parser knows.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut fields = headers.get_all(COOKIE).iter();
+    if fields.next().is_none() || fields.next().is_none() {
+        return;
+    }
+    let fields: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let joined = HeaderValue::from_bytes(&fields.join(&b"; "[..]));
+    headers.insert(COOKIE, joined.expect("what joins values may stand in one"));
 }
 
 fn replace_path(uri: &mut Uri, mut path: String) {

@@ -143,7 +143,9 @@ fn whole_url(scheme: Scheme, authority: &str, path: &str) -> Arc<str> {
     let mut url = String::with_capacity(8 + authority.len() + path.len());
     url.push_str(scheme.as_str());
     url.push_str("://");
+    let host = url.len();
     url.push_str(authority);
+    url[host..].make_ascii_lowercase();
     url.push_str(path);
     url.into()
 }

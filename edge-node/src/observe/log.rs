@@ -25,15 +25,15 @@ pub enum LogError {
     Twice,
 }
 
-/// What the client of NATS logs is told by whoever uses it, once and in this program's words: it stays silent
-/// unless it is named.
-const SILENT: &str = "async_nats";
+/// Libraries that stay silent unless they are named. What the client of NATS logs is told by whoever uses it, once
+/// and in this program's words. Those of HTTP/2 and 3 warn of frames that they did not expect, as often as a stranger
+/// sends them.
+const SILENT: [&str; 3] = ["async_nats", "h2", "h3"];
 
 fn filter(level: &str) -> String {
-    match level.contains(SILENT) {
-        true => level.to_owned(),
-        false => format!("{level},{SILENT}=off"),
-    }
+    let names = |target: &str| level.split(',').any(|part| part.trim().starts_with(target));
+    let silenced = SILENT.iter().filter(|target| !names(target));
+    silenced.fold(level.to_owned(), |level, target| format!("{level},{target}=off"))
 }
 
 /// Starts logging for the whole process.
