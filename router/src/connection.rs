@@ -8,12 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::frame_watch::{Flood, FrameWatch};
 use crate::pattern::Scheme;
 use crate::tls::{ClientCertificate, PolicyId};
+
+/// GOAWAY with the reason ENHANCE_YOUR_CALM, which leaves open what became of the last streams.
+const GO_AWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 11];
 
 /// A client's connection.
 #[derive(Clone, Debug)]
@@ -70,6 +74,12 @@ pub(crate) struct Activity {
     multiplexed: AtomicBool,
     write_blocked: AtomicBool,
     writes: AtomicU64,
+    /// Response bodies that have more, and that nobody asks for it: HTTP/2 has no room for it at the client.
+    untaken: AtomicU32,
+    /// How often one of them was asked.
+    taken: AtomicU64,
+    /// Frames that the client may send beyond those known to its connection's watch.
+    granted: AtomicU32,
 }
 
 /// What a connection is doing.
@@ -104,6 +114,16 @@ impl Activity {
         self.write_blocked.load(Relaxed).then(|| self.writes.load(Relaxed))
     }
 
+    /// The count of parts of bodies that were asked for while there are others that nobody asks for, else `None`.
+    pub(crate) fn untaken(&self) -> Option<u64> {
+        (self.untaken.load(Relaxed) > 0).then(|| self.taken.load(Relaxed))
+    }
+
+    /// Grants the client of an HTTP/2 connection so many frames more.
+    pub(crate) fn grant(&self, frames: u32) {
+        self.granted.store(self.granted.load(Relaxed).saturating_add(frames), Relaxed);
+    }
+
     pub(crate) fn set_multiplexed(&self) {
         self.multiplexed.store(true, Relaxed);
     }
@@ -133,15 +153,37 @@ impl Drop for InFlight {
     }
 }
 
-/// A response body that keeps its request in flight until it is dropped.
+/// A response body that keeps its request in flight until it is dropped, and notes whether it is asked for more.
 pub(crate) struct TrackedBody<B> {
     body: B,
-    _in_flight: InFlight,
+    in_flight: InFlight,
+    untaken: bool,
 }
 
 impl<B> TrackedBody<B> {
     pub(crate) fn new(body: B, in_flight: InFlight) -> Self {
-        Self { body, _in_flight: in_flight }
+        let mut new = Self { body, in_flight, untaken: false };
+        new.note(true);
+        new
+    }
+
+    /// Notes that there is more of the body for whoever asks, or that somebody has asked.
+    fn note(&mut self, untaken: bool) {
+        let activity = &self.in_flight.0;
+        match (std::mem::replace(&mut self.untaken, untaken), untaken) {
+            (false, true) => activity.untaken.store(activity.untaken.load(Relaxed) + 1, Relaxed),
+            (true, false) => {
+                activity.untaken.store(activity.untaken.load(Relaxed) - 1, Relaxed);
+                activity.taken.store(activity.taken.load(Relaxed).wrapping_add(1), Relaxed);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl<B> Drop for TrackedBody<B> {
+    fn drop(&mut self) {
+        self.note(false);
     }
 }
 
@@ -153,7 +195,12 @@ impl<B: Body<Data = Bytes> + Unpin> Body for TrackedBody<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        self.note(false);
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if matches!(polled, Poll::Ready(Some(Ok(_)))) && !self.body.is_end_stream() {
+            self.note(true);
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -172,12 +219,37 @@ pub(crate) struct GuardedIo<T> {
     socket: T,
     sniffed: Bytes,
     activity: Arc<Activity>,
+    /// On HTTP/2.
+    watch: Option<FrameWatch>,
 }
 
 impl<T> GuardedIo<T> {
     pub(crate) fn new(socket: T, sniffed: Bytes, activity: Arc<Activity>) -> Self {
         activity.head_started.store(!sniffed.is_empty(), Relaxed);
-        Self { socket, sniffed, activity }
+        Self { socket, sniffed, activity, watch: None }
+    }
+
+    /// Watches the client's frames.
+    pub(crate) fn watched(self) -> Self {
+        Self { watch: Some(FrameWatch::new()), ..self }
+    }
+
+    /// Looks at what was read.
+    fn look(&mut self, read: &[u8]) -> Result<(), Flood> {
+        let Some(watch) = &mut self.watch else { return Ok(()) };
+        let granted = self.activity.granted.load(Relaxed);
+        if granted > 0 {
+            self.activity.granted.store(0, Relaxed);
+            watch.grant(granted);
+        }
+        watch.read(read)
+    }
+
+    fn note_written(&mut self, result: &Poll<io::Result<usize>>) {
+        if let (Poll::Ready(Ok(bytes)), Some(watch)) = (result, &mut self.watch) {
+            watch.wrote(*bytes);
+        }
+        self.note_write(result);
     }
 
     fn note_write<R>(&self, result: &Poll<io::Result<R>>) {
@@ -188,7 +260,19 @@ impl<T> GuardedIo<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for GuardedIo<T> {
+impl<T: AsyncWrite + Unpin> GuardedIo<T> {
+    /// Says why the connection ends, if the socket takes it: what was written before were whole frames then.
+    fn say_farewell(&mut self, cx: &mut Context<'_>) {
+        if !self.activity.write_blocked.load(Relaxed) {
+            let socket = Pin::new(&mut self.socket);
+            // The connection ends, whether its client learns why or not.
+            let _ = socket.poll_write(cx, &GO_AWAY);
+            let _ = Pin::new(&mut self.socket).poll_flush(cx);
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for GuardedIo<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -196,14 +280,18 @@ impl<T: AsyncRead + Unpin> AsyncRead for GuardedIo<T> {
     ) -> Poll<io::Result<()>> {
         if !self.sniffed.is_empty() {
             let len = self.sniffed.len().min(buf.remaining());
-            buf.put_slice(&self.sniffed[..len]);
-            self.sniffed.advance(len);
-            return Poll::Ready(Ok(()));
+            let sniffed = self.sniffed.split_to(len);
+            buf.put_slice(&sniffed);
+            return Poll::Ready(self.look(&sniffed).map_err(io::Error::other));
         }
         let before = buf.filled().len();
         let result = Pin::new(&mut self.socket).poll_read(cx, buf);
         if buf.filled().len() > before {
             self.activity.head_started.store(true, Relaxed);
+            if let Err(flood) = self.look(&buf.filled()[before..]) {
+                self.say_farewell(cx);
+                return Poll::Ready(Err(io::Error::other(flood)));
+            }
         }
         result
     }
@@ -216,7 +304,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for GuardedIo<T> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.socket).poll_write(cx, buf);
-        self.note_write(&result);
+        self.note_written(&result);
         result
     }
 
@@ -226,7 +314,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for GuardedIo<T> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
-        self.note_write(&result);
+        self.note_written(&result);
         result
     }
 

@@ -88,6 +88,7 @@ struct Tracked {
     requests: u64,
     phase_since: Instant,
     blocked: Option<(u64, Instant)>,
+    untaken: Option<(u64, Instant)>,
 }
 
 /// A connection's place in the set, given up on drop.
@@ -111,6 +112,7 @@ impl Connections {
             requests: 0,
             phase_since: Instant::now(),
             blocked: None,
+            untaken: None,
         };
         self.open.borrow_mut().insert(id, tracked);
         Place { activity, orders, id, connections: Rc::clone(self) }
@@ -156,7 +158,9 @@ impl Connections {
     /// Closes every connection that has been longer in its phase than the options allow.
     pub(crate) fn sweep(&self, options: &ServeOptions) {
         let now = Instant::now();
+        let frames = options.frames_per_sweep();
         for tracked in self.open.borrow_mut().values_mut() {
+            tracked.activity.grant(frames);
             tracked.observe(now);
             let in_phase = now - tracked.phase_since;
             let overdue = match tracked.phase {
@@ -164,8 +168,10 @@ impl Connections {
                 Phase::Head => in_phase >= options.header_read_timeout,
                 Phase::Busy => false,
             };
-            let stalled =
-                tracked.blocked.is_some_and(|(_, at)| now - at >= options.write_stall_timeout);
+            let stalled = [tracked.blocked, tracked.untaken]
+                .into_iter()
+                .flatten()
+                .any(|(_, since)| now - since >= options.write_stall_timeout);
             if overdue && tracked.phase == Phase::Idle {
                 // The client may be sending at this moment: HTTP/2 can tell it to try elsewhere.
                 tracked.orders.give(Order::Drain);
@@ -199,11 +205,21 @@ impl Tracked {
         if phase != self.phase || requests != self.requests {
             (self.phase, self.requests, self.phase_since) = (phase, requests, now);
         }
-        self.blocked = self.activity.blocked_at_write().map(|writes| match self.blocked {
-            Some((seen, since)) if seen == writes => (writes, since),
-            _ => (writes, now),
-        });
+        self.blocked = unmoved(self.blocked, self.activity.blocked_at_write(), now);
+        self.untaken = unmoved(self.untaken, self.activity.untaken(), now);
     }
+}
+
+/// Since when a count has been what it is.
+fn unmoved(
+    known: Option<(u64, Instant)>,
+    count: Option<u64>,
+    now: Instant,
+) -> Option<(u64, Instant)> {
+    count.map(|count| match known {
+        Some((seen, since)) if seen == count => (count, since),
+        _ => (count, now),
+    })
 }
 
 impl Drop for Place {

@@ -13,6 +13,7 @@ mod connections;
 mod dot_segments;
 mod drain;
 mod error_page;
+mod frame_watch;
 mod gate;
 mod geo;
 mod http3;

@@ -30,6 +30,12 @@ pub const H2_STREAMS_MAX: u32 = 128;
 pub const H2_PENDING_RESETS_MAX: usize = 32;
 /// The most streams reset by us for the client's errors before the connection is closed.
 pub const H2_ERROR_RESETS_MAX: usize = 256;
+/// The most frames at once on an HTTP/2 connection that bring nothing: all but requests and their bodies.
+pub const H2_FUTILE_FRAMES_MAX: u32 = 10_000;
+/// How many more of them may come in each second. Requests and what is sent in response allow for further ones.
+pub const H2_FUTILE_FRAMES_PER_S: u32 = 1_000;
+/// For how many of them the client's reset of a stream counts: 500 at once, and 50 in each second.
+pub const H2_RESET_COST: u32 = 20;
 /// How often an HTTP/2 peer is pinged.
 pub const H2_PING_INTERVAL: Duration = Duration::from_secs(30);
 /// How long an HTTP/2 peer has to answer a ping.
@@ -101,6 +107,11 @@ impl Default for ServeOptions {
 }
 
 impl ServeOptions {
+    /// The frames that a sweep grants to every HTTP/2 connection.
+    pub(crate) fn frames_per_sweep(&self) -> u32 {
+        (self.sweep_interval().as_secs_f64() * f64::from(H2_FUTILE_FRAMES_PER_S)).ceil() as u32
+    }
+
     /// How often the connections are looked over: often enough to hold the shortest limit to a
     /// quarter, and never more than once a second under the defaults.
     pub(crate) fn sweep_interval(&self) -> Duration {

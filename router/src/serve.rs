@@ -30,6 +30,7 @@ use crate::batch::{BatchedStream, Flusher};
 use crate::connection::{Alpn, Connection, GuardedIo, InFlight, TrackedBody};
 use crate::connections::{Connections, Order, Place};
 use crate::drain::{DrainSignal, Drained};
+use crate::frame_watch::PREFACE;
 use crate::gate::{self, Gate, Refusal};
 use crate::options::{
     H2_CONNECTION_WINDOW_BYTES, H2_ERROR_RESETS_MAX, H2_PENDING_RESETS_MAX, H2_SEND_BUFFER_BYTES,
@@ -42,8 +43,6 @@ use crate::tls::{self, Asked, Tls};
 
 /// How long accepting rests when the system has no file descriptor left.
 pub(crate) const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
-/// What every HTTP/2 connection begins with.
-const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How much is read at once to learn the protocol.
 const SNIFF_BYTES: usize = 1024;
 /// hyper refuses a smaller buffer.
@@ -282,12 +281,12 @@ where
             }
         }
     };
-    let io = TokioIo::new(GuardedIo::new(stream, sniffed, Arc::clone(&place.activity)));
+    let io = GuardedIo::new(stream, sniffed, Arc::clone(&place.activity));
     let connection = Rc::new(connection);
     match protocol {
         Alpn::H3 => Err("http/3 is not spoken over tcp".into()),
-        Alpn::Http1 => serve_http1(io, connection, server, place).await,
-        Alpn::H2 => serve_http2(io, connection, server, place).await,
+        Alpn::Http1 => serve_http1(TokioIo::new(io), connection, server, place).await,
+        Alpn::H2 => serve_http2(TokioIo::new(io.watched()), connection, server, place).await,
     }
 }
 
@@ -296,11 +295,11 @@ async fn sniff<T: AsyncRead + Unpin>(stream: &mut T) -> io::Result<(Alpn, Bytes)
     let mut read = BytesMut::with_capacity(SNIFF_BYTES);
     loop {
         let ended = stream.read_buf(&mut read).await? == 0;
-        let compared = read.len().min(H2_PREFACE.len());
-        if read[..compared] != H2_PREFACE[..compared] || ended {
+        let compared = read.len().min(PREFACE.len());
+        if read[..compared] != PREFACE[..compared] || ended {
             return Ok((Alpn::Http1, read.freeze()));
         }
-        if compared == H2_PREFACE.len() {
+        if compared == PREFACE.len() {
             return Ok((Alpn::H2, read.freeze()));
         }
     }

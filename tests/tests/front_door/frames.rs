@@ -186,7 +186,9 @@ impl Http2 {
                 GOAWAY if code(&frame.payload[4..]) != 0 => {
                     return Outcome::GoAway(code(&frame.payload[4..]));
                 }
-                RST_STREAM if frame.stream == stream => return Outcome::Reset(code(&frame.payload)),
+                RST_STREAM if frame.stream == stream => {
+                    return Outcome::Reset(code(&frame.payload));
+                }
                 DATA if frame.stream == stream => body.extend_from_slice(&frame.payload),
                 SETTINGS if frame.flags & ACK == 0 => {
                     self.send(&self::frame(SETTINGS, ACK, 0, &[])).await;

@@ -7,7 +7,8 @@ use atoll_tests::{Node, NodeOptions, eventually};
 use crate::wire::{Answer, End, HOST, Listener, connect, deploy_door, exchange};
 
 /// What follows each request on its connection.
-const CANARY: &str = "GET /canary HTTP/1.1\r\nhost: door.demo.localhost\r\nconnection: close\r\n\r\n";
+const CANARY: &str =
+    "GET /canary HTTP/1.1\r\nhost: door.demo.localhost\r\nconnection: close\r\n\r\n";
 const CANARY_SAID: &str = "GET /canary";
 
 /// A request and what is said to it. `{H}` stands for the line with the right host.
@@ -49,7 +50,11 @@ fn body_lengths() -> Vec<Case> {
     let post = |lines: &str, body: &str| format!("POST / HTTP/1.1\r\n{{H}}{lines}\r\n{body}");
     vec![
         served("a length", &post("content-length: 5\r\n", "hello"), "POST / hello"),
-        served("the same length twice", &post("content-length: 5\r\ncontent-length: 5\r\n", "hello"), "POST / hello"),
+        served(
+            "the same length twice",
+            &post("content-length: 5\r\ncontent-length: 5\r\n", "hello"),
+            "POST / hello",
+        ),
         refused("two lengths", &post("content-length: 5\r\ncontent-length: 6\r\n", "hello"), "400"),
         refused("two lengths in a line", &post("content-length: 5, 5\r\n", "hello"), "400"),
         refused("a length with a plus", &post("content-length: +5\r\n", "hello"), "400"),
@@ -57,13 +62,33 @@ fn body_lengths() -> Vec<Case> {
         refused("a hexadecimal length", &post("content-length: 0x5\r\n", "hello"), "400"),
         refused("a length with a blank", &post("content-length: 5 5\r\n", "hello"), "400"),
         refused("an empty length", &post("content-length:\r\n", "hello"), "400"),
-        refused("a length beyond 64 bits", &post("content-length: 18446744073709551621\r\n", "hello"), "400"),
+        refused(
+            "a length beyond 64 bits",
+            &post("content-length: 18446744073709551621\r\n", "hello"),
+            "400",
+        ),
         refused("a length with a line feed", &post("content-length: 5\n6\r\n", "hello"), "400"),
-        refused("a length and a blank before the colon", &post("content-length : 5\r\n", "hello"), "400"),
+        refused(
+            "a length and a blank before the colon",
+            &post("content-length : 5\r\n", "hello"),
+            "400",
+        ),
         // RFC 9112 section 6.3: chunked wins, and nobody may go on with the connection.
-        last("length, then chunked", &post("content-length: 6\r\ntransfer-encoding: chunked\r\n", "0\r\n\r\nG"), "POST /"),
-        last("chunked, then length", &post("transfer-encoding: chunked\r\ncontent-length: 6\r\n", "0\r\n\r\nG"), "POST /"),
-        served("a GET with a body", "GET / HTTP/1.1\r\n{H}content-length: 5\r\n\r\nhello", "GET / hello"),
+        last(
+            "length, then chunked",
+            &post("content-length: 6\r\ntransfer-encoding: chunked\r\n", "0\r\n\r\nG"),
+            "POST /",
+        ),
+        last(
+            "chunked, then length",
+            &post("transfer-encoding: chunked\r\ncontent-length: 6\r\n", "0\r\n\r\nG"),
+            "POST /",
+        ),
+        served(
+            "a GET with a body",
+            "GET / HTTP/1.1\r\n{H}content-length: 5\r\n\r\nhello",
+            "GET / hello",
+        ),
     ]
 }
 
@@ -74,8 +99,16 @@ fn codings() -> Vec<Case> {
         served("Chunked", &post("Transfer-Encoding: Chunked\r\n"), "POST / hello"),
         served("a tab before chunked", &post("transfer-encoding:\tchunked\r\n"), "POST / hello"),
         served("blanks around chunked", &post("transfer-encoding:  chunked  \r\n"), "POST / hello"),
-        served("another name", &post("transfer_encoding: chunked\r\ncontent-length: 15\r\n"), "POST / 5\r\nhello\r\n0"),
-        refused("chunked in HTTP/1.0", "POST / HTTP/1.0\r\n{H}transfer-encoding: chunked\r\n\r\n0\r\n\r\n", "400"),
+        served(
+            "another name",
+            &post("transfer_encoding: chunked\r\ncontent-length: 15\r\n"),
+            "POST / 5\r\nhello\r\n0",
+        ),
+        refused(
+            "chunked in HTTP/1.0",
+            "POST / HTTP/1.0\r\n{H}transfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            "400",
+        ),
     ];
     for (name, lines, status) in [
         ("xchunked", "transfer-encoding: xchunked\r\n", "400"),
@@ -87,7 +120,11 @@ fn codings() -> Vec<Case> {
         ("gzip, chunked", "transfer-encoding: gzip, chunked\r\n", "501"),
         ("chunked, chunked", "transfer-encoding: chunked, chunked\r\n", "501"),
         ("chunked twice", "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n", "501"),
-        ("chunked, then identity", "transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n", "400"),
+        (
+            "chunked, then identity",
+            "transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n",
+            "400",
+        ),
         ("an empty coding", "transfer-encoding:\r\n", "400"),
         ("a vertical tab", "transfer-encoding: \x0bchunked\r\n", "400"),
         ("a NUL", "transfer-encoding: chunked\0\r\n", "400"),
@@ -105,13 +142,18 @@ fn codings() -> Vec<Case> {
 }
 
 fn chunks() -> Vec<Case> {
-    let post = |body: &str| format!("POST / HTTP/1.1\r\n{{H}}transfer-encoding: chunked\r\n\r\n{body}");
+    let post =
+        |body: &str| format!("POST / HTTP/1.1\r\n{{H}}transfer-encoding: chunked\r\n\r\n{body}");
     let long_extension = format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(20_000));
     let long_trailers = format!("0\r\n{}\r\n", "x: y\r\n".repeat(4_000));
     let mut cases = vec![
         served("an extension", &post("5;a=b\r\nhello\r\n0\r\n\r\n"), "POST / hello"),
         served("a size with zeros", &post("00005\r\nhello\r\n0\r\n\r\n"), "POST / hello"),
-        served("trailers", &post("5\r\nhello\r\n0\r\nx: y\r\ncontent-length: 3\r\n\r\n"), "POST / hello"),
+        served(
+            "trailers",
+            &post("5\r\nhello\r\n0\r\nx: y\r\ncontent-length: 3\r\n\r\n"),
+            "POST / hello",
+        ),
     ];
     for (name, body) in [
         ("a size that is none", "g\r\nhello\r\n0\r\n\r\n"),
@@ -141,9 +183,23 @@ fn heads() -> Vec<Case> {
         served("empty lines before", "\r\n\r\nGET / HTTP/1.1\r\n{H}\r\n", "GET /"),
         // RFC 9112 section 2.2 lets a line feed end a line, and there is no body that could be read in two ways.
         served("bare line feeds", "GET / HTTP/1.1\nhost: door.demo.localhost\n\n", "GET /"),
-        served("an expectation", "POST / HTTP/1.1\r\n{H}expect: 200-ok\r\ncontent-length: 5\r\n\r\nhello", "POST / hello"),
-        served("an offer of h2c", &get("connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n"), "GET /"),
-        served("an offer of nothing known", &get("connection: upgrade\r\nupgrade: TLS/1.0\r\n"), "GET /"),
+        served(
+            "an expectation",
+            "POST / HTTP/1.1\r\n{H}expect: 200-ok\r\ncontent-length: 5\r\n\r\nhello",
+            "POST / hello",
+        ),
+        served(
+            "an offer of h2c",
+            &get(
+                "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n",
+            ),
+            "GET /",
+        ),
+        served(
+            "an offer of nothing known",
+            &get("connection: upgrade\r\nupgrade: TLS/1.0\r\n"),
+            "GET /",
+        ),
     ];
     let lines = "x: y\r\n".repeat(200);
     let long = format!("x: {}\r\n", "y".repeat(140_000));
@@ -175,7 +231,11 @@ fn heads() -> Vec<Case> {
         ("no method", "/ HTTP/1.1\r\n{H}\r\n".to_owned(), "400"),
         ("half a preface", "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n".to_owned(), "400"),
         ("a preface in small letters", "pri * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), "400"),
-        ("a preamble", "PROXY TCP4 1.2.3.4 5.6.7.8 9 10\r\nGET / HTTP/1.1\r\n{H}\r\n".to_owned(), "400"),
+        (
+            "a preamble",
+            "PROXY TCP4 1.2.3.4 5.6.7.8 9 10\r\nGET / HTTP/1.1\r\n{H}\r\n".to_owned(),
+            "400",
+        ),
         ("bytes", "\u{16}\u{3}\u{1}\0\u{1}\r\n\r\n".to_owned(), "400"),
         ("too many lines", get(&lines), "431"),
         ("a long line", get(&long), "431"),
@@ -200,7 +260,11 @@ fn targets() -> Vec<Case> {
     for (name, head, status) in [
         ("no host", host(""), "400"),
         ("an empty host", host("host:\r\n"), "400"),
-        ("the host twice", host("host: door.demo.localhost\r\nhost: door.demo.localhost\r\n"), "400"),
+        (
+            "the host twice",
+            host("host: door.demo.localhost\r\nhost: door.demo.localhost\r\n"),
+            "400",
+        ),
         ("two hosts", host("host: door.demo.localhost\r\nhost: other\r\n"), "400"),
         ("two hosts in a line", host("host: door.demo.localhost, other\r\n"), "400"),
         ("a host with a blank", host("host: door.demo.localhost x\r\n"), "400"),
@@ -211,14 +275,23 @@ fn targets() -> Vec<Case> {
         ("a blank before the colon", host("host : door.demo.localhost\r\n"), "400"),
         ("a folded host", host("host:\r\n door.demo.localhost\r\n"), "400"),
         ("another host in the URL", target("http://other/a"), "400"),
-        ("a URL without Host", "GET http://door.demo.localhost/ HTTP/1.1\r\n\r\n".to_owned(), "400"),
+        (
+            "a URL without Host",
+            "GET http://door.demo.localhost/ HTTP/1.1\r\n\r\n".to_owned(),
+            "400",
+        ),
         ("a URL with a user", target("http://user@door.demo.localhost/"), "400"),
         ("a URL of another scheme", target("ftp://door.demo.localhost/"), "400"),
         ("a path without a slash", target("a"), "400"),
         ("a host as target", target("door.demo.localhost:80"), "400"),
         ("an asterisk", target("*"), "400"),
         ("OPTIONS of the server", "OPTIONS * HTTP/1.1\r\n{H}\r\n".to_owned(), "400"),
-        ("CONNECT", "CONNECT door.demo.localhost:80 HTTP/1.1\r\nhost: door.demo.localhost:80\r\n\r\n".to_owned(), "405"),
+        (
+            "CONNECT",
+            "CONNECT door.demo.localhost:80 HTTP/1.1\r\nhost: door.demo.localhost:80\r\n\r\n"
+                .to_owned(),
+            "405",
+        ),
         ("CONNECT with a path", "CONNECT / HTTP/1.1\r\n{H}\r\n".to_owned(), "405"),
         ("TRACE", "TRACE / HTTP/1.1\r\n{H}\r\n".to_owned(), "405"),
         ("TRACK", "TRACK / HTTP/1.1\r\n{H}\r\n".to_owned(), "405"),

@@ -17,7 +17,9 @@ fn with(more: &[(&str, &str)]) -> Vec<u8> {
 fn instead(name: &str, value: Option<&str>) -> Vec<u8> {
     let mut all = GET.to_vec();
     match value {
-        Some(value) => all.iter_mut().filter(|field| field.0 == name).for_each(|field| field.1 = value),
+        Some(value) => {
+            all.iter_mut().filter(|field| field.0 == name).for_each(|field| field.1 = value)
+        }
         None => all.retain(|field| field.0 != name),
     }
     fields(&all)
@@ -130,15 +132,19 @@ async fn frames_that_break_the_protocol_end_the_connection() {
         ("HEADERS on the connection", frame(HEADERS, END_HEADERS | END_STREAM, 0, &fields(&GET))),
         ("HEADERS on an even stream", frame(HEADERS, END_HEADERS | END_STREAM, 2, &fields(&GET))),
         ("a stream number that goes back", [get(5), get(3)].concat()),
-        ("a frame between HEADERS and CONTINUATION", [
-            frame(HEADERS, END_STREAM, 1, &fields(&GET)),
-            frame(PING, 0, 0, &[0; 8]),
-        ].concat()),
+        (
+            "a frame between HEADERS and CONTINUATION",
+            [frame(HEADERS, END_STREAM, 1, &fields(&GET)), frame(PING, 0, 0, &[0; 8])].concat(),
+        ),
         ("CONTINUATION of nothing", frame(CONTINUATION, END_HEADERS, 1, &fields(&GET))),
-        ("CONTINUATION of another stream", [
-            frame(HEADERS, END_STREAM, 1, &fields(&GET)),
-            frame(CONTINUATION, END_HEADERS, 3, &[]),
-        ].concat()),
+        (
+            "CONTINUATION of another stream",
+            [
+                frame(HEADERS, END_STREAM, 1, &fields(&GET)),
+                frame(CONTINUATION, END_HEADERS, 3, &[]),
+            ]
+            .concat(),
+        ),
         ("SETTINGS of an odd length", frame(SETTINGS, 0, 0, &[0; 5])),
         ("SETTINGS on a stream", frame(SETTINGS, 0, 1, &[])),
         ("an ACK with a payload", frame(SETTINGS, ACK, 0, &[0; 6])),
@@ -147,7 +153,10 @@ async fn frames_that_break_the_protocol_end_the_connection() {
         ("PING of an odd length", frame(PING, 0, 0, &[0; 7])),
         ("PING on a stream", frame(PING, 0, 1, &[0; 8])),
         ("a window update of nothing", frame(WINDOW_UPDATE, 0, 0, &[0; 4])),
-        ("a window beyond its limit", frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff]).repeat(2)),
+        (
+            "a window beyond its limit",
+            frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff]).repeat(2),
+        ),
         ("a reset of a stream that nobody opened", frame(RST_STREAM, 0, 5, &[0, 0, 0, 8])),
         ("a promise from a client", frame(5, END_HEADERS, 1, &[0, 0, 0, 2])),
         ("padding longer than its frame", frame(DATA, 8, 1, &[200, 0])),
@@ -196,7 +205,8 @@ async fn an_ordinary_request_is_answered() {
     let outcome = http2.outcome(3).await;
     assert!(matches!(&outcome, Outcome::Answered(said) if said.contains("hello")), "{outcome:?}");
     eventually("both are counted", async || {
-        (node.metrics().await.ok()?.outcomes(Some("door")) == [("ok".to_owned(), 2)].into()).then_some(())
+        (node.metrics().await.ok()?.outcomes(Some("door")) == [("ok".to_owned(), 2)].into())
+            .then_some(())
     })
     .await;
 }
