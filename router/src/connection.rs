@@ -19,6 +19,10 @@ use crate::tls::{ClientCertificate, PolicyId};
 /// GOAWAY with the reason ENHANCE_YOUR_CALM, which leaves open what became of the last streams.
 const GO_AWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 11];
 
+/// What is less than this in one write is no part of a body that a client makes room for, but an answer to a ping
+/// or the like.
+const PART_BYTES_MIN: usize = 256;
+
 /// A client's connection.
 #[derive(Clone, Debug)]
 pub struct Connection {
@@ -76,7 +80,7 @@ pub(crate) struct Activity {
     writes: AtomicU64,
     /// Response bodies that have more, and that nobody asks for it: HTTP/2 has no room for it at the client.
     untaken: AtomicU32,
-    /// How often one of them was asked.
+    /// How often one of them was asked, or a part of one was sent.
     taken: AtomicU64,
     /// Frames that the client may send beyond those known to its connection's watch.
     granted: AtomicU32,
@@ -114,7 +118,8 @@ impl Activity {
         self.write_blocked.load(Relaxed).then(|| self.writes.load(Relaxed))
     }
 
-    /// The count of parts of bodies that were asked for while there are others that nobody asks for, else `None`.
+    /// A count that grows when a part of a body is asked for or sent, while there is a body that nobody asks for,
+    /// else `None`.
     pub(crate) fn untaken(&self) -> Option<u64> {
         (self.untaken.load(Relaxed) > 0).then(|| self.taken.load(Relaxed))
     }
@@ -126,6 +131,10 @@ impl Activity {
 
     pub(crate) fn set_multiplexed(&self) {
         self.multiplexed.store(true, Relaxed);
+    }
+
+    fn moved(&self) {
+        self.taken.store(self.taken.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
     fn wrote(&self) {
@@ -174,7 +183,7 @@ impl<B> TrackedBody<B> {
             (false, true) => activity.untaken.store(activity.untaken.load(Relaxed) + 1, Relaxed),
             (true, false) => {
                 activity.untaken.store(activity.untaken.load(Relaxed) - 1, Relaxed);
-                activity.taken.store(activity.taken.load(Relaxed).wrapping_add(1), Relaxed);
+                activity.moved();
             }
             _ => {}
         }
@@ -248,6 +257,9 @@ impl<T> GuardedIo<T> {
     fn note_written(&mut self, result: &Poll<io::Result<usize>>) {
         if let (Poll::Ready(Ok(bytes)), Some(watch)) = (result, &mut self.watch) {
             watch.wrote(*bytes);
+            if *bytes >= PART_BYTES_MIN {
+                self.activity.moved();
+            }
         }
         self.note_write(result);
     }

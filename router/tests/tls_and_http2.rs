@@ -93,6 +93,61 @@ fn a_drain_says_goaway_and_finishes_streams() {
 }
 
 #[test]
+fn a_client_that_opens_no_window_is_cut() {
+    local(async {
+        let server = start(hasty(), None);
+        let socket = TokioIo::new(TcpStream::connect(server.address).await.unwrap());
+        let mut building = http2::Builder::new(TokioExecutor::new());
+        let (mut client, connection) =
+            building.initial_stream_window_size(0).handshake(socket).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let response = client.send_request(request("/endless")).await.unwrap();
+        // The client answers pings all the while: only its window says that it wants nothing.
+        until(|| server.app.abandoned.get() == 1).await;
+        assert!(response.into_body().collect().await.is_err());
+        assert!(server.app.chunks.get() <= 1);
+    });
+}
+
+#[test]
+fn a_client_that_takes_its_time_is_not_cut() {
+    local(async {
+        let server = start(hasty(), None);
+        let socket = TokioIo::new(TcpStream::connect(server.address).await.unwrap());
+        let mut building = http2::Builder::new(TokioExecutor::new());
+        let (mut client, connection) =
+            building.initial_stream_window_size(70_000).handshake(socket).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let response = client.send_request(request("/endless")).await.unwrap();
+        let mut body = response.into_body();
+        for _ in 0..10 {
+            let frame = body.frame().await.unwrap().unwrap();
+            assert!(!frame.into_data().unwrap().is_empty());
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        assert_eq!(server.app.abandoned.get(), 0);
+    });
+}
+
+#[test]
+fn a_flood_of_frames_ends_the_connection() {
+    use tokio::io::AsyncWriteExt;
+    local(async {
+        let server = start(ServeOptions::default(), None);
+        let mut socket = TcpStream::connect(server.address).await.unwrap();
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        socket.write_all(preface).await.unwrap();
+        let acks = b"\0\0\x08\x06\x01\0\0\0\0........".repeat(12_000);
+        // The server may have had enough before the end.
+        let _ = socket.write_all(&acks).await;
+        let mut read = Vec::new();
+        let _ = tokio::io::AsyncReadExt::read_to_end(&mut socket, &mut read).await;
+        let calm = b"\x7f\xff\xff\xff\0\0\0\x0b";
+        assert!(read.ends_with(calm), "{read:?}");
+    });
+}
+
+#[test]
 fn an_idle_http2_connection_is_closed() {
     local(async {
         let server = start(hasty(), None);

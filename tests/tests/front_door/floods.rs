@@ -5,7 +5,7 @@ use atoll_tests::{Node, NodeOptions, Process, Protocol, Script};
 
 use crate::frames::*;
 use crate::neighbour::{Neighbours, serving};
-use crate::wire::{HOST, deploy_door};
+use crate::wire::deploy_door;
 
 /// Frames of one flood. A node that is not on its guard takes them all.
 const FLOOD: usize = 200_000;
@@ -269,5 +269,4 @@ async fn connections_that_do_nothing_cost_little() {
         })
         .await;
     assert_eq!(attacked.node.request("door", "/").send().await.unwrap().status, 200);
-    assert!(HOST.starts_with("door"));
 }

@@ -58,7 +58,11 @@ impl Neighbours {
         }
         assert!(self.served.load(Ordering::Relaxed) > 0, "the neighbours were served");
         let more = node.memory_rss_bytes().saturating_sub(self.before);
-        println!("{} served beside it; {} MiB more", self.served.load(Ordering::Relaxed), more >> 20);
+        println!(
+            "{} served beside it; {} MiB more",
+            self.served.load(Ordering::Relaxed),
+            more >> 20
+        );
         assert!(more < MEMORY_BYTES_MAX, "the node holds {} MiB more", more >> 20);
         assert_eq!(serving(node), processes, "no process has died");
     }

@@ -54,7 +54,6 @@ pub(crate) async fn connect(node: &Node, listener: Listener) -> Box<dyn Stream> 
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    pub(crate) head: String,
     pub(crate) body: String,
 }
 
@@ -113,7 +112,7 @@ fn answers(mut read: &[u8]) -> Vec<Answer> {
         let length = length.unwrap_or(0).min(read.len());
         let body = String::from_utf8_lossy(&read[..length]).into_owned();
         read = &read[length..];
-        answers.push(Answer { status, head, body });
+        answers.push(Answer { status, body });
     }
     assert!(read.is_empty(), "not an answer: {}", String::from_utf8_lossy(read));
     answers
