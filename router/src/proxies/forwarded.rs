@@ -116,68 +116,58 @@ fn address(text: &str) -> Option<SocketAddr> {
 
 /// The elements of one line of `Forwarded`, or none when it is not well-formed.
 fn elements(line: &str) -> Option<Vec<Hop>> {
-    let mut hops = vec![Hop::default()];
-    let mut rest = line.trim();
-    loop {
-        let (pair, separator, after) = pair(rest)?;
-        let hop = hops.last_mut().expect("it begins with one");
-        if let Some((name, value)) = pair {
-            if name.eq_ignore_ascii_case("for") {
-                hop.address = address(&value);
-            } else if name.eq_ignore_ascii_case("proto") {
-                hop.scheme = scheme(&value);
-            }
-        }
-        match separator {
-            None => return Some(hops),
-            Some(',') => hops.push(Hop::default()),
-            Some(_) => {}
-        }
-        rest = after;
-    }
+    split(line, ',')?.into_iter().map(hop).collect()
 }
 
-/// The first pair of a line, what ends it, and what follows.
-type Pair<'a> = (Option<(&'a str, String)>, Option<char>, &'a str);
-
-fn pair(text: &str) -> Option<Pair<'_>> {
-    let text = text.trim_start();
-    let end = text.find(['=', ';', ',']).unwrap_or(text.len());
-    let name = text[..end].trim_end();
-    if !text[end..].starts_with('=') {
-        // Nothing may stand between two separators.
-        let after = text.get(end + 1..).unwrap_or_default();
-        return name.is_empty().then_some((None, text[end..].chars().next(), after));
-    }
-    let value_and_rest = &text[end + 1..];
-    let (value, rest) = match value_and_rest.strip_prefix('"') {
-        Some(quoted) => unquoted(quoted)?,
-        None => {
-            let end = value_and_rest.find([';', ',']).unwrap_or(value_and_rest.len());
-            (value_and_rest[..end].trim_end().to_owned(), &value_and_rest[end..])
+fn hop(element: &str) -> Option<Hop> {
+    let mut hop = Hop::default();
+    for pair in split(element, ';')?.into_iter().map(str::trim).filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=')?;
+        let value = unquoted(value)?;
+        if name.eq_ignore_ascii_case("for") {
+            hop.address = address(&value);
+        } else if name.eq_ignore_ascii_case("proto") {
+            hop.scheme = scheme(&value);
         }
-    };
-    if value.contains('"') && !value_and_rest.starts_with('"') {
-        return None;
     }
-    let rest = rest.trim_start();
-    let separator = rest.chars().next();
-    matches!(separator, None | Some(';' | ',')).then_some(())?;
-    Some((Some((name, value)), separator, rest.get(1..).unwrap_or_default()))
+    Some(hop)
 }
 
-/// A quoted string, whose opening quote has been read, and what follows it.
-fn unquoted(text: &str) -> Option<(String, &str)> {
-    let mut value = String::new();
-    let mut characters = text.char_indices();
-    while let Some((at, character)) = characters.next() {
+/// The parts between separators that stand in no quoted string, or none when such a string has no end.
+fn split(text: &str, separator: char) -> Option<Vec<&str>> {
+    let (mut parts, mut start) = (vec![], 0);
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, character) in text.char_indices() {
         match character {
-            '"' => return Some((value, &text[at + 1..])),
-            '\\' => value.push(characters.next()?.1),
-            other => value.push(other),
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            _ if character == separator && !quoted => {
+                parts.push(&text[start..at]);
+                start = at + character.len_utf8();
+            }
+            _ => {}
         }
     }
-    None
+    parts.push(&text[start..]);
+    (!quoted).then_some(parts)
+}
+
+/// A token as it is, or what a quoted string says.
+fn unquoted(value: &str) -> Option<String> {
+    let Some(rest) = value.strip_prefix('"') else {
+        return (!value.contains('"')).then(|| value.to_owned());
+    };
+    let mut said = String::new();
+    let mut characters = rest.strip_suffix('"')?.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '"' => return None,
+            '\\' => said.push(characters.next()?),
+            other => said.push(other),
+        }
+    }
+    Some(said)
 }
 
 #[cfg(test)]
