@@ -169,13 +169,16 @@ pub(crate) struct TrackedBody<B> {
     untaken: bool,
 }
 
-impl<B> TrackedBody<B> {
+impl<B: Body> TrackedBody<B> {
     pub(crate) fn new(body: B, in_flight: InFlight) -> Self {
+        let more = !body.is_end_stream();
         let mut new = Self { body, in_flight, untaken: false };
-        new.note(true);
+        new.note(more);
         new
     }
+}
 
+impl<B> TrackedBody<B> {
     /// Notes that there is more of the body for whoever asks, or that somebody has asked.
     fn note(&mut self, untaken: bool) {
         let activity = &self.in_flight.0;

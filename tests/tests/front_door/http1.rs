@@ -67,6 +67,7 @@ fn body_lengths() -> Vec<Case> {
             &post("content-length: 18446744073709551621\r\n", "hello"),
             "400",
         ),
+        refused("a length beyond the limit", &post("content-length: 5368709121\r\n", ""), "413"),
         refused("a length with a line feed", &post("content-length: 5\n6\r\n", "hello"), "400"),
         refused(
             "a length and a blank before the colon",

@@ -50,7 +50,7 @@ impl Neighbours {
     pub(crate) async fn unharmed(mut self, node: &Node, processes: &[Process]) {
         // A flood may be over before anybody has asked once.
         for _ in 0..3 {
-            assert_eq!(node.text("door", "/after").await.is_empty(), false);
+            assert!(!node.text("door", "/after").await.is_empty());
         }
         self.over.store(true, Ordering::Relaxed);
         while let Some(ended) = self.asking.join_next().await {
