@@ -172,8 +172,9 @@ impl Connections {
                 .into_iter()
                 .flatten()
                 .any(|(_, since)| now - since >= options.write_stall_timeout);
-            if overdue && tracked.phase == Phase::Idle {
-                // The client may be sending at this moment: HTTP/2 can tell it to try elsewhere.
+            let told = in_phase < options.idle_timeout + options.header_read_timeout;
+            if overdue && tracked.phase == Phase::Idle && told {
+                // The client may be sending at this moment: HTTP/2 can tell it to try elsewhere, if it listens.
                 tracked.orders.give(Order::Drain);
             } else if overdue || stalled {
                 tracked.orders.give(Order::Close);

@@ -130,6 +130,23 @@ fn a_client_that_takes_its_time_is_not_cut() {
 }
 
 #[test]
+fn a_client_that_listens_to_nothing_is_closed() {
+    use tokio::io::AsyncWriteExt;
+    local(async {
+        let server = start(hasty(), None);
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+        // A head that is never completed.
+        let head = b"\0\0\x03\x01\0\0\0\0\x01\x82\x86\x84".to_vec();
+        for bytes in [preface.clone(), [preface, head].concat()] {
+            let mut socket = TcpStream::connect(server.address).await.unwrap();
+            socket.write_all(&bytes).await.unwrap();
+            // Neither the node's settings nor the ping before its farewell are answered.
+            read_to_close(&mut socket).await;
+        }
+    });
+}
+
+#[test]
 fn a_flood_of_frames_ends_the_connection() {
     use tokio::io::AsyncWriteExt;
     local(async {
