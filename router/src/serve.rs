@@ -37,7 +37,7 @@ use crate::options::{
     H2_STREAM_WINDOW_BYTES, ServeOptions,
 };
 use crate::pattern::Scheme;
-use crate::proxies::introduce;
+use crate::proxies::{PreambleError, introduce};
 use crate::request_body::RequestBody;
 use crate::tls::{self, Asked, Tls};
 
@@ -208,6 +208,10 @@ fn spawn_connection<S: Service>(
         let peer = match introduced {
             Ok(Some(client)) => client,
             Ok(None) => return,
+            // Load balancers open and close connections to see whether somebody is there.
+            Err(PreambleError::Io(error)) => {
+                return tracing::debug!(%peer, %error, "a connection ended before its preamble");
+            }
             Err(error) => return tracing::info!(%peer, %error, "a connection is refused"),
         };
         let socket = BatchedStream::new(socket, server.flusher.clone());

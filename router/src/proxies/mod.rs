@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 pub use preamble::{PREAMBLE_BYTES_MAX, PREAMBLE_TIMEOUT};
 
-pub(crate) use preamble::introduce;
+pub(crate) use preamble::{PreambleError, introduce};
 
 /// The most proxies that one request may have come through; what further ones say is not looked at.
 pub const FORWARDED_HOPS_MAX: usize = 32;
