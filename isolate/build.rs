@@ -28,6 +28,10 @@ mod logs;
 mod ops;
 #[path = "src/outcome.rs"]
 mod outcome;
+#[path = "src/socket.rs"]
+mod socket;
+#[path = "src/sockets.rs"]
+mod sockets;
 
 fn main() {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
@@ -63,6 +67,8 @@ fn main() {
         "src/invocation.rs",
         "src/logs.rs",
         "src/outcome.rs",
+        "src/socket.rs",
+        "src/sockets.rs",
         "src/ops",
         "js",
     ] {

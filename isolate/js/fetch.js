@@ -21,6 +21,7 @@ const { extractBody, InnerBody } = core.loadExtScript("ext:deno_fetch/22_body.js
 const request = core.loadExtScript("ext:atoll/request.js");
 const { nullBodyStatus, redirectStatus, Response, stateOf } = core.loadExtScript("ext:atoll/response.js");
 const { takeBody } = core.loadExtScript("ext:atoll/body.js");
+const { headerOf, NO_SOCKET, socketFrom } = core.loadExtScript("ext:atoll/websocket.js");
 const { requireInvocation } = core.loadExtScript("ext:atoll/invocation.js");
 
 const REDIRECTS_MAX = 20;
@@ -69,7 +70,7 @@ function redirected(hop, status, location) {
   return hop;
 }
 
-function responseFrom(result, urls, signal) {
+function responseFrom(invocation, result, urls, signal) {
   const response = new Response();
   const state = stateOf(response);
   state.status = result.status;
@@ -79,6 +80,9 @@ function responseFrom(result, urls, signal) {
   state.urls = urls;
   state.list = result.headers;
   state.decoded = result.decoded;
+  if (result.socket !== NO_SOCKET) {
+    state.webSocket = socketFrom(invocation, result.socket, headerOf(result.headers, "sec-websocket-protocol"));
+  }
   if (result.rid !== 0 && !nullBodyStatus(result.status)) {
     const rid = result.rid;
     const stream = readableStreamForRid(rid);
@@ -139,7 +143,7 @@ async function follow(state, signal, via) {
     }
     const redirect = redirectStatus(result.status) ? result.location : null;
     if (redirect === null || redirectMode === "manual" || via !== INTERNET) {
-      return responseFrom(result, urls, signal);
+      return responseFrom(invocation, result, urls, signal);
     }
     core.tryClose(result.rid);
     if (redirectMode === "error") {

@@ -26,6 +26,7 @@ const { Response } = core.loadExtScript("ext:atoll/response.js");
 const invocation = core.loadExtScript("ext:atoll/invocation.js");
 const { fetch } = core.loadExtScript("ext:atoll/fetch.js");
 const events = core.loadExtScript("ext:atoll/events.js");
+const { WebSocket, WebSocketPair } = core.loadExtScript("ext:atoll/websocket.js");
 const extras = core.loadExtScript("ext:atoll/extras.js");
 core.loadExtScript("ext:atoll/crypto.js");
 
@@ -75,6 +76,8 @@ const hidden = {
   ExtendableEvent: events.ExtendableEvent,
   FetchEvent: events.FetchEvent,
   ScheduledEvent: events.ScheduledEvent,
+  WebSocket,
+  WebSocketPair,
   AbortController: abort.AbortController,
   AbortSignal: abort.AbortSignal,
   ByteLengthQueuingStrategy: streams.ByteLengthQueuingStrategy,

@@ -11,6 +11,7 @@ const {
   op_invocation_pass_through,
   op_report_error,
   op_respond,
+  op_respond_socket,
 } = core.ops;
 const {
   ArrayPrototypePush,
@@ -29,9 +30,11 @@ const {
   TypeError,
 } = primordials;
 const { setAsyncContext } = core;
-const { fromState, newState } = core.loadExtScript("ext:atoll/request.js");
+const { fromState, listOf, newState } = core.loadExtScript("ext:atoll/request.js");
 const { bodyOf, isResponse, Response, sentList, stateOf } = core.loadExtScript("ext:atoll/response.js");
+const { headerOf, takeSocket } = core.loadExtScript("ext:atoll/websocket.js");
 const { URL } = core.loadExtScript("ext:deno_web/00_url.js");
+const { byteLowerCase } = core.loadExtScript("ext:deno_web/00_infra.js");
 const { takeBody } = core.loadExtScript("ext:atoll/body.js");
 const { currentInvocation, invocationOf, waitUntil } = core.loadExtScript("ext:atoll/invocation.js");
 const { Fetcher } = core.loadExtScript("ext:atoll/fetch.js");
@@ -79,6 +82,7 @@ const HEADERS_LISTED = 0;
 const respond = (function (invocation, response) {
   const state = stateOf(response);
   if (state.type === "error") throw new TypeError("The fetch handler returned Response.error().");
+  if (state.status === 101) return respondWithSocket(invocation, state);
   const { text, list } = state;
   if (text !== null && !state.used) {
     state.used = true;
@@ -89,6 +93,19 @@ const respond = (function (invocation, response) {
   const body = takeBody(bodyOf(state));
   op_respond(invocation.id, state.status, sentList(state), body, HEADERS_LISTED);
 });
+
+function respondWithSocket(invocation, state) {
+  if (state.webSocket === null) {
+    throw new TypeError("A response with status 101 needs a WebSocket: new Response(null, { status: 101, webSocket: client }).");
+  }
+  if (byteLowerCase(headerOf(listOf(invocation), "upgrade")) !== "websocket") {
+    throw new TypeError(
+      "Worker tried to return WebSocket in a response to a request which did not contain the header \"Upgrade: websocket\".",
+    );
+  }
+  const socket = takeSocket(state.webSocket);
+  op_respond_socket(invocation.id, sentList(state), socket.owner, socket.index);
+}
 
 const call = (function (name, argument, invocation) {
   given = invocation;

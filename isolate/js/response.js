@@ -20,6 +20,7 @@ const { extractBody, InnerBody } = core.loadExtScript("ext:deno_fetch/22_body.js
 const { fillHeaderList, guardFromHeaders, headersFromHeaderList } = core.loadExtScript(
   "ext:deno_fetch/20_headers.js",
 );
+const { isWebSocket } = core.loadExtScript("ext:atoll/websocket.js");
 const { copyList, finishBodyClass } = core.loadExtScript("ext:atoll/body_class.js");
 
 const convertBody = webidl.converters["BodyInit_DOMString?"];
@@ -68,7 +69,7 @@ class Response {
   // somebody looks at them, then in `list`.
   #state = {
     text: null, typed: UNTYPED, status: 200, body: null, used: false, list: null, headers: null, statusText: "",
-    type: "default", guard: "response", urls: null, decoded: false,
+    type: "default", guard: "response", urls: null, decoded: false, webSocket: null,
   };
 
   static {
@@ -157,8 +158,13 @@ class Response {
     return state.headers ??= headersFromHeaderList(listOf(state), state.guard);
   }
 
+  get webSocket() {
+    return this.#state.webSocket;
+  }
+
   clone() {
     const state = this.#state;
+    if (state.webSocket !== null) throw new TypeError("Cannot clone a response to a WebSocket handshake.");
     const body = bodyOf(state);
     if (body !== null && body.unusable()) throw new TypeError("Body is unusable");
     const response = new Response();
@@ -180,16 +186,23 @@ function initialize(state, init, prefix) {
   if (typeof init !== "object" && typeof init !== "function") {
     throw new TypeError(`${prefix}: Argument 2 can not be converted to a dictionary`);
   }
-  const { headers, status, statusText } = init;
+  const { headers, status, statusText, webSocket } = init;
   if (status !== undefined) state.status = convertStatus(status, prefix, "'status' of 'ResponseInit'");
   if (statusText !== undefined) {
     state.statusText = convertStatusText(statusText, prefix, "'statusText' of 'ResponseInit'");
   }
   checkStatus(state.status, state.statusText);
+  if (webSocket !== undefined && webSocket !== null) setWebSocket(state, webSocket, prefix);
   if (headers !== undefined) {
     state.list = [];
     fillHeaderList(state.list, headers, prefix, "'headers' of 'ResponseInit'");
   }
+}
+
+function setWebSocket(state, webSocket, prefix) {
+  if (!isWebSocket(webSocket)) throw new TypeError(`${prefix}: 'webSocket' of 'ResponseInit' is not a WebSocket`);
+  if (state.status !== 101) throw new RangeError("Responses with a WebSocket must have status code 101.");
+  state.webSocket = webSocket;
 }
 
 function setBody(state, source) {

@@ -12,6 +12,7 @@ use crate::host::Body;
 use crate::instance::{Inner, Instance, State, limit_exception, plain_exception};
 use crate::invocation::{Answer, InvocationKey, OnEnd, PendingRequest, RequestFacts};
 use crate::outcome::{Exception, Outcome};
+use crate::socket::SocketSlot;
 
 /// Why an event got no (proper) answer.
 #[derive(Clone, Debug)]
@@ -126,7 +127,10 @@ impl ClientGuard {
     fn fetched(mut self, answer: Option<Answer>) -> Fetched {
         self.answered = true;
         match self.outcome_of(answer) {
-            Ok(Some(response)) if matches!(response.body(), ResponseBody::Stream(_)) => {
+            Ok(Some(response))
+                if matches!(response.body(), ResponseBody::Stream(_))
+                    || SocketSlot::is_in(&response) =>
+            {
                 self.inner.linger(self.key);
                 Ok(response)
             }

@@ -22,6 +22,7 @@ use crate::memory::{self, InstanceMemory, Memory, MemoryAccount};
 use crate::ops::InstanceState;
 use crate::outcome::{Exception, Outcome};
 use crate::script::{Binding, Script};
+use crate::socket::SocketClose;
 use crate::spares::{Blank, Spares};
 use crate::start::{StartError, start};
 use crate::watchdog::{Pulse, Watchdog, WatchedThread};
@@ -290,6 +291,11 @@ impl Instance {
         self.inner.longest_slice.take()
     }
 
+    /// Closes the sockets that clients have open to it, towards both ends.
+    pub fn close_sockets(&self, close: &SocketClose) {
+        self.inner.invocations.close_sockets(close);
+    }
+
     /// The outcome for which the instance was condemned; it takes no more calls then.
     pub fn condemned(&self) -> Option<Outcome> {
         match self.inner.state.get() {
@@ -388,6 +394,7 @@ impl Inner {
             return Poll::Ready(());
         }
         *self.driver.borrow_mut() = Some(cx.waker().clone());
+        self.invocations.begin_slice();
         let budget = self.limits.cpu.saturating_sub(self.invocations.cpu_used_max());
         let entries = self.entries.borrow();
         let (polled, cpu) = self.slice(budget, |runtime| {

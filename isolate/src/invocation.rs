@@ -16,6 +16,8 @@ use crate::connections::{Connection, Connections};
 use crate::host::Body;
 use crate::logs::LogBudget;
 use crate::outcome::{Exception, LogLevel, LogLine, Outcome};
+use crate::socket::{Arrivals, SentBytes, SocketSlot};
+use crate::sockets::Holding;
 
 /// The number by which JS knows an invocation; 0 is start-up.
 pub(crate) type InvocationKey = u32;
@@ -86,6 +88,17 @@ pub(crate) enum Answer {
     Failed(Outcome, Exception),
 }
 
+/// Which invocations a slice of the event loop is charged to.
+#[derive(Clone, Copy)]
+enum Blame {
+    /// All in flight.
+    All,
+    /// Those that do not only wait for messages, or got one in this slice.
+    Awake(u64),
+    /// All wait: those whose messages came last, in this slice. What they began goes on.
+    Latest(u64),
+}
+
 pub(crate) struct Invocation {
     pub(crate) id: Arc<str>,
     pub(crate) request: Option<PendingRequest>,
@@ -116,6 +129,9 @@ pub(crate) struct Invocation {
     /// Who sends the response's body, and is to hear of the end.
     sender: Option<Waker>,
     connections: Connections,
+    pub(crate) holding: Holding,
+    /// CPU time since the event that it works on: its own, or the last message that came.
+    spent: Duration,
 }
 
 /// Runs a task on the calling isolate thread, whose runtime must be a current-thread one. Unlike tokio's
@@ -137,6 +153,12 @@ pub(crate) struct Invocations {
     /// For lines of no invocation: of start-up, or since the last invocation began.
     stray_log_budget: RefCell<LogBudget>,
     console: OnLogLine,
+    pub(crate) arrivals: Arrivals,
+    pub(crate) sent: SentBytes,
+    /// Sockets were accepted in the instance: only then is anything of them looked at.
+    pub(crate) has_sockets: Cell<bool>,
+    /// Counts the slices of an instance with sockets.
+    slices: Cell<u64>,
 }
 
 /// The limits that are counted here.
@@ -160,6 +182,19 @@ impl Invocation {
         body
     }
 
+    /// Whether nothing but messages is known to be left for it to do.
+    fn waits_for_messages(&self) -> bool {
+        self.holding.is_open() && self.answered && self.waiting == 0
+    }
+
+    fn is_blamed(&self, blame: Blame) -> bool {
+        match blame {
+            Blame::All => true,
+            Blame::Awake(slice) => !self.waits_for_messages() || self.holding.woken_in == slice,
+            Blame::Latest(slice) => self.holding.woken_in == slice,
+        }
+    }
+
     fn keep(&mut self, exception: Exception) {
         if self.exceptions.len() < EXCEPTIONS_MAX {
             self.exceptions.push(exception);
@@ -175,6 +210,10 @@ impl Invocations {
             limits,
             stray_log_budget: RefCell::new(LogBudget::new(limits.log_bytes_max)),
             console,
+            arrivals: Arrivals::default(),
+            sent: SentBytes::default(),
+            has_sockets: Cell::new(false),
+            slices: Cell::new(0),
         }
     }
 
@@ -217,6 +256,8 @@ impl Invocations {
             bodies: Vec::new(),
             sender: None,
             connections: Connections::new(self.limits.connections_max),
+            holding: Holding::default(),
+            spent: Duration::ZERO,
         };
         table.insert(key, invocation);
         key
@@ -325,7 +366,9 @@ impl Invocations {
     pub(crate) fn is_answered_alone(&self, key: InvocationKey) -> bool {
         let table = self.table.borrow();
         let whole = |invocation: &Invocation| match &invocation.answer {
-            Some(Answer::Response(response)) => !matches!(response.body(), ResponseBody::Stream(_)),
+            Some(Answer::Response(response)) => {
+                !matches!(response.body(), ResponseBody::Stream(_)) && !SocketSlot::is_in(response)
+            }
             _ => false,
         };
         table.len() == 1 && table.get(&key).is_some_and(whole)
@@ -342,24 +385,63 @@ impl Invocations {
         self.table.borrow().keys().copied().collect()
     }
 
-    /// Charges the CPU time of a slice of the event loop, in equal parts, to every invocation in flight: one
-    /// poll runs continuations of many, and does not say how long each took.
+    /// Charges the CPU time of a slice of the event loop, in equal parts, to every invocation in flight that may
+    /// have run: one poll runs continuations of many, and does not say how long each took.
     pub(crate) fn charge_all(&self, cpu: Duration) {
         let mut table = self.table.borrow_mut();
-        let share = cpu / u32::try_from(table.len().max(1)).unwrap_or(u32::MAX);
-        for invocation in table.values_mut() {
+        let blame = self.blame(&table);
+        let blamed = match blame {
+            Blame::All => table.len(),
+            _ => table.values().filter(|i| i.is_blamed(blame)).count(),
+        };
+        let share = cpu / u32::try_from(blamed.max(1)).unwrap_or(u32::MAX);
+        for invocation in table.values_mut().filter(|i| i.is_blamed(blame)) {
             invocation.cpu += share;
+            invocation.spent += share;
         }
     }
 
     /// Charges CPU time to one invocation.
     pub(crate) fn charge(&self, key: InvocationKey, cpu: Duration) {
-        self.with(key, |invocation| invocation.cpu += cpu);
+        self.with(key, |invocation| {
+            invocation.cpu += cpu;
+            invocation.spent += cpu;
+        });
     }
 
-    /// The most CPU time that an invocation in flight has used.
+    /// The most CPU time that an invocation in flight has used for its event.
     pub(crate) fn cpu_used_max(&self) -> Duration {
-        self.table.borrow().values().map(|i| i.cpu).max().unwrap_or_default()
+        let table = self.table.borrow();
+        let blame = self.blame(&table);
+        let blamed = table.values().filter(|i| i.is_blamed(blame));
+        blamed.map(|i| i.spent).max().unwrap_or_default()
+    }
+
+    /// Whose code a slice is taken to run.
+    fn blame(&self, table: &FxHashMap<InvocationKey, Invocation>) -> Blame {
+        if !self.has_sockets.get() {
+            return Blame::All;
+        }
+        let slice = self.slices.get();
+        if table.values().any(|i| !i.waits_for_messages() || i.holding.woken_in == slice) {
+            return Blame::Awake(slice);
+        }
+        Blame::Latest(table.values().map(|i| i.holding.woken_in).max().unwrap_or_default())
+    }
+
+    /// Begins a slice: messages that have come since the last are events, each with CPU time of its own.
+    pub(crate) fn begin_slice(&self) {
+        if !self.has_sockets.get() {
+            return;
+        }
+        let slice = self.slices.get() + 1;
+        self.slices.set(slice);
+        for key in self.arrivals.take() {
+            self.with(key, |invocation| {
+                invocation.holding.woken_in = slice;
+                invocation.spent = Duration::ZERO;
+            });
+        }
     }
 
     /// Writes one console line.
@@ -495,6 +577,7 @@ impl Invocations {
     pub(crate) fn end(&self, key: InvocationKey, outcome: Option<Outcome>) {
         let Some(mut invocation) = self.table.borrow_mut().remove(&key) else { return };
         invocation.cancel.cancel();
+        invocation.holding.end(outcome.unwrap_or(invocation.outcome));
         invocation.bodies.iter().filter_map(Weak::upgrade).for_each(|body| body.shut());
         if let Some(sender) = invocation.sender.take() {
             sender.wake();

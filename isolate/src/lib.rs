@@ -25,6 +25,8 @@ mod native;
 mod ops;
 mod outcome;
 mod script;
+mod socket;
+mod sockets;
 mod spares;
 mod start;
 mod watchdog;
@@ -42,5 +44,9 @@ pub use limits::{HEAPS_BYTES_CEILING, Limits};
 pub use memory::{InstanceMemory, Memory};
 pub use outcome::{Exception, LogLevel, LogLine, Outcome};
 pub use script::{Binding, BindingValue, Module, ModuleKind, Script, ScriptFormat};
+pub use socket::{
+    CLOSE_ABNORMAL, CLOSE_NO_CODE, SOCKET_MESSAGE_BYTES_MAX, Socket, SocketClose, SocketMessage,
+    SocketSlot,
+};
 pub use start::StartError;
 pub use watchdog::Pulse;

@@ -14,10 +14,14 @@ use super::{
 };
 use crate::body::{BodyResource, ResponseBody, StreamBody};
 use crate::host::{Body, Decode, FetchHop, Via};
+use crate::socket::SocketSlot;
 
 /// What JS passes for a hop to the internet whose body is to be decoded; a smaller number is one whose body
 /// is left as it comes, and a capability number is a service binding.
 const INTERNET: i32 = -1;
+
+/// What JS gets where a response brought no socket.
+const NO_SOCKET: i32 = -1;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -28,6 +32,8 @@ pub(crate) struct HopResult {
     location: Option<String>,
     rid: ResourceId,
     decoded: bool,
+    /// The number of the socket that the response brought, or [`NO_SOCKET`].
+    socket: i32,
 }
 
 fn request_headers(headers: Vec<(ByteString, ByteString)>) -> Result<http::HeaderMap, JsErrorBox> {
@@ -108,6 +114,16 @@ pub(crate) async fn op_fetch_hop(
         Ok::<_, JsErrorBox>((response, connection))
     };
     let (response, connection) = fetching.try_or_cancel(by_signal).try_or_cancel(by_end).await?;
+    let mut response = response;
+    let mut connection = connection;
+    let socket = match SocketSlot::take(&mut response) {
+        None => NO_SOCKET,
+        Some(socket) => {
+            socket.crosses();
+            let number = invocations.add_socket(key, socket, connection.take());
+            i32::try_from(number.map_err(JsErrorBox::generic)?).unwrap_or(NO_SOCKET)
+        }
+    };
     let (parts, body) = response.into_parts();
     let headers = parts
         .headers
@@ -129,5 +145,6 @@ pub(crate) async fn op_fetch_hop(
         location,
         rid,
         decoded: false,
+        socket,
     })
 }

@@ -5,6 +5,7 @@ mod kv;
 mod life;
 mod request;
 mod respond;
+mod socket;
 pub(crate) mod time;
 
 pub(crate) use fetch::op_fetch_hop;
@@ -14,7 +15,11 @@ pub(crate) use life::{
     op_invocation_wait_left, op_log, op_report_error, op_wait_until_begun, op_wait_until_over,
 };
 pub(crate) use request::{op_request_body, op_request_cf, op_request_flags, op_request_headers};
-pub(crate) use respond::op_respond;
+pub(crate) use respond::{op_respond, op_respond_socket};
+pub(crate) use socket::{
+    op_socket_accept, op_socket_close, op_socket_next, op_socket_pair, op_socket_send,
+    op_socket_send_bytes,
+};
 pub(crate) use time::{op_now, op_time_origin};
 
 use std::rc::Rc;

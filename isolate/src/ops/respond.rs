@@ -9,6 +9,7 @@ use http::{HeaderMap, Response, StatusCode};
 use super::{HEADERS_BYTES_MAX, header_bytes, headers_too_large, invocations};
 use crate::body::{ResponseBody, StreamBody};
 use crate::invocation::{Answer, BodyGuard};
+use crate::socket::SocketSlot;
 
 /// The content type that the Fetch standard gives a string body.
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain;charset=UTF-8");
@@ -138,6 +139,32 @@ pub(crate) fn op_respond<'a>(
         // Its length is known, whatever the worker says of it.
         response.headers_mut().remove(CONTENT_LENGTH);
     }
+    invocations.answer(key, Answer::Response(response));
+    Ok(())
+}
+
+/// The response that becomes a WebSocket: the end with these numbers goes to the client.
+#[op2(fast)]
+pub(crate) fn op_respond_socket<'a>(
+    scope: &mut v8::PinScope<'a, '_>,
+    state: &mut OpState,
+    #[smi] key: u32,
+    headers: v8::Local<'a, v8::Value>,
+    #[smi] owner: u32,
+    #[smi] index: u32,
+) -> Result<(), JsErrorBox> {
+    let invocations = invocations(state);
+    let mut response = Response::new(ResponseBody::Empty);
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    listed(scope, headers, response.headers_mut())?;
+    let end = invocations.socket(owner, index);
+    let socket = end.and_then(|end| end.hand_out()).ok_or_else(|| {
+        JsErrorBox::type_error(
+            "Can't return WebSocket in a Response after calling accept(), or twice: return the other end of the pair.",
+        )
+    })?;
+    invocations.answer_with_socket(key, &socket);
+    SocketSlot::put(&mut response, socket);
     invocations.answer(key, Answer::Response(response));
     Ok(())
 }
