@@ -12,6 +12,8 @@ use deno_core::snapshot::{CreateSnapshotOptions, create_snapshot};
 
 #[path = "src/body.rs"]
 mod body;
+#[path = "src/charges.rs"]
+mod charges;
 #[path = "src/connections.rs"]
 mod connections;
 #[path = "src/exception.rs"]
@@ -60,6 +62,7 @@ fn main() {
     }
     for path in [
         "src/body.rs",
+        "src/charges.rs",
         "src/connections.rs",
         "src/exception.rs",
         "src/extension.rs",

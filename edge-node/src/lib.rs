@@ -27,3 +27,4 @@ mod serving;
 pub mod state;
 pub mod supervisor;
 mod tls;
+mod websocket;

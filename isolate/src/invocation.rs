@@ -88,24 +88,13 @@ pub(crate) enum Answer {
     Failed(Outcome, Exception),
 }
 
-/// Which invocations a slice of the event loop is charged to.
-#[derive(Clone, Copy)]
-enum Blame {
-    /// All in flight.
-    All,
-    /// Those that do not only wait for messages, or got one in this slice.
-    Awake(u64),
-    /// All wait: those whose messages came last, in this slice. What they began goes on.
-    Latest(u64),
-}
-
 pub(crate) struct Invocation {
     pub(crate) id: Arc<str>,
     pub(crate) request: Option<PendingRequest>,
     pub(crate) cancel: Rc<CancelHandle>,
     pub(crate) pass_through: bool,
     answer: Option<Answer>,
-    answered: bool,
+    pub(crate) answered: bool,
     waker: Option<Waker>,
     outcome: Outcome,
     status: Option<u16>,
@@ -116,13 +105,13 @@ pub(crate) struct Invocation {
     /// The handler's promise has settled.
     handled: bool,
     /// Promises given to `waitUntil` that have not settled.
-    waiting: u32,
+    pub(crate) waiting: u32,
     /// When the client had the whole response or went away; until then it may take more.
     client_gone: Option<Instant>,
     left_waiters: Vec<oneshot::Sender<bool>>,
     ended_waiters: Vec<oneshot::Sender<()>>,
     started: Instant,
-    cpu: Duration,
+    pub(crate) cpu: Duration,
     on_end: Option<OnEnd>,
     /// Bodies that came in, oldest first: of the request, and of responses to subrequests.
     bodies: Vec<Weak<BodyResource>>,
@@ -131,7 +120,7 @@ pub(crate) struct Invocation {
     connections: Connections,
     pub(crate) holding: Holding,
     /// CPU time since the event that it works on: its own, or the last message that came.
-    spent: Duration,
+    pub(crate) spent: Duration,
 }
 
 /// Runs a task on the calling isolate thread, whose runtime must be a current-thread one. Unlike tokio's
@@ -147,7 +136,7 @@ pub(crate) type OnLogLine = Box<dyn Fn(Option<&str>, &LogLine)>;
 
 /// Every invocation in flight in one instance.
 pub(crate) struct Invocations {
-    table: RefCell<FxHashMap<InvocationKey, Invocation>>,
+    pub(crate) table: RefCell<FxHashMap<InvocationKey, Invocation>>,
     next: Cell<InvocationKey>,
     limits: InvocationLimits,
     /// For lines of no invocation: of start-up, or since the last invocation began.
@@ -158,7 +147,7 @@ pub(crate) struct Invocations {
     /// Sockets were accepted in the instance: only then is anything of them looked at.
     pub(crate) has_sockets: Cell<bool>,
     /// Counts the slices of an instance with sockets.
-    slices: Cell<u64>,
+    pub(crate) slices: Cell<u64>,
 }
 
 /// The limits that are counted here.
@@ -180,19 +169,6 @@ impl Invocation {
         self.bodies.retain(|held| held.strong_count() > 0);
         self.bodies.push(Rc::downgrade(&body));
         body
-    }
-
-    /// Whether nothing but messages is known to be left for it to do.
-    fn waits_for_messages(&self) -> bool {
-        self.holding.is_open() && self.answered && self.waiting == 0
-    }
-
-    fn is_blamed(&self, blame: Blame) -> bool {
-        match blame {
-            Blame::All => true,
-            Blame::Awake(slice) => !self.waits_for_messages() || self.holding.woken_in == slice,
-            Blame::Latest(slice) => self.holding.woken_in == slice,
-        }
     }
 
     fn keep(&mut self, exception: Exception) {
@@ -383,65 +359,6 @@ impl Invocations {
     /// Every invocation in flight.
     pub(crate) fn keys(&self) -> Vec<InvocationKey> {
         self.table.borrow().keys().copied().collect()
-    }
-
-    /// Charges the CPU time of a slice of the event loop, in equal parts, to every invocation in flight that may
-    /// have run: one poll runs continuations of many, and does not say how long each took.
-    pub(crate) fn charge_all(&self, cpu: Duration) {
-        let mut table = self.table.borrow_mut();
-        let blame = self.blame(&table);
-        let blamed = match blame {
-            Blame::All => table.len(),
-            _ => table.values().filter(|i| i.is_blamed(blame)).count(),
-        };
-        let share = cpu / u32::try_from(blamed.max(1)).unwrap_or(u32::MAX);
-        for invocation in table.values_mut().filter(|i| i.is_blamed(blame)) {
-            invocation.cpu += share;
-            invocation.spent += share;
-        }
-    }
-
-    /// Charges CPU time to one invocation.
-    pub(crate) fn charge(&self, key: InvocationKey, cpu: Duration) {
-        self.with(key, |invocation| {
-            invocation.cpu += cpu;
-            invocation.spent += cpu;
-        });
-    }
-
-    /// The most CPU time that an invocation in flight has used for its event.
-    pub(crate) fn cpu_used_max(&self) -> Duration {
-        let table = self.table.borrow();
-        let blame = self.blame(&table);
-        let blamed = table.values().filter(|i| i.is_blamed(blame));
-        blamed.map(|i| i.spent).max().unwrap_or_default()
-    }
-
-    /// Whose code a slice is taken to run.
-    fn blame(&self, table: &FxHashMap<InvocationKey, Invocation>) -> Blame {
-        if !self.has_sockets.get() {
-            return Blame::All;
-        }
-        let slice = self.slices.get();
-        if table.values().any(|i| !i.waits_for_messages() || i.holding.woken_in == slice) {
-            return Blame::Awake(slice);
-        }
-        Blame::Latest(table.values().map(|i| i.holding.woken_in).max().unwrap_or_default())
-    }
-
-    /// Begins a slice: messages that have come since the last are events, each with CPU time of its own.
-    pub(crate) fn begin_slice(&self) {
-        if !self.has_sockets.get() {
-            return;
-        }
-        let slice = self.slices.get() + 1;
-        self.slices.set(slice);
-        for key in self.arrivals.take() {
-            self.with(key, |invocation| {
-                invocation.holding.woken_in = slice;
-                invocation.spent = Duration::ZERO;
-            });
-        }
     }
 
     /// Writes one console line.

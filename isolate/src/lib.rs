@@ -9,6 +9,7 @@
 mod body;
 mod boundary;
 mod call;
+mod charges;
 mod code_cache;
 mod connections;
 mod exception;

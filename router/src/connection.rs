@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 
 use crate::frame_watch::{Flood, FrameWatch};
 use crate::pattern::Scheme;
@@ -84,6 +86,11 @@ pub(crate) struct Activity {
     taken: AtomicU64,
     /// Frames that the client may send beyond those known to its connection's watch.
     granted: AtomicU32,
+    /// Streams that go on after HTTP.
+    borrowed: AtomicU32,
+    returned: Notify,
+    cut: AtomicBool,
+    cut_waker: AtomicWaker,
 }
 
 /// What a connection is doing.
@@ -99,7 +106,7 @@ pub(crate) enum Phase {
 
 impl Activity {
     pub(crate) fn phase(&self) -> Phase {
-        if self.in_flight.load(Relaxed) > 0 {
+        if self.in_flight.load(Relaxed) > 0 || self.borrowed.load(Relaxed) > 0 {
             Phase::Busy
         } else if self.head_started.load(Relaxed) && !self.multiplexed.load(Relaxed) {
             Phase::Head
@@ -137,6 +144,19 @@ impl Activity {
         self.taken.store(self.taken.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
+    /// Waits until no stream goes on after HTTP.
+    pub(crate) async fn returned(&self) {
+        while self.borrowed.load(Relaxed) > 0 {
+            self.returned.notified().await;
+        }
+    }
+
+    /// Has the streams that go on after HTTP fail.
+    pub(crate) fn cut(&self) {
+        self.cut.store(true, Relaxed);
+        self.cut_waker.wake();
+    }
+
     fn wrote(&self) {
         self.writes.store(self.writes.load(Relaxed).wrapping_add(1), Relaxed);
         self.write_blocked.store(false, Relaxed);
@@ -159,6 +179,34 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.store(self.0.in_flight.load(Relaxed) - 1, Relaxed);
         self.0.head_started.store(false, Relaxed);
+    }
+}
+
+/// A connection that serves something else than HTTP now, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Borrowed(Arc<Activity>);
+
+impl Borrowed {
+    pub(crate) fn begin(activity: &Arc<Activity>) -> Self {
+        activity.borrowed.fetch_add(1, Relaxed);
+        Self(Arc::clone(activity))
+    }
+
+    /// Fails once the connection is to be closed. Until then `cx` hears of it: of several streams on one HTTP/2
+    /// connection the one that asked last, whose connection ends the others too.
+    pub(crate) fn check(&self, cx: &Context<'_>) -> io::Result<()> {
+        if self.0.cut.load(Relaxed) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        self.0.cut_waker.register(cx.waker());
+        Ok(())
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        self.0.borrowed.fetch_sub(1, Relaxed);
+        self.0.returned.notify_one();
     }
 }
 

@@ -31,6 +31,7 @@ mod serve;
 mod table;
 mod timed_body;
 mod tls;
+mod upgrade;
 
 pub use connection::{Alpn, Connection, TlsInfo};
 pub use drain::{DrainSignal, DrainTrigger, Drained, drain_channel};
@@ -60,3 +61,4 @@ pub use tls::{
     TICKET_NAME_BYTES, TICKET_SECRET_BYTES, TicketKey, Tls, TlsError, TlsMaterial, Verified,
     load_pem, parse_certificates, parse_pem,
 };
+pub use upgrade::{Upgrade, UpgradeKind, UpgradedStream};

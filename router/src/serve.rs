@@ -40,6 +40,7 @@ use crate::pattern::Scheme;
 use crate::proxies::{PreambleError, introduce};
 use crate::request_body::RequestBody;
 use crate::tls::{self, Asked, Tls};
+use crate::upgrade::Upgrade;
 
 /// How long accepting rests when the system has no file descriptor left.
 pub(crate) const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
@@ -217,10 +218,21 @@ fn spawn_connection<S: Service>(
         let socket = BatchedStream::new(socket, server.flusher.clone());
         let closing = socket.closing();
         match serve_connection(socket, peer, &server, &place).await {
-            Ok(()) => closing.linger().await,
+            Ok(()) => {
+                give_back(&place).await;
+                closing.linger().await;
+            }
             Err(error) => tracing::debug!(%peer, error, "a connection ended early"),
         }
     });
+}
+
+/// Keeps a connection's place while a WebSocket goes on where HTTP has ended.
+async fn give_back(place: &Place) {
+    tokio::select! {
+        () = place.activity.returned() => {}
+        _ = place.orders.beyond(Order::Drain) => place.activity.cut(),
+    }
 }
 
 async fn serve_connection<S: Service>(
@@ -353,6 +365,7 @@ where
         .max_send_buf_size(H2_SEND_BUFFER_BYTES)
         .keep_alive_interval(options.h2_ping_interval)
         .keep_alive_timeout(options.h2_ping_timeout)
+        .enable_connect_protocol()
         .serve_connection(io, responder(connection, server, place));
     drive(served, place, |served| served.graceful_shutdown()).await
 }
@@ -398,6 +411,7 @@ fn responder<S: Service>(
     hyper::service::service_fn(move |request: Request<Incoming>| {
         let in_flight = InFlight::begin(&activity);
         let mut request = request.map(RequestBody::from);
+        Upgrade::mark(&mut request, &activity);
         let response = match server.gate.refusal(&request, &connection) {
             None => {
                 let connection = server.gate.prepare(&mut request, &connection);

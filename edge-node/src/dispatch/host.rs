@@ -6,7 +6,8 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use atoll_isolate::{
-    Body, Decode, FetchHop, Host, HostError, KvCall, KvEntry, KvReply, LogLine, Via,
+    Body, Decode, FetchHop, Host, HostError, KvCall, KvEntry, KvReply, LogLine, Socket,
+    SocketSlot, Via,
 };
 use atoll_kv::{Key, KvError, KvStore, ListOptions, NamespaceId, Operation, PutOptions};
 use futures_util::future::LocalBoxFuture;
@@ -24,8 +25,9 @@ use super::service::new_id;
 use super::targets::Targets;
 use crate::inspect::Debuggees;
 use crate::observe::{KvOperation, ReportHub};
-use crate::outbound::{DecodeBody, Outbound, ReqBody};
+use crate::outbound::{DecodeBody, Outbound, ReqBody, ServerSocket};
 use crate::registry::{WorkerName, WorkerRef};
+use crate::websocket;
 
 /// A console line with the worker that wrote it.
 pub type ConsoleLine = Arc<(WorkerRef, LogLine)>;
@@ -88,6 +90,25 @@ impl InstanceHost {
         Self { thread, worker, capabilities }
     }
 
+    /// Connects to a server's WebSocket.
+    fn websocket(
+        &self,
+        hop: FetchHop,
+    ) -> LocalBoxFuture<'static, Result<Response<Body>, HostError>> {
+        let (outbound, depth) = (self.thread.outbound.clone(), self.thread.depth(&hop.invocation));
+        Box::pin(async move {
+            let mut request = hop.request.map(drop);
+            depth.stamp(request.headers_mut());
+            let failed = |error| HostError::Refused(format!("Fetch failed: {error}"));
+            let (response, wire) = outbound.websocket(request).await.map_err(failed)?;
+            let mut response = response.map(|body| Box::pin(body) as Body);
+            if let Some(wire) = wire {
+                open(&mut response, wire);
+            }
+            Ok(response)
+        })
+    }
+
     fn service(
         &self,
         capability: u32,
@@ -107,6 +128,14 @@ impl InstanceHost {
             })
         })
     }
+}
+
+/// Lets a worker go on with a server's socket.
+fn open(response: &mut Response<Body>, wire: ServerSocket) {
+    let (theirs, ours) = Socket::pair();
+    SocketSlot::put(response, theirs);
+    // It ends with the worker's end, which no invocation outlives.
+    atoll_isolate::spawn(websocket::relay(wire, ours, std::future::pending()));
 }
 
 /// A call of a service, ended with whoever waits for it.
@@ -157,7 +186,12 @@ async fn call_service(
     }
     let request = hop.request;
     let call = Call { id, subject, request, url, client: None, depth, decided: None };
-    let answered = match placer.live(version) {
+    // What a socket brings may run long, at any time: not on a front thread.
+    let live = match websocket::is_asked(call.request.headers()) {
+        true => None,
+        false => placer.live(version),
+    };
+    let answered = match live {
         Some(instance) => {
             let fetched = call.start(&instance, &thread).await;
             fetched.map(|response| response.map(AnswerBody::Here)).map_err(Unanswered::from)
@@ -172,6 +206,9 @@ impl Host for InstanceHost {
     fn fetch(&self, hop: FetchHop) -> LocalBoxFuture<'static, Result<Response<Body>, HostError>> {
         if let Via::Service(capability) = hop.via {
             return self.service(capability, hop);
+        }
+        if websocket::is_asked(hop.request.headers()) {
+            return self.websocket(hop);
         }
         let (outbound, depth) = (self.thread.outbound.clone(), self.thread.depth(&hop.invocation));
         Box::pin(async move {

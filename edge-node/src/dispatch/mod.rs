@@ -12,6 +12,7 @@ mod cron;
 mod depth;
 mod events;
 mod fair_queue;
+mod handshake;
 mod host;
 mod offences;
 mod pages;

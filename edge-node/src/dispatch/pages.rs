@@ -18,6 +18,8 @@ pub(super) enum Problem {
     BodyTooLarge,
     /// A chain of fetches came through here too often.
     Loop,
+    /// A worker answered with a WebSocket, and the request asks for none as the protocol has it.
+    NoHandshake,
     /// There is room again after so long.
     RateLimited(Duration),
     NotStarted,
@@ -33,9 +35,12 @@ impl Problem {
             Self::RateLimited(_) => Outcome::RateLimited,
             Self::Quarantined => Outcome::Overloaded,
             Self::NotStarted => Outcome::Exception,
-            Self::NoRoute | Self::BadHost | Self::Refused(_) | Self::BodyTooLarge | Self::Loop => {
-                Outcome::Internal
-            }
+            Self::NoRoute
+            | Self::BadHost
+            | Self::Refused(_)
+            | Self::BodyTooLarge
+            | Self::Loop
+            | Self::NoHandshake => Outcome::Internal,
         }
     }
 }
@@ -85,6 +90,13 @@ fn words(problem: Problem) -> Text {
             "Worker loop",
             "Workers fetch one another in a circle: this request came through this node again and again.",
             "A worker that fetches its own address calls itself. Fetch another address.",
+        ),
+        Problem::NoHandshake => text(
+            S::UPGRADE_REQUIRED,
+            426,
+            "WebSocket only",
+            "The worker answers here with a WebSocket, and the request is no handshake for one (RFC 6455, version 13).",
+            "Connect with a WebSocket client. A proxy in between must pass the headers Upgrade and Connection on.",
         ),
         Problem::Refused(Refusal::UrlTooLong) => text(
             S::URI_TOO_LONG,

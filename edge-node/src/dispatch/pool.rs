@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use atoll_isolate::{
     Binding as EnvBinding, BindingValue, Instance, InstanceOptions, IsolateThread, Limits, Outcome,
-    Script, StartError,
+    Script, SocketClose, StartError,
 };
 use futures_util::future::{FutureExt, LocalBoxFuture, Shared};
 
@@ -51,6 +51,9 @@ const PROMOTED_IDLE_MAX: Duration = Duration::from_secs(4);
 
 /// How long a version that did not start is not tried again.
 const START_BACKOFF: Duration = Duration::from_secs(1);
+
+/// The code that has a client connect again (IANA's registry of WebSocket close codes: service restart).
+const CLOSE_RESTART: u16 = 1012;
 
 /// Why there is no instance of a version.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -409,6 +412,7 @@ impl Pool {
         let gone: Vec<Live> =
             self.leaving.borrow_mut().extract_if(.., |live| live.is_idle()).collect();
         drop(gone);
+        self.close_replaced(&serves);
         let (mut condemned, mut unwanted, mut shrinks) = (Vec::new(), Vec::new(), Vec::new());
         for (version, slot) in &*self.slots.borrow() {
             match slot {
@@ -442,6 +446,19 @@ impl Pool {
             tokio::task::yield_now().await;
         }
         self.show_memory();
+    }
+
+    /// Closes the sockets of versions that do not serve any more: their clients are to connect to what does.
+    fn close_replaced(&self, serves: impl Fn(&VersionId) -> bool) {
+        for (version, slot) in &*self.slots.borrow() {
+            if let Slot::Live(live) = slot
+                && !live.is_idle()
+                && !serves(version)
+            {
+                let reason = "The worker was deployed again: connect again.";
+                live.instance.close_sockets(&SocketClose::new(CLOSE_RESTART, reason));
+            }
+        }
     }
 
     /// Tells the metrics what each worker's instances hold.

@@ -7,16 +7,17 @@ use std::sync::Arc;
 
 use atoll_isolate::Fetched;
 use atoll_router::rules::{PathEffect, Picked};
-use atoll_router::{Connection, Refusal, RequestBody, Scheme, Service};
+use atoll_router::{Connection, DrainSignal, Refusal, RequestBody, Scheme, Service, Upgrade};
 use futures_util::future::{Either, LocalBoxFuture, Ready, ready};
 use http::header::{ACCEPT, CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 
 use super::body::{AnswerBody, SendBody, SizedBody};
 use super::call::{Answered, Call};
 use super::cf::Client;
 use super::depth::Depth;
 use super::events::Subject;
+use super::handshake::{Handshake, not_a_handshake};
 use super::pages::{Problem, page};
 use super::placer::Placer;
 use super::rules::{Decided, LiveRules, OnResponse, Sent, redirect};
@@ -57,6 +58,8 @@ pub(super) struct Dispatcher {
     pub(super) limits: LimitsConfig,
     /// Whether anybody may force variants of rules.
     pub(super) development: bool,
+    /// When the thread's listeners stop, if it has any.
+    pub(super) drain: Option<DrainSignal>,
 }
 
 /// Where a request goes, once it has been routed.
@@ -82,13 +85,14 @@ impl Service for Front {
         connection: &Rc<Connection>,
     ) -> impl Future<Output = Response<AnswerBody>> + use<> + 'static {
         let id = new_id();
+        let handshake = Handshake::of(&request);
         match self.0.answer(request, connection, &id) {
             Either::Left(response) => {
-                Either::Left(ready(self.0.stamped(response.into_inner(), &id)))
+                Either::Left(ready(self.0.finished(response.into_inner(), handshake, &id)))
             }
             Either::Right(response) => {
                 let dispatcher = self.0.clone();
-                Either::Right(async move { dispatcher.stamped(response.await, &id) })
+                Either::Right(async move { dispatcher.finished(response.await, handshake, &id) })
             }
         }
     }
@@ -151,8 +155,20 @@ fn whole_url(scheme: Scheme, authority: &str, path: &str) -> Arc<str> {
 }
 
 impl Dispatcher {
-    /// Every response says the id under which the log has its request, and where it was answered.
-    fn stamped(&self, mut response: Response<AnswerBody>, id: &str) -> Response<AnswerBody> {
+    /// The response with what every one says: the id under which the log has its request, and where it was
+    /// answered. A worker's socket becomes the client's.
+    fn finished(
+        &self,
+        mut response: Response<AnswerBody>,
+        handshake: Option<Box<Handshake>>,
+        id: &str,
+    ) -> Response<AnswerBody> {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            response = match handshake {
+                Some(handshake) => handshake.finish(response, self.drain.as_ref(), id),
+                None => not_a_handshake(id),
+            };
+        }
         response.headers_mut().insert(RAY, self.placer.host.node.ray(id));
         response
     }
@@ -265,7 +281,12 @@ impl Dispatcher {
 
     fn call(self: &Rc<Self>, call: Call, accept: Option<HeaderValue>) -> Answering {
         let id = call.id.clone();
-        let Some(instance) = self.placer.live(call.subject.version()) else {
+        // What a socket brings may run long, at any time: not on a front thread.
+        let live = match Upgrade::is_asked(&call.request) {
+            true => None,
+            false => self.placer.live(call.subject.version()),
+        };
+        let Some(instance) = live else {
             let answering = self.placer.clone().fetch(call);
             return Either::Right(Box::pin(async move { shown(answering.await, accept, &id) }));
         };

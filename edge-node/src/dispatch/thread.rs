@@ -256,8 +256,12 @@ struct Tasks {
 }
 
 impl Tasks {
-    fn begin(seat: Seat, jobs: mpsc::Receiver<Job>) -> std::io::Result<Self> {
-        let dispatcher = dispatcher(&seat)?;
+    fn begin(
+        seat: Seat,
+        jobs: mpsc::Receiver<Job>,
+        drain: Option<DrainSignal>,
+    ) -> std::io::Result<Self> {
+        let dispatcher = dispatcher(&seat, drain)?;
         let running = vec![
             tokio::task::spawn_local(keep_house(seat, dispatcher.clone())),
             tokio::task::spawn_local(take_jobs(dispatcher.clone(), jobs)),
@@ -288,7 +292,7 @@ impl Drop for Tasks {
 
 async fn run_front(seat: Seat, mut sockets: Sockets, drain: DrainSignal, inbox: Inbox) {
     let shared = seat.shared.clone();
-    let mut tasks = match Tasks::begin(seat, inbox.jobs) {
+    let mut tasks = match Tasks::begin(seat, inbox.jobs, Some(drain.clone())) {
         Ok(tasks) => tasks,
         Err(error) => return tracing::error!(%error, "a front thread cannot start"),
     };
@@ -368,7 +372,7 @@ async fn run_back(
     if let Err(error) = rustix::process::nice(BACK_NICENESS) {
         tracing::debug!(%error, "back threads run at the priority of front threads");
     }
-    let mut tasks = match Tasks::begin(seat, inbox.jobs) {
+    let mut tasks = match Tasks::begin(seat, inbox.jobs, None) {
         Ok(tasks) => tasks,
         Err(error) => return tracing::error!(%error, "a back thread cannot start"),
     };
@@ -380,7 +384,7 @@ async fn run_back(
     tasks.finish(&shared.config).await;
 }
 
-fn dispatcher(seat: &Seat) -> std::io::Result<Rc<Dispatcher>> {
+fn dispatcher(seat: &Seat, drain: Option<DrainSignal>) -> std::io::Result<Rc<Dispatcher>> {
     let Seat { shared, placement, role } = seat;
     let config = &shared.config;
     let options =
@@ -414,7 +418,7 @@ fn dispatcher(seat: &Seat) -> std::io::Result<Rc<Dispatcher>> {
     *host.placer.borrow_mut() = Rc::downgrade(&placer);
     let targets = shared.targets.clone();
     let development = config.development;
-    Ok(Rc::new(Dispatcher { targets, placer, limits, development }))
+    Ok(Rc::new(Dispatcher { targets, placer, limits, development, drain }))
 }
 
 async fn keep_house(seat: Seat, dispatcher: Rc<Dispatcher>) {

@@ -9,7 +9,7 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, Request, Response};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Empty};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -81,7 +81,9 @@ impl Default for OutboundOptions {
 #[derive(Clone)]
 pub struct Outbound {
     client: Client<HttpsConnector<Connector>, Upload>,
-    response_timeout: Duration,
+    /// For WebSockets: over HTTP/1.1, and no connection is used twice.
+    pub(super) sockets: Client<HttpsConnector<Connector>, Empty<Bytes>>,
+    pub(super) response_timeout: Duration,
 }
 
 impl Outbound {
@@ -90,10 +92,16 @@ impl Outbound {
         let policy = Policy { allow: options.allow, private: options.allow_private };
         let connector =
             Connector::new(policy, system.resolver(), options.dns_timeout, options.connect_timeout);
+        let tls = tls_config(system.roots(), options.extra_roots);
         let https = HttpsConnectorBuilder::new()
-            .with_tls_config(tls_config(system.roots(), options.extra_roots))
+            .with_tls_config(tls.clone())
             .https_or_http()
             .enable_all_versions()
+            .wrap_connector(connector.clone());
+        let https_for_sockets = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
             .wrap_connector(connector);
         let header_bytes_max = options.response_header_bytes_max.max(8192);
         let client = Client::builder(TokioExecutor::new())
@@ -105,7 +113,11 @@ impl Outbound {
             .http2_max_header_list_size(u32::try_from(header_bytes_max).unwrap_or(u32::MAX))
             .http2_keep_alive_interval(H2_PING_INTERVAL)
             .build(https);
-        Self { client, response_timeout: options.response_timeout }
+        let sockets = Client::builder(TokioExecutor::new())
+            .pool_max_idle_per_host(0)
+            .http1_max_buf_size(header_bytes_max)
+            .build(https_for_sockets);
+        Self { client, sockets, response_timeout: options.response_timeout }
     }
 
     /// Sends one request and returns its response once the head has come; both bodies stream.
@@ -162,7 +174,7 @@ async fn stalled(progress: &Progress, limit: Duration) {
 }
 
 /// Removes the headers that concern one connection (RFC 9110, 7.6.1).
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()

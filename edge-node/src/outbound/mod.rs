@@ -9,6 +9,7 @@ mod decode;
 mod error;
 mod system;
 mod upload;
+mod websocket;
 
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ pub use connect::PrivateAddresses;
 pub use decode::DecodeBody;
 pub use error::OutboundError;
 pub use system::SystemNetwork;
+pub use websocket::ServerSocket;
 
 /// An error of a body, whoever made it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

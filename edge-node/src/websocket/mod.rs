@@ -1,0 +1,39 @@
+//! WebSockets (RFC 6455): what passes between a connection and the end of a socket that a worker has the other of.
+//! The frames themselves are tungstenite's.
+
+mod relay;
+
+pub(crate) use relay::relay;
+
+use atoll_isolate::SOCKET_MESSAGE_BYTES_MAX;
+use http::header::{HeaderValue, UPGRADE};
+use http::{HeaderMap, HeaderName};
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
+/// What is read at once, in bytes. Every open socket has a buffer of it.
+const READ_BUFFER_BYTES: usize = 8 << 10;
+
+/// The headers that only the ends of a connection may write.
+pub(crate) const HANDSHAKE_HEADERS: [HeaderName; 4] = [
+    HeaderName::from_static("sec-websocket-accept"),
+    HeaderName::from_static("sec-websocket-extensions"),
+    HeaderName::from_static("sec-websocket-key"),
+    HeaderName::from_static("sec-websocket-version"),
+];
+
+/// The header Upgrade of a handshake.
+pub(crate) const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+
+/// The limits of one connection.
+pub(crate) fn config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(0)
+        .max_message_size(Some(SOCKET_MESSAGE_BYTES_MAX))
+        .max_frame_size(Some(SOCKET_MESSAGE_BYTES_MAX))
+}
+
+/// Whether a request asks for a WebSocket.
+pub(crate) fn is_asked(headers: &HeaderMap) -> bool {
+    headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
