@@ -28,6 +28,7 @@ mod script;
 mod shared;
 mod tail;
 mod tls;
+mod websocket;
 
 pub use api::{Api, ApiError};
 pub use binary::atoll_binary;
@@ -52,6 +53,7 @@ pub use script::{ModuleType, Script, fixture, fixture_bytes, fixture_path};
 pub use shared::{NodeGuard, SharedNode};
 pub use tail::TailSession;
 pub use tls::{Authority, Issued, Session, TlsClient};
+pub use websocket::{EchoServer, WebSocket, Wire};
 
 /// A runtime error that a test reports by its text.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
