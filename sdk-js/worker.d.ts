@@ -77,6 +77,27 @@ interface Request {
   readonly cf?: IncomingRequestCfProperties;
 }
 
+interface WebSocket {
+  /** Takes up an end of a pair, or a response's socket. One of `new WebSocket()` needs none. */
+  accept(): void;
+}
+
+/** Two ends of one socket: one for the response, one for the worker. */
+interface WebSocketPair extends Iterable<WebSocket> {
+  readonly 0: WebSocket;
+  readonly 1: WebSocket;
+}
+declare const WebSocketPair: { new (): WebSocketPair };
+
+interface ResponseInit {
+  /** With status 101: the end that the client gets. */
+  webSocket?: WebSocket | null;
+}
+
+interface Response {
+  readonly webSocket: WebSocket | null;
+}
+
 /** One firing of a cron line. */
 interface ScheduledController {
   /** The line, as configured. */

@@ -8,6 +8,7 @@ const {
   op_socket_accept,
   op_socket_close,
   op_socket_next,
+  op_socket_over,
   op_socket_pair,
   op_socket_send,
   op_socket_send_bytes,
@@ -287,6 +288,7 @@ function closed(socket, state, { code, reason, clean }) {
   if (clean) op_socket_close(state.owner, state.index, code, reason);
   if (!clean && code !== ABNORMAL) dispatch(socket, new ErrorEvent("error", { message: reason }));
   dispatch(socket, new CloseEvent("close", { code, reason, wasClean: clean }));
+  op_socket_over(state.owner, state.index);
 }
 
 function failed(socket, state, message) {

@@ -78,18 +78,20 @@ impl Invocations {
         Blame::Latest(table.values().map(|i| i.holding.woken_in).max().unwrap_or_default())
     }
 
-    /// Begins a slice: messages that have come since the last are events, each with CPU time of its own.
+    /// Begins a slice of the event loop.
     pub(crate) fn begin_slice(&self) {
-        if !self.has_sockets.get() {
-            return;
+        if self.has_sockets.get() {
+            self.slices.set(self.slices.get() + 1);
         }
-        let slice = self.slices.get() + 1;
-        self.slices.set(slice);
-        for key in self.arrivals.take() {
-            self.with(key, |invocation| {
-                invocation.holding.woken_in = slice;
-                invocation.spent = Duration::ZERO;
-            });
-        }
+    }
+
+    /// A message has come for an invocation, whose code the next slice runs: it has CPU time of its own, as on the
+    /// Workers platform.
+    pub(crate) fn message_came(&self, key: InvocationKey) {
+        let next = self.slices.get() + 1;
+        self.with(key, |invocation| {
+            invocation.holding.woken_in = next;
+            invocation.spent = Duration::ZERO;
+        });
     }
 }

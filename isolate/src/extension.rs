@@ -37,6 +37,7 @@ deno_core::extension!(
         ops::op_socket_accept,
         ops::op_socket_close,
         ops::op_socket_next,
+        ops::op_socket_over,
         ops::op_socket_pair,
         ops::op_socket_send,
         ops::op_socket_send_bytes,

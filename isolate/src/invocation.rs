@@ -16,7 +16,7 @@ use crate::connections::{Connection, Connections};
 use crate::host::Body;
 use crate::logs::LogBudget;
 use crate::outcome::{Exception, LogLevel, LogLine, Outcome};
-use crate::socket::{Arrivals, SentBytes, SocketSlot};
+use crate::socket::{SentBytes, SocketSlot};
 use crate::sockets::Holding;
 
 /// The number by which JS knows an invocation; 0 is start-up.
@@ -142,7 +142,6 @@ pub(crate) struct Invocations {
     /// For lines of no invocation: of start-up, or since the last invocation began.
     stray_log_budget: RefCell<LogBudget>,
     console: OnLogLine,
-    pub(crate) arrivals: Arrivals,
     pub(crate) sent: SentBytes,
     /// Sockets were accepted in the instance: only then is anything of them looked at.
     pub(crate) has_sockets: Cell<bool>,
@@ -186,7 +185,6 @@ impl Invocations {
             limits,
             stray_log_budget: RefCell::new(LogBudget::new(limits.log_bytes_max)),
             console,
-            arrivals: Arrivals::default(),
             sent: SentBytes::default(),
             has_sockets: Cell::new(false),
             slices: Cell::new(0),

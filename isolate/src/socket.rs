@@ -108,17 +108,6 @@ impl Drop for Charge {
     }
 }
 
-/// The invocations of an instance that messages have come for since it was last asked: each of these is an event,
-/// with CPU time of its own. At most one entry for each socket.
-#[derive(Clone, Default)]
-pub(crate) struct Arrivals(Arc<Mutex<Vec<u32>>>);
-
-impl Arrivals {
-    pub(crate) fn take(&self) -> Vec<u32> {
-        std::mem::take(&mut *lock(&self.0))
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -145,9 +134,6 @@ struct Queue {
     is_read: bool,
     /// Nobody reads any more.
     abandoned: bool,
-    /// Who is told that a message came, and under which number.
-    announce: Option<(Arrivals, u32)>,
-    announced: bool,
     /// Messages come from outside of the instance that reads them.
     from_outside: bool,
     reader: Option<Waker>,
@@ -169,19 +155,12 @@ impl Queue {
     fn push(&mut self, message: SocketMessage, charge: Option<Charge>) {
         self.bytes += message.cost();
         self.messages.push_back((message, charge));
-        if let Some((arrivals, key)) = &self.announce
-            && self.from_outside
-            && !std::mem::replace(&mut self.announced, true)
-        {
-            lock(&arrivals.0).push(*key);
-        }
         wake(&mut self.reader);
     }
 
-    /// Whether who reads has seen the last message, or never will.
+    /// Whether who reads has done with the last message, or never will read it.
     fn is_settled(&self) -> bool {
-        self.abandoned
-            || self.progress != Progress::Open && (self.messages.is_empty() || !self.is_read)
+        self.abandoned || self.progress != Progress::Open && !self.is_read
     }
 }
 
@@ -257,13 +236,9 @@ impl Flow {
     fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<SocketMessage>> {
         let mut queue = lock(&self.0);
         queue.is_read = true;
-        queue.announced = false;
         if let Some((message, _)) = queue.messages.pop_front() {
             queue.bytes -= message.cost();
             wake(&mut queue.writer);
-            if queue.is_settled() {
-                wake(&mut queue.watcher);
-            }
             return Poll::Ready(Some(message));
         }
         if queue.is_over() {
@@ -329,9 +304,9 @@ impl Socket {
         self.incoming.cut(SocketMessage::Lost(close));
     }
 
-    /// Has messages that come be announced as events of an invocation.
-    pub(crate) fn announce(&self, arrivals: &Arrivals, key: u32) {
-        lock(&self.incoming.0).announce = Some((arrivals.clone(), key));
+    /// Whether messages come from outside of the instance.
+    pub(crate) fn hears_outside(&self) -> bool {
+        lock(&self.incoming.0).from_outside
     }
 
     /// This end is about to leave the instance that made it, or has come from another.
@@ -464,19 +439,24 @@ mod tests {
         assert_eq!(sent.0.load(Ordering::Relaxed), 0, "what is dropped is given back");
     }
 
-    #[test]
-    fn messages_from_outside_are_events_of_their_invocation() {
-        let (worker, client) = Socket::pair();
-        let arrivals = Arrivals::default();
-        worker.announce(&arrivals, 7);
-        client.try_send(text("from itself"), &SentBytes::default()).unwrap();
-        assert!(arrivals.take().is_empty());
-        client.crosses();
-        client.try_send(text("a"), &SentBytes::default()).unwrap();
-        client.try_send(text("b"), &SentBytes::default()).unwrap();
-        assert_eq!(arrivals.take(), [7], "one entry for each socket");
-        assert!(next(&worker).is_ready());
-        client.try_send(text("c"), &SentBytes::default()).unwrap();
-        assert_eq!(arrivals.take(), [7]);
+    #[tokio::test]
+    async fn it_is_over_when_the_client_is_gone_and_the_worker_has_done() {
+        for (close, closed) in [(true, true), (false, false)] {
+            let (worker, client) = Socket::pair();
+            let watch = client.watch();
+            assert!(next(&worker).is_pending());
+            if close {
+                client.close(SocketClose::new(1000, ""));
+            }
+            drop(client);
+            let over = tokio::time::timeout(std::time::Duration::from_millis(10), watch.over());
+            assert!(over.await.is_err(), "the worker has not seen it");
+            drop(worker);
+            assert_eq!(watch.over().await, closed);
+        }
+        let (_worker, client) = Socket::pair();
+        let watch = client.watch();
+        drop(client);
+        assert!(!watch.over().await, "nobody reads");
     }
 }

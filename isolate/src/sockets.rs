@@ -23,8 +23,6 @@ const CLOSE_FAILED: u16 = 1011;
 pub(crate) struct SocketEnd {
     socket: RefCell<Option<Socket>>,
     accepted: Cell<bool>,
-    /// The other end has closed.
-    answers: Cell<bool>,
     /// The connection of an outbound socket, as long as it is open.
     connection: RefCell<Option<Connection>>,
 }
@@ -34,7 +32,7 @@ pub(crate) struct SocketEnd {
 pub(crate) struct Holding {
     ends: Vec<Rc<SocketEnd>>,
     answered_with: Option<SocketWatch>,
-    /// The slice in which messages for it were delivered.
+    /// The slice in which the last message for it is delivered.
     pub(crate) woken_in: u64,
 }
 
@@ -54,40 +52,35 @@ impl SocketEnd {
         }
     }
 
-    /// Sends the last message. When it answers a close, the socket is over.
+    /// Sends the last message.
     pub(crate) fn close(&self, close: SocketClose) {
         if let Some(socket) = &*self.socket.borrow() {
             socket.close(close);
         }
-        if self.answers.get() {
-            self.socket.take();
+    }
+
+    /// JS has done with the last message.
+    pub(crate) fn over(&self) {
+        self.socket.take();
+        self.connection.take();
+    }
+
+    /// The next message; nothing after the last.
+    pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<SocketMessage>> {
+        match &*self.socket.borrow() {
+            Some(socket) => socket.poll_next(cx),
+            None => Poll::Ready(None),
         }
     }
 
-    /// The next message. `None` after the last, which also gives the connection back.
-    pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<SocketMessage>> {
-        let next = match &*self.socket.borrow() {
-            Some(socket) => std::task::ready!(socket.poll_next(cx)),
-            None => None,
-        };
-        match &next {
-            Some(SocketMessage::Text(_) | SocketMessage::Binary(_)) => {}
-            Some(SocketMessage::Close(_)) => {
-                self.answers.set(true);
-                self.connection.take();
-            }
-            Some(SocketMessage::Lost(_)) | None => {
-                self.socket.take();
-                self.connection.take();
-            }
-        }
-        Poll::Ready(next)
+    /// Whether its messages are events: what a worker sends to itself is none.
+    pub(crate) fn hears_outside(&self) -> bool {
+        self.socket.borrow().as_ref().is_some_and(Socket::hears_outside)
     }
 
     fn end(&self, close: &SocketClose) {
         self.close(close.clone());
-        self.socket.take();
-        self.connection.take();
+        self.over();
     }
 }
 
@@ -108,7 +101,6 @@ impl Holding {
         self.ends.push(Rc::new(SocketEnd {
             socket: RefCell::new(Some(socket)),
             accepted: Cell::new(false),
-            answers: Cell::new(false),
             connection: RefCell::new(connection),
         }));
         Ok(u32::try_from(self.ends.len() - 1).unwrap_or(u32::MAX))
@@ -154,9 +146,6 @@ impl Invocations {
         let Some(end) = self.socket(key, index) else { return };
         end.accepted.set(true);
         self.has_sockets.set(true);
-        if let Some(socket) = &*end.socket.borrow() {
-            socket.announce(&self.arrivals, key);
-        }
     }
 
     /// The invocation answers with a socket, and goes on until that is over.

@@ -11,7 +11,7 @@ pub(crate) struct Sample {
     pub(crate) name: &'static str,
     /// What it shows, in a few words.
     pub(crate) shows: &'static str,
-    /// A curl command; `URL` stands for the worker's.
+    /// A curl command, or what else to do; `URL` stands for the worker's.
     pub(crate) example: &'static str,
     files: &'static [(&'static str, &'static [u8])],
 }
@@ -69,6 +69,12 @@ pub(crate) const SAMPLES: &[Sample] = &[
         "server-sent events, proxy, echo",
         "curl -N URL/events",
         ["README.md", "wrangler.toml", "src/index.ts"]
+    ),
+    sample!(
+        "websocket",
+        "a page and a worker that talk",
+        "open URL/ in a browser",
+        ["README.md", "wrangler.jsonc", "src/index.ts"]
     ),
     sample!(
         "wasm",

@@ -118,6 +118,14 @@ pub(crate) fn op_socket_close(
     }
 }
 
+/// Every listener has heard of the last message.
+#[op2(fast)]
+pub(crate) fn op_socket_over(state: &mut OpState, #[smi] owner: u32, #[smi] index: u32) {
+    if let Some((_, end)) = end_of(state, owner, index) {
+        end.over();
+    }
+}
+
 /// The next message. Nothing after the last one, or once the invocation has ended.
 #[op2(async(lazy), fast)]
 #[serde]
@@ -126,6 +134,11 @@ pub(crate) async fn op_socket_next(
     #[smi] owner: u32,
     #[smi] index: u32,
 ) -> Result<Option<Message>, JsErrorBox> {
-    let (_, end) = end_of(&state.borrow(), owner, index).ok_or_else(ended)?;
-    Ok(poll_fn(|cx| end.poll_next(cx)).await.map(Message::from))
+    let (invocations, end) = end_of(&state.borrow(), owner, index).ok_or_else(ended)?;
+    let next = poll_fn(|cx| end.poll_next(cx)).await;
+    if end.hears_outside() {
+        // Ops are polled between slices: the next one delivers it.
+        invocations.message_came(owner);
+    }
+    Ok(next.map(Message::from))
 }
