@@ -272,7 +272,7 @@ async function receive(socket, state) {
     if (message === null) return;
     if (message.code !== null) return closed(socket, state, message);
     if (state.readyState === CLOSED) continue;
-    dispatch(socket, new MessageEvent("message", { data: dataOf(state, message) }));
+    dispatch(socket, new MessageEvent("message", { __proto__: null, data: dataOf(state, message) }));
   }
 }
 
@@ -286,15 +286,15 @@ function closed(socket, state, { code, reason, clean }) {
   state.readyState = CLOSED;
   // The answer to a close; nothing if this end closed first.
   if (clean) op_socket_close(state.owner, state.index, code, reason);
-  if (!clean && code !== ABNORMAL) dispatch(socket, new ErrorEvent("error", { message: reason }));
-  dispatch(socket, new CloseEvent("close", { code, reason, wasClean: clean }));
+  if (!clean && code !== ABNORMAL) dispatch(socket, new ErrorEvent("error", { __proto__: null, message: reason }));
+  dispatch(socket, new CloseEvent("close", { __proto__: null, code, reason, wasClean: clean }));
   op_socket_over(state.owner, state.index);
 }
 
 function failed(socket, state, message) {
   state.readyState = CLOSED;
-  dispatch(socket, new ErrorEvent("error", { message }));
-  dispatch(socket, new CloseEvent("close", { code: ABNORMAL, reason: message, wasClean: false }));
+  dispatch(socket, new ErrorEvent("error", { __proto__: null, message }));
+  dispatch(socket, new CloseEvent("close", { __proto__: null, code: ABNORMAL, reason: message, wasClean: false }));
 }
 
 function headerOf(list, name) {

@@ -95,3 +95,66 @@ impl Invocations {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::invocation::{Answer, InvocationLimits};
+    use crate::socket::Socket;
+
+    const SLICE: Duration = Duration::from_millis(100);
+
+    fn begin(invocations: &Rc<Invocations>) -> InvocationKey {
+        invocations.begin("id".into(), None, Box::new(|_| ()))
+    }
+
+    /// One that has answered with a socket and waits for messages.
+    fn waiting(invocations: &Rc<Invocations>) -> (InvocationKey, (Socket, Socket)) {
+        let key = begin(invocations);
+        let (client, worker) = Socket::pair();
+        invocations.answer_with_socket(key, &client);
+        invocations.answer(key, Answer::Done);
+        (key, (client, worker))
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_messages_does_not_pay_for_others() {
+        let limits = InvocationLimits { log_bytes_max: 0, subrequests_max: 0, connections_max: 1 };
+        let invocations = Rc::new(Invocations::new(limits, Box::new(|_, _| ())));
+        let spent = |key| invocations.with(key, |i| i.spent).unwrap();
+        let (idle, _idle_ends) = waiting(&invocations);
+        let (chatty, _chatty_ends) = waiting(&invocations);
+        let busy = begin(&invocations);
+        invocations.begin_slice();
+        invocations.charge_all(SLICE);
+        assert_eq!(
+            [spent(idle), spent(chatty), spent(busy)],
+            [Duration::ZERO, Duration::ZERO, SLICE]
+        );
+
+        invocations.message_came(chatty);
+        invocations.begin_slice();
+        invocations.charge_all(2 * SLICE);
+        assert_eq!([spent(idle), spent(chatty), spent(busy)], [Duration::ZERO, SLICE, 2 * SLICE]);
+
+        invocations.end(busy, None);
+        invocations.begin_slice();
+        invocations.charge_all(SLICE);
+        assert_eq!(
+            [spent(idle), spent(chatty)],
+            [Duration::ZERO, 2 * SLICE],
+            "what it began goes on"
+        );
+        assert_eq!(invocations.cpu_used_max(), 2 * SLICE);
+
+        invocations.message_came(chatty);
+        assert_eq!(spent(chatty), Duration::ZERO, "a message is an event of its own");
+        assert_eq!(
+            invocations.with(chatty, |i| i.cpu),
+            Some(2 * SLICE),
+            "and all is told at the end"
+        );
+    }
+}

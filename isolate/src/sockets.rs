@@ -90,11 +90,7 @@ impl Holding {
         self.answered_with.is_some()
     }
 
-    fn add(
-        &mut self,
-        socket: Socket,
-        connection: Option<Connection>,
-    ) -> Result<u32, &'static str> {
+    fn add(&mut self, socket: Socket, connection: Option<Connection>) -> Result<u32, &'static str> {
         if self.ends.len() >= SOCKETS_MAX {
             return Err("Too many WebSockets: one invocation may make 1024 pairs.");
         }
@@ -115,7 +111,10 @@ impl Holding {
             Outcome::Ok | Outcome::Canceled | Outcome::Exception => {
                 SocketClose::new(CLOSE_GOING_AWAY, "The worker has ended.")
             }
-            limit => SocketClose::new(CLOSE_FAILED, &format!("The worker was ended: {}.", limit.as_str())),
+            limit => SocketClose::new(
+                CLOSE_FAILED,
+                &format!("The worker was ended: {}.", limit.as_str()),
+            ),
         };
         if let Some(watch) = self.answered_with.take() {
             watch.close(&close);

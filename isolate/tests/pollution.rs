@@ -176,6 +176,11 @@ const BUSY: &str = "async function busy(request, env, ctx) { \
         () => setTimeout(() => { throw new Error('in a timer'); }, 0), () => { Promise.reject(new Error('nobody')); }, \
         () => new Response(new Response('x').body.pipeThrough(new CompressionStream('gzip'))).arrayBuffer(), \
         () => queueMicrotask(() => { throw new Error('in a microtask'); }), () => reportError(new Error('x')), \
+        () => { const [a, b] = new WebSocketPair(); a.accept(); b.accept(); b.onmessage = (event) => b.send(event.data); \
+          a.addEventListener('message', () => a.close(1000, 'x')); a.onclose = spy; a.send('x'); a.send(new Uint8Array(3)); \
+          return scheduler.wait(2); }, \
+        () => { new WebSocket('ws://b.test/', ['a', 'b']).onerror = spy; return scheduler.wait(1); }, \
+        () => new Response(null, { status: 101, webSocket: new WebSocketPair()[0] }).webSocket, \
       ]; \
       for (let i = 0; i < attempts.length; i++) { try { await attempts[i](); } catch (e) {} } }";
 

@@ -3,11 +3,14 @@
 use std::net::SocketAddr;
 use std::process::{Command, ExitStatus};
 
+use tokio_tungstenite::tungstenite;
+
 use crate::binary::atoll_binary;
 use crate::captured::Captured;
-use crate::client::Request;
+use crate::client::{Protocol, Request};
 use crate::node::Addresses;
 use crate::project::Project;
+use crate::websocket::WebSocket;
 
 /// A running `atoll dev`. Dropping it kills the process.
 pub struct DevSession {
@@ -34,6 +37,14 @@ impl DevSession {
     /// A GET of the worker.
     pub fn request(&self, path: &str) -> Request {
         Request::new(self.addresses, &self.host, path)
+    }
+
+    /// A WebSocket to the worker.
+    ///
+    /// # Errors
+    /// Fails when the worker answers with something else.
+    pub async fn websocket(&self, path: &str) -> Result<WebSocket, tungstenite::Error> {
+        WebSocket::connect_to(self.addresses, &self.host, path, Protocol::Http1, "").await
     }
 
     /// What the command has written so far.

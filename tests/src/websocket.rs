@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::Failure;
 use crate::client::{Protocol, connect_tls};
-use crate::node::Node;
+use crate::node::{Addresses, Node};
 
 /// How long a message may take.
 const MESSAGE_MAX: Duration = Duration::from_secs(60);
@@ -46,15 +46,31 @@ impl WebSocket {
         protocols: &str,
     ) -> Result<Self, Error> {
         let host = format!("{worker}.demo.localhost");
+        Self::connect_to(node.addresses(), &host, path, protocol, protocols).await
+    }
+
+    /// The same to any host of a node.
+    ///
+    /// # Errors
+    /// Fails with [`Error::Http`] when the worker answers with something else.
+    pub async fn connect_to(
+        addresses: Addresses,
+        host: &str,
+        path: &str,
+        protocol: Protocol,
+        protocols: &str,
+    ) -> Result<Self, Error> {
         let at = match protocol {
-            Protocol::Https1 | Protocol::Https2 => node.addresses().https,
-            _ => node.addresses().http,
+            Protocol::Https1 | Protocol::Https2 => addresses.https,
+            _ => addresses.http,
         };
         let tcp = TcpStream::connect(at).await?;
         let failed = |failure: Failure| Error::Io(std::io::Error::other(failure.to_string()));
         let wire: Box<dyn Wire> = match protocol {
-            Protocol::Https1 => Box::new(connect_tls(tcp, &host, b"http/1.1").await.map_err(failed)?),
-            Protocol::Https2 => Box::new(connect_tls(tcp, &host, b"h2").await.map_err(failed)?),
+            Protocol::Https1 => {
+                Box::new(connect_tls(tcp, host, b"http/1.1").await.map_err(failed)?)
+            }
+            Protocol::Https2 => Box::new(connect_tls(tcp, host, b"h2").await.map_err(failed)?),
             _ => Box::new(tcp),
         };
         if matches!(protocol, Protocol::Http2 | Protocol::Https2) {
@@ -112,6 +128,8 @@ impl WebSocket {
         loop {
             match self.next().await {
                 Some(Message::Close(frame)) => {
+                    // The answer goes out with this; the other side may have left.
+                    let _ = self.stream.flush().await;
                     return frame.map_or((1005, String::new()), |frame| {
                         (frame.code.into(), frame.reason.to_string())
                     });
@@ -124,7 +142,8 @@ impl WebSocket {
 
     /// Closes, and gives the other side's answer.
     pub async fn close(&mut self, code: u16, reason: &str) -> (u16, String) {
-        self.send(Message::Close(Some(CloseFrame { code: code.into(), reason: reason.into() }))).await;
+        self.send(Message::Close(Some(CloseFrame { code: code.into(), reason: reason.into() })))
+            .await;
         self.closed().await
     }
 }

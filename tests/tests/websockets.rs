@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use atoll_tests::{
-    EchoServer, Node, NodeOptions, Protocol, Script, SharedNode, TailSession, WebSocket, eventually,
-    fixture,
+    DevSession, EchoServer, Node, NodeOptions, Project, Protocol, Script, SharedNode, TailSession,
+    WebSocket, eventually, fixture,
 };
 use futures_util::SinkExt;
 use serde_json::{Value, json};
@@ -65,7 +65,8 @@ async fn fragments_are_put_together_and_pings_answered() {
     let node = NODE.node().await;
     deploy(&node, "fragments").await;
     let mut socket = connect(&node, "fragments", "/echo").await;
-    let parts = [("one ", OpCode::Data(Data::Text), false), ("two ", OpCode::Data(Data::Continue), false)];
+    let parts =
+        [("one ", OpCode::Data(Data::Text), false), ("two ", OpCode::Data(Data::Continue), false)];
     for (text, code, last) in parts {
         let frame = Frame::message(text.as_bytes().to_vec(), code, last);
         socket.stream.send(Message::Frame(frame)).await.unwrap();
@@ -80,7 +81,8 @@ async fn fragments_are_put_together_and_pings_answered() {
 async fn a_sub_protocol_is_the_workers_to_choose() {
     let node = NODE.node().await;
     deploy(&node, "protocols").await;
-    let asked = WebSocket::connect(&node, "protocols", "/echo", Protocol::Http1, "chat, other").await;
+    let asked =
+        WebSocket::connect(&node, "protocols", "/echo", Protocol::Http1, "chat, other").await;
     let headers = asked.unwrap().response.headers().clone();
     assert_eq!(headers["sec-websocket-protocol"], "chat");
     assert!(headers.contains_key("cf-ray"));
@@ -93,7 +95,8 @@ async fn each_end_learns_how_the_other_closed() {
     let mut socket = connect(&node, "closes", "/witness/by-client").await;
     assert_eq!(socket.close(4321, "client").await.0, 4321);
     let seen = noted(&node, &namespace, "by-client").await;
-    let expected = json!([{ "type": "close", "code": 4321, "reason": "client", "clean": true, "state": 3 }]);
+    let expected =
+        json!([{ "type": "close", "code": 4321, "reason": "client", "clean": true, "state": 3 }]);
     assert_eq!(seen, expected);
 
     let mut socket = connect(&node, "closes", "/witness/by-worker").await;
@@ -183,7 +186,7 @@ async fn who_is_no_client_of_websockets_gets_a_page() {
 async fn a_message_has_cpu_time_of_its_own_and_one_that_loops_ends_its_socket() {
     let node = NODE.node().await;
     deploy(&node, "busy").await;
-    let mut tail = TailSession::start(&node, "busy");
+    let tail = TailSession::start(&node, "busy");
     let mut socket = connect(&node, "busy", "/work").await;
     for _ in 0..40 {
         socket.send("work").await;
@@ -197,10 +200,8 @@ async fn a_message_has_cpu_time_of_its_own_and_one_that_loops_ends_its_socket() 
     let (code, reason) = socket.closed().await;
     assert_eq!(code, 1011, "{reason}");
     assert!(reason.contains("cpu"), "{reason}");
-    eventually("the outcome is told", async || {
-        tail.output().contains("exceededCpu").then_some(())
-    })
-    .await;
+    eventually("the outcome is told", async || tail.output().contains("exceededCpu").then_some(()))
+        .await;
     // The next gets a new instance.
     eventually("the worker serves again", async || {
         let again = WebSocket::connect(&node, "busy", "/echo", Protocol::Http1, "").await;
@@ -209,7 +210,6 @@ async fn a_message_has_cpu_time_of_its_own_and_one_that_loops_ends_its_socket() 
         (socket.text().await == "again").then_some(())
     })
     .await;
-    let _ = &mut tail;
 }
 
 #[tokio::test]
@@ -279,7 +279,8 @@ async fn workers_connect_to_servers() {
     deploy(&node, "outbound").await;
     let server = EchoServer::start().await;
     let plain = server.url().replace("ws:", "http:");
-    let call = |path: &str, query: &str| node.request("outbound", &format!("{path}?{query}")).send();
+    let call =
+        |path: &str, query: &str| node.request("outbound", &format!("{path}?{query}")).send();
     let reply = call("/outbound", &format!("url={}", server.url())).await.unwrap();
     let expected = json!({
         "events": ["open 1 ", "close 4001 enough true 3"],
@@ -316,6 +317,40 @@ async fn sockets_pass_through_service_bindings() {
         assert_eq!(socket.text().await, expected, "{path}");
         assert_eq!(socket.close(4002, "done").await, (4002, "done".to_owned()), "{path}");
     }
+}
+
+#[tokio::test]
+async fn open_sockets_count_against_the_workers_concurrency() {
+    let options = NodeOptions::with_config("[limits]\nconcurrency_max = 2\n");
+    let node = Node::start(NodeOptions { processes: Some(1), ..options }).await;
+    node.deploy("few", &Script::module(fixture("sockets.js"))).await;
+    let mut one = connect(&node, "few", "/echo").await;
+    let _two = connect(&node, "few", "/echo").await;
+    match WebSocket::connect(&node, "few", "/echo", Protocol::Http1, "").await {
+        Err(Error::Http(response)) => assert_eq!(response.status(), 503),
+        other => panic!("{:?}", other.err()),
+    }
+    assert_eq!(one.close(1000, "").await.0, 1000);
+    eventually("there is room again", async || {
+        WebSocket::connect(&node, "few", "/echo", Protocol::Http1, "").await.ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn sockets_work_in_dev_and_a_save_has_clients_connect_again() {
+    let project = Project::copy("dev");
+    project.write("src/index.ts", &fixture("sockets.js"));
+    let dev = DevSession::start(&project).await;
+    let connected = async || dev.websocket("/echo").await.ok();
+    let mut socket = eventually("the worker takes sockets", connected).await;
+    socket.send("in dev").await;
+    assert_eq!(socket.text().await, "in dev");
+    project.write("src/index.ts", &format!("{}\n// saved\n", fixture("sockets.js")));
+    assert_eq!(socket.closed().await.0, 1012);
+    let mut socket = eventually("the new version takes sockets", connected).await;
+    socket.send("again").await;
+    assert_eq!(socket.text().await, "again");
 }
 
 #[tokio::test]

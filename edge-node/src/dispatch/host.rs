@@ -6,8 +6,8 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use atoll_isolate::{
-    Body, Decode, FetchHop, Host, HostError, KvCall, KvEntry, KvReply, LogLine, Socket,
-    SocketSlot, Via,
+    Body, Decode, FetchHop, Host, HostError, KvCall, KvEntry, KvReply, LogLine, Socket, SocketSlot,
+    Via,
 };
 use atoll_kv::{Key, KvError, KvStore, ListOptions, NamespaceId, Operation, PutOptions};
 use futures_util::future::LocalBoxFuture;

@@ -31,16 +31,14 @@ impl Outbound {
             (Some("http" | "https"), Some(host)) => host.to_owned(),
             _ => return Err(OutboundError::Url(request.uri().to_string())),
         };
-        let failed =
-            |reason: String| OutboundError::Request { host: host.clone(), reason };
+        let failed = |reason: String| OutboundError::Request { host: host.clone(), reason };
         let key = generate_key();
         let request = handshake(request, &key);
         let limit = self.response_timeout;
         let answer = tokio::time::timeout(limit, self.sockets.request(request)).await;
         let answer =
             answer.map_err(|_| OutboundError::ResponseTimeout { host: host.clone(), limit })?;
-        let mut response =
-            answer.map_err(|error| OutboundError::from_client(&host, &error))?;
+        let mut response = answer.map_err(|error| OutboundError::from_client(&host, &error))?;
         let socket = match response.status() {
             StatusCode::SWITCHING_PROTOCOLS => {
                 if !is_accepted(&response, &key) {
@@ -74,9 +72,9 @@ fn handshake(request: Request<()>, key: &str) -> Request<Empty<bytes::Bytes>> {
 /// Whether the server has shown that it speaks the protocol (RFC 6455, 4.1).
 fn is_accepted<B>(response: &Response<B>, key: &str) -> bool {
     let headers = response.headers();
-    let upgraded = headers.get(UPGRADE).is_some_and(|value| {
-        value.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes())
-    });
+    let upgraded = headers
+        .get(UPGRADE)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes()));
     let accept = headers.get(SEC_WEBSOCKET_ACCEPT);
     upgraded && accept.is_some_and(|accept| accept == &derive_accept_key(key.as_bytes()))
 }

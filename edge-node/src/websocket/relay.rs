@@ -82,8 +82,11 @@ impl Watch {
 }
 
 /// Serves a connection to its end. `leave` is ready when the node stops.
-pub(crate) async fn relay<S>(wire: WebSocketStream<S>, socket: Socket, leave: impl Future<Output = ()>)
-where
+pub(crate) async fn relay<S>(
+    wire: WebSocketStream<S>,
+    socket: Socket,
+    leave: impl Future<Output = ()>,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut sink, mut stream) = wire.split();
