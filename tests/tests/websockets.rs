@@ -13,6 +13,10 @@ use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+/// Small messages sent at once, and how often.
+const SMALL_MESSAGES: usize = 500;
+const SMALL_ROUNDS: usize = 20;
+
 static NODE: SharedNode =
     SharedNode::new(|| NodeOptions::with_config("[outbound]\nallow = [\"127.0.0.0/8\"]\n"));
 
@@ -55,6 +59,14 @@ async fn messages_of_every_size_and_kind_come_back_over_every_protocol() {
             let binary: Vec<u8> = (0..bytes).map(|n| n as u8).collect();
             socket.send(binary.clone()).await;
             assert_eq!(socket.next().await, Some(Message::binary(binary)), "{protocol:?} {bytes}");
+        }
+        for round in 0..SMALL_ROUNDS {
+            for n in 0..SMALL_MESSAGES {
+                socket.send(format!("{round}.{n}")).await;
+            }
+            for n in 0..SMALL_MESSAGES {
+                assert_eq!(socket.text().await, format!("{round}.{n}"), "{protocol:?}");
+            }
         }
         assert_eq!(socket.close(4000, "bye").await, (4000, "bye".to_owned()), "{protocol:?}");
     }
