@@ -200,7 +200,7 @@ fn a_connection_can_be_upgraded() {
         let server = start(ServeOptions::default(), None);
         let mut socket = TcpStream::connect(server.address).await.unwrap();
         let request = "GET /upgrade HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\n\
-                       upgrade: echo\r\n\r\n";
+                       upgrade: websocket\r\n\r\n";
         socket.write_all(request.as_bytes()).await.unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -211,5 +211,10 @@ fn a_connection_can_be_upgraded() {
         let mut echo = [0; 4];
         socket.read_exact(&mut echo).await.unwrap();
         assert_eq!(&echo, b"ping");
+        // It keeps its place: a drain waits for it, up to the deadline.
+        server.drain.start(Duration::from_millis(50));
+        let drained = server.served.await.unwrap();
+        assert_eq!((drained.finished, drained.cut), (0, 1));
+        assert_eq!(socket.read(&mut echo).await.unwrap(), 0, "and then closes it");
     });
 }

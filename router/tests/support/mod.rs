@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use atoll_router::{
     Connection, DrainSignal, DrainTrigger, Drained, ErrorPage, Refusal, RequestBody, Security,
-    ServeOptions, Service, TimedBody, Tls, bind_reuse_port, drain_channel, serve,
+    ServeOptions, Service, TimedBody, Tls, Upgrade, UpgradeKind, bind_reuse_port, drain_channel,
+    serve,
 };
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -144,16 +145,18 @@ async fn answer(
             }
         }
         "/upgrade" => {
+            let upgrade = Upgrade::take(&request).unwrap();
+            assert_eq!(upgrade.kind(), UpgradeKind::Http1);
+            let accepted = upgrade.accept();
             tokio::task::spawn_local(async move {
-                let mut socket =
-                    hyper_util::rt::TokioIo::new(hyper::upgrade::on(request).await.unwrap());
-                let (mut read, mut write) = tokio::io::split(&mut socket);
-                tokio::io::copy(&mut read, &mut write).await.unwrap();
+                let (mut read, mut write) = tokio::io::split(accepted.await.unwrap());
+                // It fails when the listener closes the connection.
+                let _ = tokio::io::copy(&mut read, &mut write).await;
             });
             let mut response = Response::new(full(""));
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
             response.headers_mut().insert("connection", "upgrade".parse().unwrap());
-            response.headers_mut().insert("upgrade", "echo".parse().unwrap());
+            response.headers_mut().insert("upgrade", "websocket".parse().unwrap());
             response
         }
         path => Response::new(full(format!("hello {path}"))),
