@@ -35,6 +35,8 @@ pub enum Reason {
     Split,
     /// Somebody asked for it who may.
     Preview,
+    /// The unit's own variant was taken back: this is the control.
+    RolledBack,
     /// The rule did not decide.
     Default,
     /// The rule is not in force.
@@ -49,6 +51,7 @@ impl Reason {
             Self::TargetingMatch => "TARGETING_MATCH",
             Self::Split => "SPLIT",
             Self::Preview => "PREVIEW",
+            Self::RolledBack => "ROLLED_BACK",
             Self::Default => "DEFAULT",
             Self::Disabled => "DISABLED",
         }
@@ -74,6 +77,8 @@ pub enum Outcome {
     Holdout(u16),
     /// The unit's bucket is nobody's.
     Out,
+    /// The only variant was taken back.
+    RolledBack,
 }
 
 impl fmt::Display for Outcome {
@@ -87,6 +92,7 @@ impl fmt::Display for Outcome {
             Self::Range(bucket) => write!(f, "not in range (layer bucket {bucket})"),
             Self::Holdout(bucket) => write!(f, "held out (holdout bucket {bucket})"),
             Self::Out => f.write_str("no part"),
+            Self::RolledBack => f.write_str("rolled back"),
         }
     }
 }
@@ -102,6 +108,15 @@ pub struct Trace {
     pub bucket: Option<u16>,
 }
 
+/// A unit that was drawn for and got nothing.
+#[derive(Clone, Debug)]
+pub struct LeftOut {
+    /// The rule's place in the set.
+    pub rule: usize,
+    /// The unit.
+    pub unit: Arc<str>,
+}
+
 /// What was decided for one request.
 #[derive(Clone, Debug, Default)]
 pub struct Decision {
@@ -109,6 +124,10 @@ pub struct Decision {
     pub assigned: Vec<Assigned>,
     /// The id that the client is to keep in its cookie, when it had none and one was needed.
     pub fresh_unit: Option<Arc<str>>,
+    /// Units that got nothing and are what a rule's only variant is compared with.
+    pub left_out: Vec<LeftOut>,
+    /// The id of each source of units that the request has one of, where something is to be compared.
+    pub units: Box<[Option<Arc<str>>]>,
     /// What became of every rule, when that was asked for by somebody who may.
     pub trace: Option<Vec<Trace>>,
 }
@@ -117,6 +136,11 @@ impl RuleSet {
     /// The place of the variant that a rule gave, and why.
     pub fn given<'d>(&self, decision: &'d Decision, rule: usize) -> Option<&'d Assigned> {
         decision.assigned.iter().find(|assigned| assigned.rule == rule)
+    }
+
+    /// The id of the unit that a rule draws for, if the request has one.
+    pub fn unit_of<'d>(&self, decision: &'d Decision, rule: usize) -> Option<&'d Arc<str>> {
+        decision.units.get(self.rules[rule].unit)?.as_ref()
     }
 
     /// Every rule's evaluation details as OpenFeature has them, under the rule's name: `value`, `variant`,

@@ -168,12 +168,27 @@ impl<'a> Facts<'a> {
         units[source].get_or_init(|| self.find_unit(&sources[source]))
     }
 
+    /// The ids of all sources, as far as there are any without making one.
+    pub(super) fn known_units(&self) -> Box<[Option<Arc<str>>]> {
+        let drawn = self.units.get();
+        let known = |(at, source): (usize, &UnitSource)| {
+            drawn.and_then(|units| units[at].get().cloned()).or_else(|| self.sent_unit(source))
+        };
+        self.names.units.iter().enumerate().map(known).collect()
+    }
+
     /// The automatic id that was made in this evaluation, if any was.
     pub(super) fn fresh_unit(&self) -> Option<Arc<str>> {
         self.fresh_unit.get().cloned()
     }
 
     fn find_unit(&self, source: &UnitSource) -> Arc<str> {
+        let fresh = || self.fresh_unit.get_or_init(|| (self.visit.fresh_unit)().into()).clone();
+        self.sent_unit(source).unwrap_or_else(fresh)
+    }
+
+    /// The id that the request has, for a source.
+    fn sent_unit(&self, source: &UnitSource) -> Option<Arc<str>> {
         let headers = self.visit.headers;
         let named = match source {
             UnitSource::Automatic => None,
@@ -181,10 +196,7 @@ impl<'a> Facts<'a> {
             UnitSource::Header(name) => headers.get(name).and_then(|value| value.to_str().ok()),
         };
         let fits = |id: &&str| (1..=UNIT_BYTES_MAX).contains(&id.len());
-        match named.filter(fits).or_else(|| cookie(headers, UNIT_COOKIE).filter(fits)) {
-            Some(id) => id.into(),
-            None => self.fresh_unit.get_or_init(|| (self.visit.fresh_unit)().into()).clone(),
-        }
+        named.filter(fits).or_else(|| cookie(headers, UNIT_COOKIE).filter(fits)).map(Into::into)
     }
 }
 

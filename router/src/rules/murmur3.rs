@@ -64,6 +64,17 @@ fn scrambled(word: u32) -> u32 {
     word.wrapping_mul(0xcc9e_2d51).rotate_left(15).wrapping_mul(0x1b87_3593)
 }
 
+/// 64 bits that stand for a unit: murmur3_x86_32 of `unit.0:` and the unit, and of `unit.1:` and the unit. They
+/// have nothing to do with its buckets.
+pub fn unit_hash(unit: &str) -> u64 {
+    let half = |seed: &str| {
+        let mut hash = Seed::new(seed);
+        hash.append(unit.as_bytes());
+        u64::from(hash.finish())
+    };
+    half("unit.0") << 32 | half("unit.1")
+}
+
 /// The bucket of a unit under a seed, from 0 to 9,999.
 pub fn bucket(seed: &str, unit: &str) -> u16 {
     Seed::new(seed).bucket(unit)

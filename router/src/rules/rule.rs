@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::action::Action;
 use super::condition::Condition;
+use super::guardrail::Guardrail;
 use super::murmur3::Seed;
 use super::schedule::{Plan, Schedule};
 
@@ -26,6 +27,11 @@ pub struct Rule {
     pub(super) schedule: Schedule,
     pub(super) variants: Box<[Variant]>,
     pub(super) preview: Preview,
+    /// The place of the variant that others are measured by.
+    pub(super) control: usize,
+    pub(super) guardrail: Option<Guardrail>,
+    /// A bit for each variant that was taken back.
+    pub(super) rolled_back: u64,
 }
 
 /// Whether a rule is in force.
@@ -81,6 +87,36 @@ impl Rule {
     /// Its variants, as the document orders them.
     pub fn variants(&self) -> &[Variant] {
         &self.variants
+    }
+
+    /// The seed of its buckets: a new one draws everybody anew.
+    pub fn seed(&self) -> &str {
+        &self.seed_text
+    }
+
+    /// Whether something is drawn, so that there is something to compare.
+    pub fn is_experiment(&self) -> bool {
+        self.variants.len() > 1 || !self.plan.is_constant()
+    }
+
+    /// Whether those who get nothing are what its only variant is compared with.
+    pub fn compares_with_nobody(&self) -> bool {
+        self.variants.len() == 1 && self.is_experiment()
+    }
+
+    /// The place of the variant that others are measured by.
+    pub fn control(&self) -> usize {
+        self.control
+    }
+
+    /// What its variants must keep to.
+    pub fn guardrail(&self) -> Option<&Guardrail> {
+        self.guardrail.as_ref()
+    }
+
+    /// Whether a variant was taken back.
+    pub fn is_rolled_back(&self, variant: usize) -> bool {
+        self.rolled_back & (1 << variant) != 0
     }
 
     /// How many of the 10,000 buckets each variant has at a time.

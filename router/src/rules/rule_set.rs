@@ -7,9 +7,10 @@ use serde_json::Value;
 
 use super::action::{Effects, PathAction, PathEffect};
 use super::allotment::{Allotment, OUT};
-use super::decision::{Assigned, Decision, Outcome, Reason, Trace};
+use super::decision::{Assigned, Decision, LeftOut, Outcome, Reason, Trace};
 use super::error::RulesError;
 use super::facts::{Facts, Names};
+use super::guardrail::RollBack;
 use super::murmur3::Seed;
 use super::parse;
 use super::preview::Asked;
@@ -43,6 +44,10 @@ pub struct Overlay {
     pub switched_off: BTreeSet<String>,
     /// Who had which bucket when weights last changed, by rule.
     pub history: BTreeMap<String, RuleHistory>,
+    /// Variants that were taken back, by rule.
+    pub rolled_back: BTreeMap<String, BTreeMap<String, RollBack>>,
+    /// Since when guardrails look at a rule anew, by rule: milliseconds since the Unix epoch.
+    pub guarded_since_ms: BTreeMap<String, u64>,
 }
 
 /// Who had which bucket at a time.
@@ -110,6 +115,14 @@ impl RuleSet {
             let name = rule.name.to_string();
             if before.state == State::SwitchedOff {
                 overlay.switched_off.insert(name.clone());
+            }
+            if let Some(since) = self.overlay.guarded_since_ms.get(&name) {
+                overlay.guarded_since_ms.insert(name.clone(), *since);
+            }
+            if let Some(variants) = self.overlay.rolled_back.get(&name) {
+                let mut kept = variants.clone();
+                kept.retain(|variant, _| rule.variants.iter().any(|v| *v.name == **variant));
+                overlay.rolled_back.insert(name.clone(), kept);
             }
             if before.seed_text != rule.seed_text {
                 continue;
@@ -179,6 +192,14 @@ fn is_here(location: &str, visit: &Visit<'_>) -> bool {
 }
 
 impl Rule {
+    /// What units of a variant get that was taken back.
+    fn instead(&self) -> Outcome {
+        match self.variants.len() {
+            1 => Outcome::RolledBack,
+            _ => Outcome::Assigned(self.control, Reason::RolledBack),
+        }
+    }
+
     fn history(&self, now_ms: u64) -> RuleHistory {
         let past = self.schedule.past(now_ms);
         let mut buckets: BTreeMap<String, Vec<(u16, u16)>> = BTreeMap::new();
@@ -233,6 +254,10 @@ impl<'e> Evaluation<'e> {
                     None if taken => (Outcome::LayerTaken, None),
                     None => self.decide(layer, &set.rules[*place]),
                 };
+                if outcome == Outcome::Out && set.rules[*place].compares_with_nobody() {
+                    let unit = self.facts.unit(set.rules[*place].unit).clone();
+                    self.decision.left_out.push(LeftOut { rule: *place, unit });
+                }
                 if let Outcome::Assigned(variant, reason) = outcome {
                     taken = true;
                     let rule = &set.rules[*place];
@@ -248,6 +273,9 @@ impl<'e> Evaluation<'e> {
             }
         }
         self.decision.fresh_unit = self.facts.fresh_unit();
+        if set.rules.iter().any(Rule::is_experiment) {
+            self.decision.units = self.facts.known_units();
+        }
         self.decision
     }
 
@@ -302,6 +330,9 @@ impl<'e> Evaluation<'e> {
         if let Moment::Whole(owner) = moment
             && owner != OUT
         {
+            if rule.is_rolled_back(usize::from(owner)) {
+                return (rule.instead(), None);
+            }
             let reason = match (&rule.range, &rule.when) {
                 (Some(_), _) => Reason::Split,
                 (None, Some(_)) => Reason::TargetingMatch,
@@ -315,6 +346,7 @@ impl<'e> Evaluation<'e> {
         let bucket = rule.seed.bucket(self.facts.unit(rule.unit));
         match moment.owner(bucket) {
             OUT => (Outcome::Out, Some(bucket)),
+            owner if rule.is_rolled_back(usize::from(owner)) => (rule.instead(), Some(bucket)),
             owner => (Outcome::Assigned(usize::from(owner), Reason::Split), Some(bucket)),
         }
     }

@@ -2,6 +2,7 @@
 
 mod action;
 mod condition;
+mod guardrail;
 mod reader;
 mod rule;
 mod text;

@@ -12,13 +12,14 @@ use super::super::rule::{Preview, Requirement, Rule, Variant};
 use super::super::rule_set::Overlay;
 use super::super::schedule::{Plan, Point, Schedule};
 use super::action::ACTION_KEYS;
+use super::guardrail::rolled_back;
 use super::reader::{Member, Reader, Walk, unknown};
 use super::{Builder, RULES_MAX, VARIANTS_MAX, buckets, state};
 
 /// Points of one ramp.
 const RAMP_POINTS_MAX: usize = 100;
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 15] = [
     "name",
     "description",
     "enabled",
@@ -32,6 +33,8 @@ const KEYS: [&str; 13] = [
     "ramp",
     "variants",
     "preview",
+    "control",
+    "guardrail",
 ];
 const PREVIEWS: [(&str, Preview); 3] =
     [("open", Preview::Open), ("token", Preview::Token), ("off", Preview::Off)];
@@ -88,6 +91,9 @@ impl Builder {
         let plan = self.plan(&members, &variants, &weights);
         self.check_statuses(&members, &variants, &plan);
         let names: Vec<&str> = variants.iter().map(|variant| &*variant.name).collect();
+        let control = self.control(&members, &names);
+        let guardrail = self.reader.member(&members, "guardrail", Reader::guardrail);
+        let rolled_back = rolled_back(overlay, &name, &names);
         let past = overlay.history.get(&name).and_then(|history| history.past(&names));
         let rule = Rule {
             state: state(enabled, &name, overlay),
@@ -104,6 +110,9 @@ impl Builder {
             plan,
             variants: variants.into(),
             preview,
+            control,
+            guardrail,
+            rolled_back,
         };
         Some(Draft { rule, index, layer, requires })
     }
