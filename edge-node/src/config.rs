@@ -159,6 +159,10 @@ pub struct LimitsConfig {
     pub memory_bytes_max: u64,
     /// Time until an invocation's response is complete, in milliseconds.
     pub wall_ms_max: u64,
+    /// CPU time of a `rule` handler, in milliseconds.
+    pub rule_cpu_ms: u64,
+    /// Time until a `rule` handler has decided, in milliseconds.
+    pub rule_wall_ms_max: u64,
     /// Time that `waitUntil` may take after the response, in milliseconds.
     pub wait_until_ms_max: u64,
     /// Subrequests of one invocation.
@@ -195,6 +199,8 @@ impl Default for LimitsConfig {
             startup_cpu_ms_max: 1_000,
             memory_bytes_max: 128 * MIB,
             wall_ms_max: 300_000,
+            rule_cpu_ms: 5,
+            rule_wall_ms_max: 50,
             wait_until_ms_max: 30_000,
             subrequests_max: 1_000,
             isolates_max: 4_000,

@@ -9,6 +9,7 @@ pub mod cli;
 mod cluster;
 pub mod config;
 pub mod dispatch;
+mod experiments;
 mod file_look;
 mod form;
 mod geo;

@@ -12,11 +12,14 @@ const {
   op_report_error,
   op_respond,
   op_respond_socket,
+  op_rule_decided,
+  op_track,
 } = core.ops;
 const {
   ArrayPrototypePush,
   FunctionPrototypeCall,
   JSONParse,
+  JSONStringify,
   ObjectAssign,
   ObjectDefineProperty,
   ObjectFreeze,
@@ -70,6 +73,11 @@ class ExecutionContext {
   get experiments() {
     return experimentsOf(this.#invocation);
   }
+  track(metric, value = 1) {
+    if (typeof metric !== "string") throw new TypeError("track takes the name of a metric first");
+    if (typeof value !== "number") throw new TypeError(`the value of metric "${metric}" is no number`);
+    op_track(this.#invocation.id, metric, value);
+  }
 }
 
 function failed(invocation, error) {
@@ -114,8 +122,9 @@ const call = (function (name, argument, invocation) {
   const target = entrypointIsClass ? ReflectConstruct(entrypoint, [ctx, env]) : entrypoint;
   const handler = target?.[name];
   if (typeof handler !== "function") throw new TypeError(`Handler does not export a ${name}() function.`);
-  return entrypointIsClass
-    ? FunctionPrototypeCall(handler, target, argument)
+  if (entrypointIsClass) return FunctionPrototypeCall(handler, target, argument);
+  return name === "rule"
+    ? FunctionPrototypeCall(handler, target, argument, ctx, env)
     : FunctionPrototypeCall(handler, target, argument, env, ctx);
 });
 
@@ -189,6 +198,29 @@ function dispatchScheduled(id, cron, scheduledTime) {
   }
 }
 
+// Called by Rust for one request that a script is to decide about. The script's handler gets no body.
+function dispatchRule(id, method, url) {
+  const invocation = newState(id, typeof method === "number" ? METHODS[method] : method, url, false);
+  setAsyncContext(invocation);
+  try {
+    PromisePrototypeThen(
+      PromiseResolve(call("rule", fromState(invocation), invocation)),
+      (decision) => {
+        try {
+          op_rule_decided(id, decision === undefined || decision === null ? "" : JSONStringify(decision) ?? "false");
+        } catch (error) {
+          failed(invocation, error);
+        }
+      },
+      (error) => failed(invocation, error),
+    );
+  } catch (error) {
+    failed(invocation, error);
+  } finally {
+    setAsyncContext(undefined);
+  }
+}
+
 function wasmModule(bytes) {
   return new WebAssembly.Module(bytes);
 }
@@ -238,7 +270,7 @@ function exposeBindings() {
   ObjectAssign(globalThis, env);
 }
 
-const KNOWN_HANDLERS = ["fetch", "scheduled", "queue", "tail", "email"];
+const KNOWN_HANDLERS = ["fetch", "scheduled", "queue", "tail", "email", "rule"];
 
 // Called by Rust once the script has run. Returns the names of the handlers found.
 const install = (function (exported) {
@@ -295,6 +327,7 @@ globalThis.__atoll = {
   install,
   dispatchFetch,
   dispatchScheduled,
+  dispatchRule,
   reportRejection,
 };
 return {};

@@ -108,12 +108,47 @@ impl Instance {
     }
 }
 
+impl Instance {
+    /// Calls the `rule` handler for a request, of which it gets everything but the body. Gives the decision as
+    /// JSON text; none if it made none. A handler that takes too long is ended, and the instance goes on.
+    ///
+    /// # Errors
+    /// When the handler failed or a limit ended it.
+    pub async fn rule(
+        &self,
+        event: FetchEvent,
+        on_end: OnEnd,
+    ) -> Result<Option<String>, Failure> {
+        let (parts, _) = event.request.into_parts();
+        let (headers, facts) = (parts.headers, event.facts);
+        let pending = PendingRequest { headers, facts, finished: false, body: None };
+        let key = self.inner.invocations.begin(event.id, Some(pending), on_end);
+        let mut guard = ClientGuard { inner: self.inner.clone(), key, answered: false };
+        self.inner.dispatch(key, &Call::Rule { method: parts.method.as_str(), url: &event.url });
+        let answer = guard.wait_for(self.inner.limits.rule_wall).await;
+        guard.answered = true;
+        let decided = match answer {
+            Some(Answer::Decision(text)) => Ok((!text.is_empty()).then_some(text)),
+            other => match guard.outcome_of(other) {
+                Ok(_) => Err(failure(Outcome::Internal, "the rule handler decided nothing")),
+                Err(failure) => Err(failure),
+            },
+        };
+        guard.over();
+        decided
+    }
+}
+
 impl ClientGuard {
     /// Waits for the handler's answer, as long as it may take.
     async fn wait(&self) -> Option<Answer> {
+        self.wait_for(self.inner.limits.wall).await
+    }
+
+    async fn wait_for(&self, most: std::time::Duration) -> Option<Answer> {
         let invocations = &self.inner.invocations;
         let waiting = std::future::poll_fn(|cx| invocations.poll_answer(self.key, cx));
-        match tokio::time::timeout(self.inner.limits.wall, waiting).await {
+        match tokio::time::timeout(most, waiting).await {
             Ok(answer) => answer,
             Err(_) => {
                 let exception = limit_exception(Outcome::ExceededWall);
@@ -161,7 +196,7 @@ impl ClientGuard {
     ) -> Result<Option<Response<ResponseBody>>, Failure> {
         let (outcome, exception) = match answer {
             Some(Answer::Response(response)) => return Ok(Some(response)),
-            Some(Answer::Done) => return Ok(None),
+            Some(Answer::Done | Answer::Decision(_)) => return Ok(None),
             Some(Answer::Failed(outcome, exception)) => (outcome, exception),
             None => {
                 let outcome = match self.inner.state() {

@@ -357,6 +357,38 @@ impl Inner {
         }
     }
 
+    /// Calls a `rule` handler. One that uses up its CPU time is ended, and nobody else with it: it decides in one
+    /// go, and whatever it was about to change is its own script's affair.
+    fn dispatch_rule(&self, key: InvocationKey, entries: &Entries, event: &Call<'_>) {
+        let mut cell = self.cell.borrow_mut();
+        let executing = self.crash_slot.executing(&self.label);
+        let (called, spent) =
+            self.watched.run(&self.handle, &self.heap, self.limits.rule_cpu, || {
+                cell.with(|runtime| entries.dispatch(runtime, key, event))
+            });
+        drop(executing);
+        drop(cell);
+        self.longest_slice.set(self.longest_slice.get().max(spent.cpu));
+        self.invocations.charge(key, spent.cpu);
+        if let Some(refusal) = self.account.refusal() {
+            return self.condemn(refusal.into());
+        }
+        let failed = match called {
+            _ if spent.over_budget => {
+                // Nothing of it is on the stack any more, and the watchdog looks elsewhere.
+                self.handle.cancel_terminate_execution();
+                Some((Outcome::ExceededCpu, rule_exception()))
+            }
+            Ok(()) => None,
+            Err(CallError::Thrown(error)) => Some((Outcome::Exception, exception_of(&error))),
+            Err(CallError::Terminated) => return self.condemn(Outcome::ExceededCpu),
+        };
+        if let Some((outcome, exception)) = failed {
+            self.invocations.overrule(key, outcome, exception);
+        }
+        self.wake_driver();
+    }
+
     /// Calls a handler and, when it answers at once, leaves the answer with the invocation.
     pub(crate) fn dispatch(&self, key: InvocationKey, event: &Call<'_>) {
         if let State::Condemned(outcome) = self.state.get() {
@@ -365,6 +397,9 @@ impl Inner {
         }
         let entries = self.entries.borrow();
         let Some(entries) = &*entries else { return };
+        if matches!(event, Call::Rule { .. }) {
+            return self.dispatch_rule(key, entries, event);
+        }
         let (called, cpu) =
             self.slice(self.limits.cpu, |runtime| entries.dispatch(runtime, key, event));
         self.invocations.charge(key, cpu);
@@ -453,6 +488,10 @@ pub(crate) fn plain_exception(name: &str, message: &str) -> Exception {
         stack: None,
         timestamp_ms: now_ms(),
     }
+}
+
+fn rule_exception() -> Exception {
+    plain_exception("Error", "The rule handler exceeded its CPU time limit (limits.rule_cpu_ms).")
 }
 
 /// What the log says about an invocation that a limit ended.

@@ -69,6 +69,11 @@ pub trait RequestFacts {
     fn flags(&self) -> Option<String> {
         None
     }
+
+    /// The worker tells an outcome of what was decided. The metric's name is short, the value finite.
+    fn track(&self, metric: &str, value: f64) {
+        let _ = (metric, value);
+    }
 }
 
 /// The parts of a request that JS takes when it wants them.
@@ -85,6 +90,8 @@ pub(crate) enum Answer {
     Response(http::Response<ResponseBody>),
     /// The handler of an event without a response came to its end.
     Done,
+    /// What a script decided about a request, as JSON text; empty if nothing.
+    Decision(String),
     Failed(Outcome, Exception),
 }
 
@@ -102,6 +109,8 @@ pub(crate) struct Invocation {
     log_budget: LogBudget,
     exceptions: Vec<Exception>,
     subrequests: u32,
+    /// Outcomes that it told.
+    pub(crate) tracked: u32,
     /// The handler's promise has settled.
     handled: bool,
     /// Promises given to `waitUntil` that have not settled.
@@ -219,6 +228,7 @@ impl Invocations {
             log_budget: LogBudget::new(self.limits.log_bytes_max),
             exceptions: Vec::new(),
             subrequests: 0,
+            tracked: 0,
             handled: false,
             waiting: 0,
             client_gone: None,
@@ -289,7 +299,7 @@ impl Invocations {
             invocation.handled = true;
             match &answer {
                 Answer::Response(response) => invocation.status = Some(response.status().as_u16()),
-                Answer::Done => {}
+                Answer::Done | Answer::Decision(_) => {}
                 Answer::Failed(outcome, exception) => {
                     invocation.outcome = *outcome;
                     invocation.keep(exception.clone());

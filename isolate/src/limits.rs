@@ -11,6 +11,10 @@ pub struct Limits {
     pub cpu: Duration,
     /// Wall time until the handler has answered.
     pub wall: Duration,
+    /// CPU time of a `rule` handler.
+    pub rule_cpu: Duration,
+    /// Wall time until a `rule` handler has decided.
+    pub rule_wall: Duration,
     /// Wall time of `waitUntil` work after the response is complete or the client has left.
     pub wait_until: Duration,
     /// V8 heap, `ArrayBuffer` contents and WebAssembly memories together, in bytes.
@@ -29,6 +33,8 @@ impl Default for Limits {
             startup_cpu: Duration::from_secs(1),
             cpu: Duration::from_secs(30),
             wall: Duration::from_secs(60),
+            rule_cpu: Duration::from_millis(5),
+            rule_wall: Duration::from_millis(50),
             wait_until: Duration::from_secs(30),
             memory_bytes_max: 128 << 20,
             subrequests_max: 1_000,

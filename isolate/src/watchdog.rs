@@ -19,6 +19,9 @@ const TICK: Duration = Duration::from_millis(1);
 /// two; what goes far beyond was time in which the machine ran something else.
 const UNSEEN_MAX: Duration = Duration::from_millis(5);
 
+/// Budgets below this are measured from the very start: a watchdog that comes late would charge the wait.
+const EXACT_BELOW: Duration = Duration::from_millis(20);
+
 /// Ticks without any running code after which the watchdog goes to sleep.
 const IDLE_TICKS: u32 = 50;
 
@@ -215,6 +218,7 @@ impl WatchedThread {
         f: impl FnOnce() -> R,
     ) -> (R, Spent) {
         let started = Instant::now();
+        let started_cpu = (budget < EXACT_BELOW).then(|| self.slot.clock.now());
         *lock(&self.slot.running) = Some(Running {
             handle: handle.clone(),
             heap: heap.clone(),
@@ -222,7 +226,7 @@ impl WatchedThread {
             native: None,
             started,
             budget,
-            started_cpu: None,
+            started_cpu,
             fired: false,
         });
         self.shared.running.fetch_add(1, Ordering::SeqCst);

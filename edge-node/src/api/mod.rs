@@ -15,6 +15,7 @@ mod kv_values;
 mod node;
 mod nodes;
 mod routes;
+mod rule_results;
 mod rules;
 mod schedules;
 mod scripts;
@@ -46,6 +47,7 @@ pub use server::serve;
 
 use crate::cluster::Cluster;
 use crate::config::LimitsConfig;
+use crate::experiments::Experiments;
 use crate::observe::{Health, ReportHub, health_routes};
 use crate::registry::{Registry, RegistryError};
 use envelope::{ApiError, code};
@@ -81,6 +83,8 @@ pub struct ApiConfig {
     pub in_use: watch::Receiver<u64>,
     /// The node's part in its cluster, if it has one.
     pub(crate) cluster: Option<Cluster>,
+    /// What is kept of experiments.
+    pub(crate) experiments: Experiments,
 }
 
 /// The configuration and what requests share. Cloning is cheap.
@@ -159,6 +163,7 @@ pub fn router(config: ApiConfig) -> Router {
         .merge(schedules::routes())
         .merge(routes::routes())
         .merge(rules::routes())
+        .merge(rule_results::routes())
         .merge(certificates::routes())
         .merge(kv::routes())
         .merge(kv_values::routes())

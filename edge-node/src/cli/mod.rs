@@ -22,6 +22,7 @@ mod nodes;
 mod prepare;
 mod publish;
 mod rule_args;
+mod rule_status;
 mod rules;
 mod samples;
 mod secret;

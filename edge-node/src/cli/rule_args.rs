@@ -34,7 +34,14 @@ pub enum RulesCommand {
         #[arg(short, long)]
         yes: bool,
     },
-    /// Let a rule hold again that was switched off
+    /// Show what comes of a worker's rules: who saw what, what they did, and how sure that is
+    Status {
+        /// The worker, unless it is the project's
+        worker: Option<String>,
+        #[command(flatten)]
+        project: ProjectArgs,
+    },
+    /// Let a rule hold again that was switched off, and variants that a guardrail took back
     Enable {
         /// The rule's name
         rule: String,

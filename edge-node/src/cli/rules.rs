@@ -38,6 +38,9 @@ pub(crate) async fn run(session: &Session, command: RulesCommand) -> Result<(), 
             api.client.call::<Value>(Method::DELETE, &path, Body::Empty).await?;
             terminal.note(format!("{worker} has no rules any more"));
         }
+        RulesCommand::Status { worker, project } => {
+            super::rule_status::run(session, worker, &project).await?;
+        }
         RulesCommand::Enable { rule, project } => switch(session, &rule, &project, true).await?,
         RulesCommand::Disable { rule, project } => switch(session, &rule, &project, false).await?,
         RulesCommand::Test(args) => test(session, *args).await?,

@@ -4,6 +4,7 @@
 mod crons;
 mod figures;
 mod foundation;
+mod guardrails;
 mod lease;
 mod peering;
 mod peers;
@@ -20,6 +21,7 @@ use atoll_kv::{Health as KvHealth, ReplicatedStore};
 
 pub(crate) use crons::run_cluster_crons;
 pub(crate) use foundation::NatsFoundation;
+pub(crate) use guardrails::run_cluster_guardrails;
 pub(crate) use peering::Peering;
 pub(crate) use peers::Peers;
 pub(crate) use presence::{Announced, announce, listen};

@@ -147,6 +147,12 @@ impl RequestFacts for ClientFacts {
     fn flags(&self) -> Option<String> {
         self.decided.as_ref().map(Decided::flags)
     }
+
+    fn track(&self, metric: &str, value: f64) {
+        if let Some(decided) = &self.decided {
+            decided.track(metric, value);
+        }
+    }
 }
 
 /// Removes what a client may not claim.

@@ -566,6 +566,8 @@ pub(super) fn limits(config: &LimitsConfig, asked: &VersionLimits) -> Limits {
         startup_cpu: Duration::from_millis(config.startup_cpu_ms_max),
         cpu: Duration::from_millis(cpu_ms),
         wall: Duration::from_millis(config.wall_ms_max),
+        rule_cpu: Duration::from_millis(config.rule_cpu_ms),
+        rule_wall: Duration::from_millis(config.rule_wall_ms_max),
         wait_until: Duration::from_millis(config.wait_until_ms_max),
         memory_bytes_max: memory,
         subrequests_max: subrequests.min(config.subrequests_max),

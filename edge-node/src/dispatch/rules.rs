@@ -1,6 +1,7 @@
 //! Rules before dispatch: what they make of a request, and what the client is told along with its response.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_isolate::ResponseBody;
 use atoll_router::rules::{
@@ -13,6 +14,7 @@ use http::{Request, Response, StatusCode};
 use serde_json::json;
 
 use super::body::AnswerBody;
+use crate::experiments::{Recorder, Tally};
 use crate::registry::{WorkerRules, now_ms, random_hex_id};
 
 /// How long a client keeps the id that it is given, in seconds.
@@ -21,12 +23,18 @@ const UNIT_AGE_S: u32 = 365 * 24 * 60 * 60;
 /// The rules of one worker, as all threads use them.
 pub(super) struct LiveRules {
     source: WorkerRules,
-    set: RuleSet,
+    set: Arc<RuleSet>,
+    /// Where it is noted what comes of decisions, if they compare anything.
+    tally: Option<Arc<Tally>>,
 }
 
 impl LiveRules {
     /// Compiles rules, unless `before` is the same.
-    pub(super) fn compile(source: &WorkerRules, before: Option<&Arc<Self>>) -> Option<Arc<Self>> {
+    pub(super) fn compile(
+        source: &WorkerRules,
+        before: Option<&Arc<Self>>,
+        recorder: &Recorder,
+    ) -> Option<Arc<Self>> {
         if let Some(before) = before.filter(|before| before.source == *source) {
             return Some(before.clone());
         }
@@ -36,7 +44,9 @@ impl LiveRules {
         let set = RuleSet::parse(&document, overlay).inspect_err(|error| {
             tracing::error!(worker = %source.worker.worker, %error, "rules are passed over: run the release that set them");
         });
-        Some(Arc::new(Self { source: source.clone(), set: set.ok()? }))
+        let set = Arc::new(set.ok()?);
+        let tally = recorder.tally(&source.worker, &set);
+        Some(Arc::new(Self { source: source.clone(), set, tally }))
     }
 
     /// Decides what becomes of a request.
@@ -55,6 +65,9 @@ impl LiveRules {
             trusted: sent.trusted,
         };
         let decision = self.set.evaluate(&visit);
+        if let Some(tally) = &self.tally {
+            tally.exposed(&decision);
+        }
         let effects = self.set.effects(&decision, &visit);
         let on_response = OnResponse::new(&self.set, &decision, &effects, sent.scheme);
         let Effects { picked, path, request_headers, .. } = effects;
@@ -121,6 +134,27 @@ impl Ruling {
 pub(super) struct Decided(Arc<(Arc<LiveRules>, Decision)>);
 
 impl Decided {
+    /// Notes what the units did that the decision was made for.
+    pub(super) fn track(&self, metric: &str, value: f64) {
+        let (rules, decision) = &*self.0;
+        if let Some(tally) = &rules.tally {
+            tally.tracked(decision, metric, value);
+        }
+    }
+
+    /// Whether it is to be noted how the request fares.
+    pub(super) fn is_measured(&self) -> bool {
+        self.0.0.tally.is_some()
+    }
+
+    /// Notes how the request fared.
+    pub(super) fn served(&self, status: StatusCode, latency: Duration) {
+        let (rules, decision) = &*self.0;
+        if let Some(tally) = &rules.tally {
+            tally.served(decision, status.as_u16(), latency);
+        }
+    }
+
     /// The decision as JSON text.
     pub(super) fn flags(&self) -> String {
         let (rules, decision) = &*self.0;

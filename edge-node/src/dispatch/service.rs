@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use atoll_isolate::Fetched;
 use atoll_router::rules::{PathEffect, Picked};
@@ -122,15 +123,25 @@ fn now(response: Response<AnswerBody>) -> Answering {
     Either::Left(ready(response))
 }
 
-/// The response with what rules add to it.
-fn told(answering: Answering, on_response: OnResponse) -> Answering {
-    if on_response.is_empty() {
+/// The response with what rules add to it, once it is noted how the request fared.
+fn told(
+    answering: Answering,
+    on_response: OnResponse,
+    measured: Option<(Decided, Instant)>,
+) -> Answering {
+    if on_response.is_empty() && measured.is_none() {
         return answering;
     }
+    let finish = move |response: Response<AnswerBody>| {
+        if let Some((decided, begun)) = measured {
+            decided.served(response.status(), begun.elapsed());
+        }
+        on_response.apply(response)
+    };
     match answering {
-        Either::Left(response) => now(on_response.apply(response.into_inner())),
+        Either::Left(response) => now(finish(response.into_inner())),
         Either::Right(response) => {
-            Either::Right(Box::pin(async move { on_response.apply(response.await) }))
+            Either::Right(Box::pin(async move { finish(response.await) }))
         }
     }
 }
@@ -215,10 +226,11 @@ impl Dispatcher {
     ) -> Answering {
         let place = self.placer.host.node.geo.place(connection.peer.ip().to_canonical());
         let (scheme, host) = (connection.scheme, authority(&request).unwrap_or_default());
-        let trusted = self.development;
+        let (trusted, begun) = (self.development, Instant::now());
         let ruling = rules.judge(&Sent { request: &request, scheme, host, place: &place, trusted });
         match &ruling.path {
             Some(PathEffect::Redirect { status, location }) => {
+                ruling.decided.served(*status, begun.elapsed());
                 return now(ruling.on_response.apply(redirect(*status, location)));
             }
             Some(PathEffect::Rewrite(path)) => goal.url = whole_url(scheme, host, path),
@@ -235,8 +247,10 @@ impl Dispatcher {
             }
             None => {}
         }
+        let measured = Some(ruling.decided.clone()).filter(Decided::is_measured);
         goal.decided = Some(ruling.decided);
-        told(self.dispatch(request, connection, id, goal), ruling.on_response)
+        let answering = self.dispatch(request, connection, id, goal);
+        told(answering, ruling.on_response, measured.map(|decided| (decided, begun)))
     }
 
     /// Lets a request in and calls the worker.

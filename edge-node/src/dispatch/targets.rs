@@ -8,6 +8,7 @@ use atoll_router::{Match, Pattern, RouteTable, Router, Scheme};
 
 use super::admission::{Admission, WorkerGate};
 use super::rules::LiveRules;
+use crate::experiments::Recorder;
 use crate::registry::{LiveWorker, Snapshot, VersionId, WorkerRef};
 
 /// A deployed worker, as a request finds it.
@@ -68,15 +69,17 @@ pub struct Targets {
     router: Router<Arc<Target>>,
     index: ArcSwap<Index>,
     domain: String,
+    recorder: Recorder,
 }
 
 impl Targets {
     /// Makes the table for a snapshot, with workers' own hosts below `domain`.
-    pub fn new(domain: &str, snapshot: &Snapshot) -> Self {
+    pub(crate) fn new(domain: &str, recorder: Recorder, snapshot: &Snapshot) -> Self {
         let targets = Self {
             router: Router::new(RouteTable::empty()),
             index: ArcSwap::default(),
             domain: domain.to_owned(),
+            recorder,
         };
         targets.swap(snapshot);
         targets
@@ -127,7 +130,7 @@ impl Targets {
         let before = self.index.load();
         let compiled = snapshot.rules.iter().filter_map(|source| {
             let known = before.by_worker.get(&source.worker).and_then(|target| target.rules());
-            Some((source.worker.clone(), LiveRules::compile(source, known)?))
+            Some((source.worker.clone(), LiveRules::compile(source, known, &self.recorder)?))
         });
         compiled.collect()
     }

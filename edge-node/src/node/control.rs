@@ -13,9 +13,12 @@ use tokio::task::JoinHandle;
 use super::NodeError;
 use super::stores::{KvEngine, NodeStores};
 use crate::api::{self, ApiConfig, NodeInfo, ScriptCheck};
-use crate::cluster::{Announced, Cluster, announce, listen, run_cluster_crons};
+use crate::cluster::{
+    Announced, Cluster, announce, listen, run_cluster_crons, run_cluster_guardrails,
+};
 use crate::config::NodeConfig;
 use crate::dispatch::{Job, run_crons};
+use crate::experiments::watch_guardrails;
 use crate::node_file::NodeFile;
 use crate::observe::Health;
 
@@ -39,6 +42,7 @@ pub(crate) struct Control {
     pub(crate) admin: SocketAddr,
     pub(crate) health: Health,
     crons: JoinHandle<()>,
+    experiments: [JoinHandle<()>; 2],
     stop_api: watch::Sender<bool>,
     api: JoinHandle<()>,
     kv: KvEngine,
@@ -85,11 +89,13 @@ impl Control {
             node: NodeInfo { http, https },
             in_use: in_use.clone(),
             cluster: stores.cluster.clone(),
+            experiments: stores.experiments.clone(),
         });
         let (stop_api, stopped) = watch::channel(false);
         let api = tokio::spawn(api::serve(listener, router, stopped));
         let (leave, leaving) = watch::channel(false);
         let crons = start_crons(stores, leaving.clone(), fire);
+        let experiments = start_experiments(stores, leaving.clone());
         let cluster = stores.cluster.clone().map(|cluster| {
             let metrics = stores.hub.metrics().clone();
             Part::start(cluster, Announced { in_use, metrics }, (leave, leaving), &health)
@@ -97,7 +103,7 @@ impl Control {
         NodeFile { admin, http, https, pid: std::process::id() }.write(&config.data_dir)?;
         health.ready();
         let (data_dir, kv) = (config.data_dir.clone(), stores.kv.clone());
-        Ok(Self { data_dir, admin, health, crons, stop_api, api, kv, cluster })
+        Ok(Self { data_dir, admin, health, crons, experiments, stop_api, api, kv, cluster })
     }
 
     /// Tells the world that the node takes no new work.
@@ -122,6 +128,7 @@ impl Control {
             tracing::error!(%error, "the API did not end well");
         }
         self.kv.close().await;
+        self.experiments.iter().for_each(JoinHandle::abort);
         if let Some(part) = self.cluster {
             part.end(self.crons).await;
         }
@@ -168,6 +175,29 @@ fn start_crons<F: Fn(Job) -> bool + Send + Sync + 'static>(
     tokio::spawn(async move {
         run_cluster_crons(cluster.connection(), leases, holder, snapshots, leaving, fire).await;
     })
+}
+
+/// Keeps what is seen of experiments, and watches over their guardrails.
+fn start_experiments(
+    stores: &NodeStores,
+    leaving: watch::Receiver<bool>,
+) -> [JoinHandle<()>; 2] {
+    let (experiments, registry) = (stores.experiments.clone(), stores.registry.clone());
+    let snapshots = registry.subscribe();
+    let watched = (experiments.clone(), registry.clone());
+    match stores.cluster.clone() {
+        None => {
+            let (kept, known) = watched;
+            let watching = watch_guardrails(kept, known, snapshots, || true, leaving);
+            [tokio::spawn(experiments.keep(registry)), tokio::spawn(watching)]
+        }
+        Some(cluster) => {
+            let engine = cluster.connection().clone();
+            let keeping = experiments.keep_in_cluster(registry, engine);
+            let watching = run_cluster_guardrails(cluster, watched, snapshots, leaving);
+            [tokio::spawn(keeping), tokio::spawn(watching)]
+        }
+    }
 }
 
 /// Each open connection is a file descriptor: the limit of the process is raised as far as it goes.

@@ -30,6 +30,9 @@ pub enum NodeError {
     /// The cluster's registry is there, and its key-value store is not.
     #[error("cannot begin with the cluster's key-value store: {0}")]
     KvLogs(atoll_kv::log::LogError),
+    /// The results of experiments cannot be kept.
+    #[error("{0}")]
+    Experiments(String),
     /// A database of places cannot be used.
     #[error("{0}")]
     Geo(String),

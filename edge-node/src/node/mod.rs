@@ -20,6 +20,7 @@ use crate::api;
 use crate::config::NodeConfig;
 pub use crate::dispatch::ConsoleLine;
 use crate::dispatch::{IsolateCheck, Quarantined};
+use crate::experiments::{Experiments, Flush, Recorder};
 use crate::geo::{Geo, GeoWatch};
 use crate::inspect::{self, Debuggees};
 use crate::observe::{Health, Listener};
@@ -34,6 +35,9 @@ use fit::Fit;
 use sockets::Listeners;
 use stores::NodeStores;
 
+/// How often what is seen of experiments is handed over.
+const TELL_INTERVAL: Duration = Duration::from_secs(1);
+
 /// A running node.
 pub struct Node {
     http: SocketAddr,
@@ -45,6 +49,7 @@ pub struct Node {
     stop_inspect: watch::Sender<bool>,
     serving: Serving,
     follower: [JoinHandle<()>; 2],
+    telling: JoinHandle<()>,
     control: Control,
 }
 
@@ -73,6 +78,7 @@ impl Node {
         let check = Arc::new(IsolateCheck::start(engine.clone(), config.limits.clone())?);
         let (stop_inspect, stopped) = watch::channel(false);
         let debuggees = debuggees(&config, &stores.registry, &stopped).await?;
+        let recorder = Recorder::default();
         let serving = Serving::start(ServingOptions {
             engine,
             config: config.clone(),
@@ -80,6 +86,7 @@ impl Node {
             kv: stores.kv.store(),
             geo,
             hub: stores.hub.clone(),
+            recorder: recorder.clone(),
             debuggees: debuggees.clone(),
             quarantined: Arc::new(Quarantined::default()),
             system: SystemNetwork::read(),
@@ -96,6 +103,7 @@ impl Node {
             ServingSide { check, http, https, in_use: serving.in_use(), fire: serving.fire() };
         let control = Control::start(&config, &stores, admin, Health::default(), side).await?;
         let drain_max = Duration::from_millis(config.drain_ms_max);
+        let telling = tokio::spawn(tell(recorder, stores.experiments.clone()));
         Ok(Self {
             http,
             https,
@@ -106,6 +114,7 @@ impl Node {
             stop_inspect,
             serving,
             follower,
+            telling,
             control,
         })
     }
@@ -159,7 +168,17 @@ impl Node {
         self.serving.drain(self.drain_max).await;
         self.stop_inspect.send_replace(true);
         self.follower.iter().for_each(JoinHandle::abort);
+        self.telling.abort();
         self.control.close().await;
+    }
+}
+
+/// Hands over what is seen of experiments, once a second.
+async fn tell(recorder: Recorder, experiments: Experiments) {
+    let mut ticks = tokio::time::interval(TELL_INTERVAL);
+    loop {
+        ticks.tick().await;
+        experiments.take(recorder.flush(Flush::Tick));
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use super::NodeError;
 use crate::cluster::{Cluster, NatsFoundation};
 use crate::config::{ClusterConfig, NodeConfig};
+use crate::experiments::Experiments;
 use crate::observe::{Metrics, ReportHub};
 use crate::registry::{
     AccountId, CLUSTER_DIR, JoinOptions, ROOT_TOKEN_FILE, Registry, RegistryError, Token,
@@ -24,6 +25,7 @@ pub(crate) struct NodeStores {
     pub(crate) registry: Registry,
     pub(crate) kv: KvEngine,
     pub(crate) hub: ReportHub,
+    pub(crate) experiments: Experiments,
     pub(crate) root_token: String,
     pub(crate) account: AccountId,
     /// The node's part in its cluster, if it has one.
@@ -72,7 +74,13 @@ impl NodeStores {
         if let Some(cluster) = &cluster {
             cluster.show(hub.metrics());
         }
-        Ok(Self { registry, kv, hub, root_token, account, cluster })
+        let directory = match &cluster {
+            None => config.data_dir.clone(),
+            Some(_) => config.data_dir.join(CLUSTER_DIR),
+        };
+        let experiments = Experiments::open(&directory)
+            .map_err(|error| NodeError::Experiments(error.to_string()))?;
+        Ok(Self { registry, kv, hub, experiments, root_token, account, cluster })
     }
 }
 

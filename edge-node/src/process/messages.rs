@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::{CheckError, CheckReport};
 use crate::config::{LimitsConfig, LogConfig, MemoryConfig, NodeConfig};
 use crate::dispatch::Job;
+use crate::experiments::Batch;
 use crate::observe::{Followed, MetricsDelta};
 use crate::registry::{Module, ModuleKind, Version, VersionId};
 use crate::report::InvocationReport;
@@ -98,6 +99,8 @@ pub(crate) enum FromServing {
     Report(Box<InvocationReport>),
     /// What was counted since the last time.
     Metrics(MetricsDelta),
+    /// What was seen of experiments since the last time.
+    Experiments(Box<Batch>),
     /// Someone is.
     Pong(u64),
     /// What was accepted is done, and everything is said.

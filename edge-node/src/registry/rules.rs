@@ -1,7 +1,7 @@
 //! Rules of workers: one document each, and what the node knows beside it: what is switched off, and who had
 //! which bucket when weights last changed.
 
-use atoll_router::rules::{Overlay, Picked, RuleSet};
+use atoll_router::rules::{Overlay, Picked, RollBack, RuleSet};
 use rusqlite::{OptionalExtension, Transaction, params};
 use serde_json::Value;
 
@@ -87,7 +87,32 @@ impl Registry {
         })
     }
 
-    /// Switches one rule of a worker on or off. It stays so when the rules are replaced.
+    /// Takes a variant of a rule back: its units get the control, until the rule is switched on again.
+    ///
+    /// # Errors
+    /// Fails when the worker has no such rule.
+    pub fn roll_back(
+        &self,
+        worker: &WorkerRef,
+        rule: &str,
+        variant: &str,
+        why: &str,
+    ) -> Result<(), RegistryError> {
+        let missing = || RegistryError::NotFound { what: Missing::Rule(rule.to_owned()) };
+        self.write(|transaction| {
+            workers::ensure_exists(transaction, worker)?;
+            let mut stored = load(transaction, worker)?.ok_or_else(missing)?;
+            let taken = stored.overlay.rolled_back.entry(rule.to_owned()).or_default();
+            // Another node may have been first.
+            let (at_ms, why) = (now_ms(), why.to_owned());
+            taken.entry(variant.to_owned()).or_insert(RollBack { at_ms, why });
+            stored.modified_ms = now_ms();
+            store(transaction, worker, &stored)
+        })
+    }
+
+    /// Switches one rule of a worker on or off. It stays so when the rules are replaced. Switched on, it also gives
+    /// variants again that were taken back, and its guardrail begins anew.
     ///
     /// # Errors
     /// Fails when the worker has no such rule.
@@ -103,9 +128,16 @@ impl Registry {
             let mut stored = load(transaction, worker)?.ok_or_else(missing)?;
             stored.compile()?.rule(rule).ok_or_else(missing)?;
             match switch {
-                Switch::On => stored.overlay.switched_off.remove(rule),
-                Switch::Off => stored.overlay.switched_off.insert(rule.to_owned()),
-            };
+                Switch::On => {
+                    stored.overlay.switched_off.remove(rule);
+                    if stored.overlay.rolled_back.remove(rule).is_some() {
+                        stored.overlay.guarded_since_ms.insert(rule.to_owned(), now_ms());
+                    }
+                }
+                Switch::Off => {
+                    stored.overlay.switched_off.insert(rule.to_owned());
+                }
+            }
             stored.modified_ms = now_ms();
             store(transaction, worker, &stored)?;
             Ok(stored)

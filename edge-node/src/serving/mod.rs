@@ -25,6 +25,7 @@ use crate::dispatch::{
     ConsoleLine, DataThread, Job, Quarantined, ServingPeering, Shared, Sockets, Targets,
     ThreadError, spawn_threads,
 };
+use crate::experiments::Recorder;
 use crate::geo::Geo;
 use crate::inspect::Debuggees;
 use crate::node::sockets::{QuicSockets, ThreadSockets};
@@ -60,6 +61,8 @@ pub(crate) struct ServingOptions {
     pub(crate) kv: Arc<dyn KvStore>,
     pub(crate) geo: Arc<Geo>,
     pub(crate) hub: ReportHub,
+    /// Where it is noted what comes of decisions of rules.
+    pub(crate) recorder: Recorder,
     pub(crate) debuggees: Option<Debuggees>,
     pub(crate) quarantined: Arc<Quarantined>,
     pub(crate) system: SystemNetwork,
@@ -90,7 +93,7 @@ impl Serving {
         let ServingOptions { engine, config, state, kv, hub, debuggees, .. } = options;
         let snapshots = state.snapshots();
         let snapshot = snapshots.borrow().clone();
-        let targets = Arc::new(Targets::new(&config.domain, &snapshot));
+        let targets = Arc::new(Targets::new(&config.domain, options.recorder, &snapshot));
         let (used, in_use) = watch::channel(snapshot.revision);
         let instances = Arc::new(AtomicI64::new(0));
         let counted = instances.clone();

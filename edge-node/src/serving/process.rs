@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::state::LinkState;
 use super::{Serving, ServingOptions, start_engine};
 use crate::dispatch::{Job, Quarantined, ServingPeering};
+use crate::experiments::{Flush, Recorder};
 use crate::geo::Geo;
 use crate::node::control::raise_file_limit;
 use crate::node::sockets::ThreadSockets;
@@ -103,6 +104,7 @@ async fn serve() -> Result<(), Fatal> {
     let metrics = Arc::new(Metrics::default());
     let (hub, reports) = ReportHub::relayed(metrics.clone());
     hub.follow(followed);
+    let recorder = Recorder::default();
     let quarantined = Arc::new(Quarantined::default());
     quarantined.replace(now_quarantined);
     let state = LinkState::new(link.clone(), rmp_serde::from_slice(&snapshot)?);
@@ -113,6 +115,7 @@ async fn serve() -> Result<(), Fatal> {
         kv,
         geo,
         hub: hub.clone(),
+        recorder: recorder.clone(),
         debuggees: None,
         quarantined: quarantined.clone(),
         system,
@@ -136,7 +139,7 @@ async fn serve() -> Result<(), Fatal> {
     tokio::spawn(state_ahead.fetch_ahead());
     let within = tokio::select! {
         ended = &mut supervised => return orphaned(ended),
-        failed = watch_threads(&serving, &metrics, &link) => return Err(failed),
+        failed = watch_threads(&serving, &metrics, &recorder, &link) => return Err(failed),
         within = drained => within?,
     };
     let finish = async {
@@ -144,6 +147,8 @@ async fn serve() -> Result<(), Fatal> {
         drop(last_report);
         let _ = reporting.await;
         link.send(&FromServing::Metrics(metrics.drain()), Vec::new()).await?;
+        let last = recorder.flush(Flush::Last);
+        link.send(&FromServing::Experiments(Box::new(last)), Vec::new()).await?;
         link.send(&FromServing::Drained, Vec::new()).await
     };
     tokio::select! {
@@ -217,6 +222,7 @@ async fn tell_use(mut in_use: watch::Receiver<u64>, link: LinkSender<FromServing
 async fn watch_threads(
     serving: &Serving,
     metrics: &Metrics,
+    recorder: &Recorder,
     link: &LinkSender<FromServing>,
 ) -> Fatal {
     let mut ticks = tokio::time::interval(METRICS_INTERVAL);
@@ -226,6 +232,14 @@ async fn watch_threads(
             return "a data-plane thread has failed".into();
         }
         if let Err(error) = link.send(&FromServing::Metrics(metrics.drain()), Vec::new()).await {
+            return error.into();
+        }
+        let seen = recorder.flush(Flush::Tick);
+        if seen.is_empty() {
+            continue;
+        }
+        let word = FromServing::Experiments(Box::new(seen));
+        if let Err(error) = link.send(&word, Vec::new()).await {
             return error.into();
         }
     }

@@ -29,6 +29,7 @@ use tokio::time::Instant;
 use crate::cluster::Peering;
 use crate::config::NodeConfig;
 use crate::dispatch::Job;
+use crate::experiments::Experiments;
 use crate::geo::GeoWatch;
 use crate::node::control::{Control, ServingSide, bind_admin, raise_file_limit};
 use crate::node::fit::Fit;
@@ -93,6 +94,7 @@ struct Shared {
     /// What the node shows to others, in a cluster.
     credentials: watch::Receiver<Option<Arc<PeerCredentials>>>,
     hub: ReportHub,
+    experiments: Experiments,
     health: Health,
     /// The environment of children.
     variables: Vec<(OsString, OsString)>,
@@ -203,6 +205,7 @@ impl Supervisor {
                 .as_ref()
                 .map_or_else(|| watch::channel(None).1, |peering| peering.credentials.clone()),
             hub: stores.hub.clone(),
+            experiments: stores.experiments.clone(),
             health: Health::default(),
             variables,
             snapshots,

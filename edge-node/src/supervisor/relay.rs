@@ -177,6 +177,7 @@ impl<'a> Relay<'a> {
                 }
                 FromServing::Report(report) => shared.hub.show(*report),
                 FromServing::Metrics(delta) => shared.hub.metrics().add(number, delta),
+                FromServing::Experiments(seen) => shared.experiments.take(*seen),
                 FromServing::Pong(_) => {}
                 FromServing::Drained => return Over::Drained,
             }

@@ -19,6 +19,7 @@ pub(crate) struct Entries {
     context: v8::Global<v8::Context>,
     fetch: v8::Global<v8::Function>,
     scheduled: v8::Global<v8::Function>,
+    rule: v8::Global<v8::Function>,
     bind: v8::Global<v8::Function>,
     install: v8::Global<v8::Function>,
     expose_bindings: v8::Global<v8::Function>,
@@ -107,6 +108,7 @@ pub(crate) fn install_entries(
         context: v8::Global::new(scope, context),
         fetch: function(scope, holder, "dispatchFetch"),
         scheduled: function(scope, holder, "dispatchScheduled"),
+        rule: function(scope, holder, "dispatchRule"),
         bind: function(scope, holder, "bind"),
         install: function(scope, holder, "install"),
         expose_bindings: function(scope, holder, "exposeBindings"),
@@ -217,6 +219,7 @@ fn text<'s>(scope: &mut v8::PinScope<'s, '_>, text: &str) -> Option<v8::Local<'s
 pub(crate) enum Call<'a> {
     Fetch { method: &'a str, url: &'a str, has_body: bool },
     Scheduled { cron: &'a str, scheduled_ms: u64 },
+    Rule { method: &'a str, url: &'a str },
 }
 
 impl Entries {
@@ -241,6 +244,13 @@ impl Entries {
                 };
                 let has_body = v8::Boolean::new(scope, *has_body).into();
                 call(scope, &self.fetch, &[id, method, url.into(), has_body], |_, _| ())
+            }
+            Call::Rule { method, url } => {
+                let (method, url) = (method_value(scope, method), text(scope, url));
+                let (Some(method), Some(url)) = (method, url) else {
+                    return Err(CallError::Terminated);
+                };
+                call(scope, &self.rule, &[id, method, url.into()], |_, _| ())
             }
             Call::Scheduled { cron, scheduled_ms } => {
                 let Some(cron) = v8::String::new(scope, cron) else {

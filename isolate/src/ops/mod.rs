@@ -5,6 +5,7 @@ mod kv;
 mod life;
 mod request;
 mod respond;
+mod rule;
 mod socket;
 pub(crate) mod time;
 
@@ -16,6 +17,7 @@ pub(crate) use life::{
 };
 pub(crate) use request::{op_request_body, op_request_cf, op_request_flags, op_request_headers};
 pub(crate) use respond::{op_respond, op_respond_socket};
+pub(crate) use rule::{op_rule_decided, op_track};
 pub(crate) use socket::{
     op_socket_accept, op_socket_close, op_socket_next, op_socket_over, op_socket_pair,
     op_socket_send, op_socket_send_bytes,

@@ -80,6 +80,7 @@ fn node_with(limits: LimitsConfig) -> Node {
         },
         in_use: watch::channel(u64::MAX).1,
         cluster: None,
+        experiments: crate::experiments::Experiments::open(dir.path()).unwrap(),
     });
     let token = std::fs::read_to_string(dir.path().join("root.token")).unwrap();
     let account = registry.authenticate(&token).unwrap().unwrap().account;

@@ -1,0 +1,347 @@
+//! What one serving process sees of experiments: put together where requests are answered, told once a second.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use atoll_router::rules::{Assigned, BUCKETS, Decision, Reason, Rule, RuleSet, unit_hash};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::NOBODY;
+use super::batch::{Batch, Seen, Served, Told};
+use crate::registry::{WorkerRef, now_ms};
+
+/// Exposures of one worker's units that wait to be told, and outcomes.
+const PENDING_MAX: usize = 20_000;
+/// Exposures that one worker's rules remember, so as not to tell them again.
+const REMEMBERED_MAX: usize = 65_536;
+/// The same of all workers in the process.
+const REMEMBERED_ALL_MAX: usize = 1_000_000;
+/// Exposures and outcomes that are told at once; the others wait for the next time.
+const TOLD_MAX: usize = 100_000;
+
+/// What is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flush {
+    /// Exposures, and outcomes that have waited for two ticks: their units' exposures, seen by any process of the
+    /// node, are told before them.
+    Tick,
+    /// Everything: the process ends.
+    Last,
+}
+
+/// All tallies of one process.
+#[derive(Clone, Default)]
+pub(crate) struct Recorder(Arc<Tallies>);
+
+#[derive(Default)]
+struct Tallies {
+    each: Mutex<Vec<Arc<Tally>>>,
+    remembered: Arc<AtomicUsize>,
+}
+
+/// What is seen of one worker's rules.
+pub(crate) struct Tally {
+    worker: WorkerRef,
+    set: Arc<RuleSet>,
+    pending: Mutex<Pending>,
+    remembered: Arc<AtomicUsize>,
+}
+
+struct Pending {
+    /// By rule and unit.
+    remembered: FxHashSet<(usize, u64)>,
+    /// By a rule's place; empty for rules that compare nothing.
+    rules: FxHashMap<usize, PendingRule>,
+    exposures: usize,
+    outcomes: usize,
+    dropped: u64,
+}
+
+#[derive(Default)]
+struct PendingRule {
+    exposures: Vec<(u8, u64)>,
+    /// Of this tick, the one before, and the one before that.
+    outcomes: [FxHashMap<(Box<str>, u64), (f64, u32)>; 3],
+    served: FxHashMap<u8, Served>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Counts stay sound whoever panics.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Recorder {
+    /// Begins to tally for a worker's rules, if they compare anything.
+    pub(crate) fn tally(&self, worker: &WorkerRef, set: &Arc<RuleSet>) -> Option<Arc<Tally>> {
+        if !set.rules().iter().any(Rule::is_experiment) {
+            return None;
+        }
+        let pending = Pending {
+            remembered: FxHashSet::default(),
+            rules: FxHashMap::default(),
+            exposures: 0,
+            outcomes: 0,
+            dropped: 0,
+        };
+        let tally = Arc::new(Tally {
+            worker: worker.clone(),
+            set: set.clone(),
+            pending: Mutex::new(pending),
+            remembered: self.0.remembered.clone(),
+        });
+        lock(&self.0.each).push(tally.clone());
+        Some(tally)
+    }
+
+    /// Takes what is to be told now.
+    pub(crate) fn flush(&self, flush: Flush) -> Batch {
+        let now_ms = now_ms();
+        let mut batch = Batch { at_ms: now_ms, ..Batch::default() };
+        let mut told = 0;
+        lock(&self.0.each).retain(|tally| {
+            if flush == Flush::Last || told < TOLD_MAX {
+                told += tally.flush(flush, now_ms, &mut batch);
+            }
+            // Nobody uses rules that were replaced.
+            Arc::strong_count(tally) > 1 || !lock(&tally.pending).is_empty()
+        });
+        batch
+    }
+}
+
+impl Tally {
+    /// Notes who sees what by a decision.
+    pub(crate) fn exposed(&self, decision: &Decision) {
+        let drawn = decision.assigned.iter().filter(|assigned| assigned.reason == Reason::Split);
+        let drawn = drawn.filter_map(|a| Some((a.rule, a.variant, a.unit.as_ref()?)));
+        // After its variants come those who got nothing.
+        let left_out = decision.left_out.iter().map(|left| (left.rule, 1, &left.unit));
+        let mut pending = None;
+        for (rule, variant, unit) in drawn.chain(left_out) {
+            if self.set.rules()[rule].is_experiment() {
+                let pending = pending.get_or_insert_with(|| lock(&self.pending));
+                pending.exposed(rule, variant, unit_hash(unit), &self.remembered);
+            }
+        }
+    }
+
+    /// Notes how the request fared that a decision was made about.
+    pub(crate) fn served(&self, decision: &Decision, status: u16, latency: Duration) {
+        let measured = |assigned: &&Assigned| {
+            !matches!(assigned.reason, Reason::Preview | Reason::RolledBack)
+        };
+        let given = decision.assigned.iter().filter(measured).map(|a| (a.rule, a.variant));
+        let left_out = decision.left_out.iter().map(|left| (left.rule, 1));
+        let mut pending = None;
+        for (rule, variant) in given.chain(left_out) {
+            if self.set.rules()[rule].is_experiment() {
+                let pending = pending.get_or_insert_with(|| lock(&self.pending));
+                let place = u8::try_from(variant).expect("a rule has at most 64 variants");
+                let served = pending.rules.entry(rule).or_default().served.entry(place).or_default();
+                served.requests += 1;
+                served.errors += u64::from(status >= 500);
+                served.latency.add(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+            }
+        }
+    }
+
+    /// Notes what the units of a request did.
+    pub(crate) fn tracked(&self, decision: &Decision, metric: &str, value: f64) {
+        let mut pending = None;
+        for (place, rule) in self.set.rules().iter().enumerate() {
+            let given = self.set.given(decision, place);
+            if !rule.is_experiment() || given.is_some_and(|a| a.reason == Reason::Preview) {
+                continue;
+            }
+            let unit = given.and_then(|given| given.unit.as_ref());
+            let Some(unit) = unit.or_else(|| self.set.unit_of(decision, place)) else { continue };
+            let pending = pending.get_or_insert_with(|| lock(&self.pending));
+            pending.tracked(place, metric, unit_hash(unit), value);
+        }
+    }
+
+    /// Moves what is to be told into the batch, and says how much that is.
+    fn flush(&self, flush: Flush, now_ms: u64, batch: &mut Batch) -> usize {
+        let mut pending = lock(&self.pending);
+        batch.dropped += std::mem::take(&mut pending.dropped);
+        let mut told = 0;
+        let mut outcomes = 0;
+        pending.rules.retain(|place, rule| {
+            let seen = self.seen(*place, rule, flush, now_ms);
+            outcomes += seen.outcomes.len();
+            told += seen.exposures.len() + seen.outcomes.len();
+            if !(seen.exposures.is_empty() && seen.outcomes.is_empty() && seen.served.is_empty()) {
+                batch.seen.push(seen);
+            }
+            rule.outcomes.iter().any(|outcomes| !outcomes.is_empty())
+        });
+        pending.exposures = 0;
+        pending.outcomes = pending.outcomes.saturating_sub(outcomes);
+        told
+    }
+
+    fn seen(&self, place: usize, pending: &mut PendingRule, flush: Flush, now_ms: u64) -> Seen {
+        let rule = &self.set.rules()[place];
+        let buckets = rule.buckets(now_ms);
+        let names = rule.variants().iter().map(|variant| variant.name().to_owned());
+        let mut variants: Vec<_> = names.zip(buckets.iter().copied()).collect();
+        if rule.compares_with_nobody() {
+            let given: u16 = buckets.iter().sum();
+            variants.push((NOBODY.to_owned(), BUCKETS.saturating_sub(given)));
+        }
+        let mut outcomes = pending.ripe();
+        if flush == Flush::Last {
+            outcomes.extend(pending.ripe());
+            outcomes.extend(pending.ripe());
+        }
+        let told = |((metric, unit), (sum, times)): ((Box<str>, u64), (f64, u32))| Told {
+            metric: metric.into(),
+            unit,
+            sum,
+            times,
+        };
+        Seen {
+            worker: self.worker.clone(),
+            rule: rule.name().to_owned(),
+            seed: rule.seed().to_owned(),
+            variants,
+            exposures: std::mem::take(&mut pending.exposures),
+            outcomes: outcomes.into_iter().map(told).collect(),
+            served: pending.served.drain().collect(),
+        }
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        let held = lock(&self.pending).remembered.len();
+        self.remembered.fetch_sub(held, Ordering::Relaxed);
+    }
+}
+
+impl PendingRule {
+    /// Takes the outcomes that have waited longest, and lets the others wait one tick less.
+    fn ripe(&mut self) -> Vec<((Box<str>, u64), (f64, u32))> {
+        self.outcomes.rotate_right(1);
+        // The oldest ones are in front now.
+        self.outcomes[0].drain().collect()
+    }
+}
+
+impl Pending {
+    fn exposed(&mut self, rule: usize, variant: usize, unit: u64, all: &AtomicUsize) {
+        if self.remembered.contains(&(rule, unit)) {
+            return;
+        }
+        if self.exposures >= PENDING_MAX {
+            self.dropped += 1;
+            return;
+        }
+        if self.remembered.len() >= REMEMBERED_MAX
+            || all.load(Ordering::Relaxed) >= REMEMBERED_ALL_MAX
+        {
+            // They are told again, and the supervisor knows them.
+            all.fetch_sub(self.remembered.len(), Ordering::Relaxed);
+            self.remembered.clear();
+        }
+        all.fetch_add(1, Ordering::Relaxed);
+        self.remembered.insert((rule, unit));
+        self.exposures += 1;
+        let place = u8::try_from(variant).expect("a rule has at most 64 variants");
+        self.rules.entry(rule).or_default().exposures.push((place, unit));
+    }
+
+    fn tracked(&mut self, rule: usize, metric: &str, unit: u64, value: f64) {
+        let full = self.outcomes >= PENDING_MAX;
+        let now = &mut self.rules.entry(rule).or_default().outcomes[0];
+        let key = (Box::from(metric), unit);
+        if full && !now.contains_key(&key) {
+            self.dropped += 1;
+            return;
+        }
+        let (sum, times) = now.entry(key).or_insert_with(|| {
+            self.outcomes += 1;
+            (0.0, 0)
+        });
+        *sum += value;
+        *times = times.saturating_add(1);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use atoll_router::rules::{LeftOut, Overlay};
+    use serde_json::json;
+
+    use super::*;
+    use crate::registry::{AccountId, WorkerName};
+
+    fn tally(rules: serde_json::Value) -> (Recorder, Arc<Tally>) {
+        let set = Arc::new(RuleSet::parse(&json!({ "rule": rules }), Overlay::default()).unwrap());
+        let worker = WorkerRef { account: AccountId::new("a"), worker: WorkerName::new("w") };
+        let recorder = Recorder::default();
+        let tally = recorder.tally(&worker, &set).expect("something is compared");
+        (recorder, tally)
+    }
+
+    fn split(rule: usize, variant: usize, unit: &str) -> Decision {
+        let assigned =
+            vec![Assigned { rule, variant, reason: Reason::Split, unit: Some(unit.into()) }];
+        Decision { assigned, units: [Some(unit.into())].into(), ..Decision::default() }
+    }
+
+    #[test]
+    fn a_unit_is_told_once_and_its_outcomes_after_it() {
+        let variants = json!([{ "name": "a" }, { "name": "b" }]);
+        let (recorder, tally) = tally(json!([{ "name": "page", "variants": variants }]));
+        let decision = split(0, 1, "ada");
+        for _ in 0..3 {
+            tally.exposed(&decision);
+            tally.tracked(&decision, "bought", 2.0);
+            tally.served(&decision, 200, Duration::from_millis(3));
+        }
+        let first = recorder.flush(Flush::Tick);
+        let seen = &first.seen[0];
+        assert_eq!(seen.variants, [("a".to_owned(), 5_000), ("b".to_owned(), 5_000)]);
+        assert_eq!(seen.exposures, [(1, unit_hash("ada"))]);
+        assert!(seen.outcomes.is_empty());
+        assert_eq!((seen.served[0].0, seen.served[0].1.requests), (1, 3));
+        assert!(recorder.flush(Flush::Tick).is_empty());
+        let third = recorder.flush(Flush::Tick);
+        let told = &third.seen[0].outcomes[0];
+        assert_eq!((told.metric.as_str(), told.sum, told.times), ("bought", 6.0, 3));
+        assert!(recorder.flush(Flush::Tick).is_empty());
+        tally.tracked(&decision, "bought", 1.0);
+        assert_eq!(recorder.flush(Flush::Last).seen[0].outcomes.len(), 1);
+    }
+
+    #[test]
+    fn who_gets_nothing_is_compared_with_an_only_variant() {
+        let (recorder, tally) = tally(json!([{ "name": "new", "percent": 10 }]));
+        let left_out = vec![LeftOut { rule: 0, unit: "ada".into() }];
+        let decision = Decision { left_out, ..Decision::default() };
+        tally.exposed(&decision);
+        tally.served(&decision, 503, Duration::ZERO);
+        let batch = recorder.flush(Flush::Tick);
+        let seen = &batch.seen[0];
+        assert_eq!(seen.variants[1], (NOBODY.to_owned(), 9_000));
+        assert_eq!(seen.exposures[0].0, 1);
+        assert_eq!(seen.served[0].1.errors, 1);
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted() {
+        let variants = json!([{ "name": "a" }, { "name": "b" }]);
+        let (recorder, tally) = tally(json!([{ "name": "page", "variants": variants }]));
+        for unit in 0..PENDING_MAX + 7 {
+            tally.exposed(&split(0, 0, &unit.to_string()));
+        }
+        let batch = recorder.flush(Flush::Tick);
+        assert_eq!((batch.seen[0].exposures.len(), batch.dropped), (PENDING_MAX, 7));
+    }
+}
