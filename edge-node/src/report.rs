@@ -48,6 +48,13 @@ pub enum Event {
         /// The response's status, when there was one.
         status: Option<u16>,
     },
+    /// An HTTP request that a script was to decide about.
+    Rule {
+        /// The whole URL.
+        url: String,
+        /// The method.
+        method: String,
+    },
     /// A cron line that came due.
     Scheduled {
         /// The cron line.

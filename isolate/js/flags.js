@@ -28,7 +28,8 @@ function details(flagKey, defaultValue, type) {
   if (!ObjectHasOwn(all, flagKey)) {
     return failed(flagKey, defaultValue, "FLAG_NOT_FOUND", `there is no rule "${flagKey}"`);
   }
-  const { value, variant, reason } = all[flagKey];
+  const { value, variant, reason, errorCode, errorMessage } = all[flagKey];
+  if (errorCode !== undefined) return failed(flagKey, defaultValue, errorCode, errorMessage);
   if (variant === undefined) return { flagKey, value: defaultValue, reason, flagMetadata: {} };
   if (type !== null && typeof value !== type) {
     return failed(flagKey, defaultValue, "TYPE_MISMATCH", `the value of variant "${variant}" is no ${type}`);

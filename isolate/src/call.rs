@@ -109,16 +109,18 @@ impl Instance {
 }
 
 impl Instance {
-    /// Calls the `rule` handler for a request, of which it gets everything but the body. Gives the decision as
-    /// JSON text; none if it made none. A handler that takes too long is ended, and the instance goes on.
+    /// Calls the `rule` handler for a request, of which it gets everything but the body. Gives the decision, read
+    /// from JSON text by `read`; none if it made none. A handler that takes too long is ended, and the instance goes
+    /// on.
     ///
     /// # Errors
-    /// When the handler failed or a limit ended it.
-    pub async fn rule(
+    /// When the handler failed, a limit ended it, or its decision cannot be read.
+    pub async fn rule<T>(
         &self,
         event: FetchEvent,
+        read: impl FnOnce(&str) -> Result<T, String>,
         on_end: OnEnd,
-    ) -> Result<Option<String>, Failure> {
+    ) -> Result<Option<T>, Failure> {
         let (parts, _) = event.request.into_parts();
         let (headers, facts) = (parts.headers, event.facts);
         let pending = PendingRequest { headers, facts, finished: false, body: None };
@@ -128,7 +130,12 @@ impl Instance {
         let answer = guard.wait_for(self.inner.limits.rule_wall).await;
         guard.answered = true;
         let decided = match answer {
-            Some(Answer::Decision(text)) => Ok((!text.is_empty()).then_some(text)),
+            Some(Answer::Decision(text)) if text.is_empty() => Ok(None),
+            Some(Answer::Decision(text)) => read(&text).map(Some).map_err(|why| {
+                let failure = failure(Outcome::Exception, &why);
+                self.inner.invocations.fail(key, failure.exception.clone());
+                failure
+            }),
             other => match guard.outcome_of(other) {
                 Ok(_) => Err(failure(Outcome::Internal, "the rule handler decided nothing")),
                 Err(failure) => Err(failure),

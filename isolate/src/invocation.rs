@@ -408,6 +408,14 @@ impl Invocations {
         self.write(key, line);
     }
 
+    /// What a handler answered is of no use.
+    pub(crate) fn fail(&self, key: InvocationKey, exception: Exception) {
+        self.with(key, |invocation| {
+            invocation.outcome = Outcome::Exception;
+            invocation.keep(exception);
+        });
+    }
+
     /// A promise was given to `waitUntil`.
     pub(crate) fn wait_until_begun(&self, key: InvocationKey) {
         self.with(key, |invocation| invocation.waiting += 1);

@@ -18,7 +18,11 @@ impl Worker {
             facts: None,
         };
         let on_end = Box::new(move |record| ended.borrow_mut().push(record));
-        self.instance.rule(event, on_end).await.map_err(|failure| failure.outcome)
+        let read = |text: &str| match text {
+            "false" => Err("no decision".to_owned()),
+            text => Ok(text.to_owned()),
+        };
+        self.instance.rule(event, read, on_end).await.map_err(|failure| failure.outcome)
     }
 }
 
@@ -54,7 +58,7 @@ fn a_handler_decides_or_fails_alone() {
         assert_eq!(worker.rule("/throw").await, Err(Outcome::Exception));
         assert_eq!(worker.rule("/loop").await, Err(Outcome::ExceededCpu));
         assert_eq!(worker.rule("/microtasks").await, Err(Outcome::ExceededCpu));
-        assert_eq!(worker.rule("/function").await, Ok(Some("false".to_owned())));
+        assert_eq!(worker.rule("/function").await, Err(Outcome::Exception));
         assert_eq!(worker.instance.condemned(), None);
         assert_eq!(support::text(fetching.await.unwrap()).await, "7");
         assert_eq!(worker.rule("/never").await, Err(Outcome::ExceededWall));

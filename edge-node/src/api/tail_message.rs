@@ -57,7 +57,7 @@ impl Filter {
                 outcome.iter().any(|wanted| wanted == outcome_name(report.outcome))
             }
             Self::Method { method } => match &report.event {
-                Event::Fetch { method: sent, .. } => {
+                Event::Fetch { method: sent, .. } | Event::Rule { method: sent, .. } => {
                     method.iter().any(|wanted| wanted.eq_ignore_ascii_case(sent))
                 }
                 Event::Scheduled { .. } => false,
@@ -141,6 +141,9 @@ fn event_json(event: &Event) -> Value {
                 event["response"] = json!({ "status": status });
             }
             event
+        }
+        Event::Rule { url, method } => {
+            json!({ "type": "rule", "request": { "url": url, "method": method, "headers": {}, "cf": {} } })
         }
         Event::Scheduled { cron, scheduled_ms } => {
             json!({ "cron": cron, "scheduledTime": scheduled_ms })

@@ -36,6 +36,10 @@ pub(crate) fn summary(terminal: Terminal, report: &InvocationReport, project_dir
             let path = printable(path_of(url));
             write!(text, "{} {path} {status} {}", terminal.bold(method), elapsed(terminal, ms))
         }
+        Event::Rule { url, method } => {
+            let (rule, path) = (terminal.bold("rule"), printable(path_of(url)));
+            write!(text, "{rule} {method} {path} {}", elapsed(terminal, ms))
+        }
         Event::Scheduled { cron, .. } => {
             write!(text, "{} {cron} {}", terminal.bold("scheduled"), elapsed(terminal, ms))
         }

@@ -168,7 +168,8 @@ fn pretty(terminal: Terminal, message: &Value) -> String {
             let method = text(&event["request"]["method"]);
             let status = event["response"]["status"].as_u64();
             let status = status.map(|s| format!(" {s}")).unwrap_or_default();
-            format!("{} {}{status}", terminal.bold(&method), text(&event["request"]["url"]))
+            let rule = if event["type"] == "rule" { "rule " } else { "" };
+            format!("{rule}{} {}{status}", terminal.bold(&method), text(&event["request"]["url"]))
         }
         (false, Some(cron)) => format!("{} {cron}", terminal.bold("scheduled")),
         (false, None) => event["type"].as_str().unwrap_or("event").to_owned(),

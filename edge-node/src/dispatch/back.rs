@@ -9,7 +9,7 @@ use futures_util::future::Either;
 use tokio::sync::{mpsc, oneshot};
 
 use super::body::HandedBody;
-use super::call::{Answered, Call, CronCall, Unanswered};
+use super::call::{Answered, Call, CronCall, Judged, Unanswered};
 use super::fair_queue::FairQueue;
 use super::pages::Problem;
 use super::placer::Placer;
@@ -32,6 +32,8 @@ pub(super) struct Handed {
 pub(super) enum Work {
     /// Answer a request. The asker that is gone has dropped the receiver.
     Fetch(Box<Call>, oneshot::Sender<Answered<HandedBody>>),
+    /// Have a script decide about a request.
+    Judge(Box<Call>, oneshot::Sender<Judged>),
     /// Run a cron line.
     Cron(Box<CronCall>),
     /// Have an instance ready.
@@ -54,7 +56,7 @@ impl Handed {
 
     fn version(&self) -> &VersionId {
         match &self.work {
-            Work::Fetch(call, _) => call.subject.version(),
+            Work::Fetch(call, _) | Work::Judge(call, _) => call.subject.version(),
             Work::Cron(call) => call.subject.version(),
             Work::Warm(version) => version,
         }
@@ -95,6 +97,13 @@ fn begin(placer: &Rc<Placer>, thread: &BackThread, handed: Handed) {
     thread.delayed(since.elapsed());
     match work {
         Work::Fetch(call, answer) => begin_fetch(placer, waiting, *call, answer),
+        Work::Judge(call, answer) => {
+            let placer = placer.clone();
+            atoll_isolate::spawn(async move {
+                // Whoever asked may have left.
+                let _ = answer.send(placer.judge_here(*call, waiting).await);
+            });
+        }
         Work::Cron(call) => {
             let placer = placer.clone();
             atoll_isolate::spawn(async move { placer.cron_here(*call, waiting).await });

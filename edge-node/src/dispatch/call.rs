@@ -6,6 +6,7 @@ use std::sync::Arc;
 use atoll_isolate::{
     Body, Failure, FetchEvent, Fetching, Instance, OnEnd, Outcome, RequestFacts, StartError,
 };
+use atoll_router::rules::Scripted;
 use http::{Request, Response};
 
 use super::admission::Refusal;
@@ -43,6 +44,9 @@ pub(super) struct CronCall {
 
 /// What became of a call.
 pub(super) type Answered<B> = Result<Response<B>, Unanswered>;
+
+/// What a script decided, if it did.
+pub(super) type Judged = Result<Option<Scripted>, Unanswered>;
 
 /// Why a call has no response. It is in the log already.
 #[derive(Debug)]
@@ -121,6 +125,17 @@ impl Call<Body> {
         self.map_body(|body| Box::pin(PumpedBody::of(body)) as SendBody)
     }
 
+    /// Calls the `rule` handler.
+    pub(super) async fn judge(self, instance: &Instance, host: &Rc<ThreadHost>) -> Judged {
+        let Self { id, subject, request, url, client, decided, .. } = self;
+        let facts = client.map(|client| {
+            let (id, host) = (id.clone(), host.clone());
+            Box::new(ClientFacts { client, id, host, decided }) as Box<dyn RequestFacts>
+        });
+        let report = on_end(host.hub.clone(), subject);
+        Ok(instance.rule(FetchEvent { id, url, request, facts }, read_decision, report).await?)
+    }
+
     /// Calls the handler.
     pub(super) fn start(self, instance: &Instance, host: &Rc<ThreadHost>) -> Fetching {
         let Self { id, subject, request, url, client, depth, decided } = self;
@@ -133,6 +148,11 @@ impl Call<Body> {
             if depth == Depth::default() { report } else { at_depth(host, &id, depth, report) };
         instance.fetch(FetchEvent { id, url, request, facts }, over)
     }
+}
+
+fn read_decision(text: &str) -> Result<Scripted, String> {
+    let decision = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    Scripted::parse(&decision).map_err(|error| format!("the decision cannot be used: {error}"))
 }
 
 /// Remembers how deep in a chain of calls the invocation is, until it is over.

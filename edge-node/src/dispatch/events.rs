@@ -28,6 +28,10 @@ enum Cause {
         headers: Vec<(String, String)>,
         client_ip: Option<IpAddr>,
     },
+    Rule {
+        url: Arc<str>,
+        method: Method,
+    },
     Scheduled {
         cron: String,
         scheduled_ms: u64,
@@ -53,6 +57,16 @@ impl Subject {
         };
         let method = request.method().clone();
         let cause = Cause::Fetch { url, method, headers, client_ip };
+        Self { worker, version, cause, permit: None }
+    }
+
+    pub(super) fn rule<B>(
+        worker: WorkerRef,
+        version: VersionId,
+        request: &Request<B>,
+        url: Arc<str>,
+    ) -> Self {
+        let cause = Cause::Rule { url, method: request.method().clone() };
         Self { worker, version, cause, permit: None }
     }
 
@@ -88,6 +102,9 @@ impl Subject {
                     client_ip,
                     status,
                 }
+            }
+            Cause::Rule { url, method } => {
+                Event::Rule { url: url.to_string(), method: method.to_string() }
             }
             Cause::Scheduled { cron, scheduled_ms } => Event::Scheduled { cron, scheduled_ms },
         };

@@ -24,6 +24,7 @@ mod quarantine;
 mod replicas;
 mod room;
 mod rules;
+mod scripts;
 mod service;
 mod spares;
 mod targets;

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::back::{Handed, Work};
 use super::body::AnswerBody;
-use super::call::{Answered, Call, CronCall, Unanswered};
+use super::call::{Answered, Call, CronCall, Judged, Unanswered};
 use super::events::on_end;
 use super::host::ThreadHost;
 use super::pages::Problem;
@@ -129,6 +129,40 @@ impl Placer {
                 answered.map(|response: Response<_>| response.map(AnswerBody::from))
             }
         }
+    }
+
+    /// Has a script decide, wherever its version is.
+    pub(super) async fn judge(self: Rc<Self>, call: Call) -> Judged {
+        if let Some(instance) = self.live(call.subject.version()) {
+            return call.here().judge(&instance, &self.host).await;
+        }
+        match self.place(call.subject.version()) {
+            Place::Full => Err(call.unanswered(&self.host.hub, overloaded())),
+            Place::Here(waiting) => self.judge_here(call, waiting).await,
+            Place::There(thread, waiting) => {
+                let (answer, answered) = oneshot::channel();
+                let work = Work::Judge(Box::new(call), answer);
+                if let Err(handed) = thread.hand_over(Handed::new(waiting, work)) {
+                    let Work::Judge(call, _) = handed.into_work() else {
+                        return Err(Unanswered::lost());
+                    };
+                    return Err(call.unanswered(&self.host.hub, overloaded()));
+                }
+                answered.await.unwrap_or_else(|_| Err(Unanswered::lost()))
+            }
+        }
+    }
+
+    /// Has a script decide on this thread.
+    pub(super) async fn judge_here(&self, call: Call, waiting: Waiting) -> Judged {
+        let instance = match self.pool.instance(call.subject.version()).await {
+            Ok(instance) => instance,
+            Err(error) => return Err(call.unanswered(&self.host.hub, &error)),
+        };
+        let replicas = waiting.into_replicas();
+        let judged = call.here().judge(&instance, &self.host).await;
+        replicas.called(instance.take_longest_slice());
+        judged
     }
 
     /// Runs a cron line wherever its version is.

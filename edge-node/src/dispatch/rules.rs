@@ -6,7 +6,7 @@ use std::time::Duration;
 use atoll_isolate::ResponseBody;
 use atoll_router::rules::{
     Decision, EXPLAIN, Effects, Geo, HeaderChange, Overlay, PREVIEW_TOKEN, PathEffect, Picked,
-    RuleSet, UNIT_COOKIE, Visit,
+    Reason, RuleSet, SCRIPT, Scripted, UNIT_COOKIE, Visit,
 };
 use atoll_router::{Place, Scheme};
 use http::header::{HeaderMap, HeaderName, HeaderValue, LOCATION, SET_COOKIE};
@@ -19,6 +19,9 @@ use crate::registry::{WorkerRules, now_ms, random_hex_id};
 
 /// How long a client keeps the id that it is given, in seconds.
 const UNIT_AGE_S: u32 = 365 * 24 * 60 * 60;
+
+/// What the explanation says of a script, in characters.
+const EXPLAINED_CHARS_MAX: usize = 1_000;
 
 /// The rules of one worker, as all threads use them.
 pub(super) struct LiveRules {
@@ -51,19 +54,7 @@ impl LiveRules {
 
     /// Decides what becomes of a request.
     pub(super) fn judge<B>(self: &Arc<Self>, sent: &Sent<'_, B>) -> Ruling {
-        let uri = sent.request.uri();
-        let visit = Visit {
-            scheme: sent.scheme,
-            host: sent.host,
-            method: sent.request.method(),
-            path: uri.path(),
-            query: uri.query(),
-            headers: sent.request.headers(),
-            geo: geo(sent.place),
-            now_ms: now_ms(),
-            fresh_unit: &random_hex_id,
-            trusted: sent.trusted,
-        };
+        let visit = sent.visit();
         let decision = self.set.evaluate(&visit);
         if let Some(tally) = &self.tally {
             tally.exposed(&decision);
@@ -76,8 +67,13 @@ impl LiveRules {
             path,
             request_headers: request_headers.into_iter().cloned().collect(),
             on_response,
-            decided: Decided(Arc::new((self.clone(), decision))),
+            decided: Decided { by: Arc::new((self.clone(), decision)), script: Script::None },
         }
+    }
+
+    /// The worker whose script decides, where it is not the worker's own.
+    pub(super) fn script(&self) -> Option<&str> {
+        self.set.script()
     }
 }
 
@@ -105,6 +101,37 @@ pub(super) struct Sent<'a, B> {
     pub(super) trusted: bool,
 }
 
+impl<B> Sent<'_, B> {
+    /// As rules see it.
+    pub(super) fn visit(&self) -> Visit<'_> {
+        let uri = self.request.uri();
+        Visit {
+            scheme: self.scheme,
+            host: self.host,
+            method: self.request.method(),
+            path: uri.path(),
+            query: uri.query(),
+            headers: self.request.headers(),
+            geo: geo(self.place),
+            now_ms: now_ms(),
+            fresh_unit: &random_hex_id,
+            trusted: self.trusted,
+        }
+    }
+}
+
+/// What a script decided after the rules.
+#[derive(Clone)]
+pub(super) enum Script {
+    /// There is none.
+    None,
+    /// It decided nothing.
+    Nothing,
+    Decided(Arc<Scripted>),
+    /// It failed, and why.
+    Failed(Arc<str>),
+}
+
 /// What rules made of a request.
 pub(super) struct Ruling {
     /// Who answers instead.
@@ -117,6 +144,31 @@ pub(super) struct Ruling {
 }
 
 impl Ruling {
+    /// Whether the client is sent elsewhere.
+    pub(super) fn is_redirect(&self) -> bool {
+        matches!(self.path, Some(PathEffect::Redirect { .. }))
+    }
+
+    /// Adds what a script decided. Where it disagrees with the rules, they have their way.
+    pub(super) fn add(&mut self, effects: Effects<'_>) {
+        if self.picked.is_none() {
+            self.picked = effects.picked.cloned();
+        }
+        if self.path.is_none() {
+            self.path = effects.path;
+        }
+        add_headers(&mut self.request_headers, &effects.request_headers);
+        add_headers(&mut self.on_response.headers, &effects.response_headers);
+    }
+
+    /// Remembers what became of a script.
+    pub(super) fn note(&mut self, script: Script) {
+        if let Some(explanation) = &mut self.on_response.explanation {
+            *explanation = explained(explanation, &script);
+        }
+        self.decided.script = script;
+    }
+
     /// Changes the request's headers, and takes away what is the operator's alone.
     pub(super) fn change_request(&self, headers: &mut HeaderMap) {
         headers.remove(PREVIEW_TOKEN);
@@ -129,14 +181,47 @@ impl Ruling {
     }
 }
 
+fn add_headers(all: &mut Vec<HeaderChange>, more: &[&HeaderChange]) {
+    for change in more {
+        if all.iter().all(|known| known.name != change.name) {
+            all.push((*change).clone());
+        }
+    }
+}
+
+/// What became of the rules, and then of the script.
+fn explained(rules: &HeaderValue, script: &Script) -> HeaderValue {
+    let said = match script {
+        Script::None => return rules.clone(),
+        Script::Nothing => format!("{SCRIPT}: no decision"),
+        Script::Decided(decision) => {
+            format!("{SCRIPT}={} ({})", decision.variant(), Reason::TargetingMatch.as_str())
+        }
+        Script::Failed(why) => format!("{SCRIPT}: failed: {why}"),
+    };
+    let rules = rules.to_str().unwrap_or_default();
+    let separator = if rules.is_empty() { "" } else { ", " };
+    // What a script throws may be any text.
+    let fit = |letter: &char| matches!(letter, ' '..='~');
+    let text: String = said.chars().filter(fit).take(EXPLAINED_CHARS_MAX).collect();
+    HeaderValue::try_from(format!("{rules}{separator}{text}")).unwrap_or_else(|_| rules_only(rules))
+}
+
+fn rules_only(rules: &str) -> HeaderValue {
+    HeaderValue::from_str(rules).unwrap_or(HeaderValue::from_static(""))
+}
+
 /// A decision, for the worker that wants to know it.
 #[derive(Clone)]
-pub(super) struct Decided(Arc<(Arc<LiveRules>, Decision)>);
+pub(super) struct Decided {
+    by: Arc<(Arc<LiveRules>, Decision)>,
+    script: Script,
+}
 
 impl Decided {
     /// Notes what the units did that the decision was made for.
     pub(super) fn track(&self, metric: &str, value: f64) {
-        let (rules, decision) = &*self.0;
+        let (rules, decision) = &*self.by;
         if let Some(tally) = &rules.tally {
             tally.tracked(decision, metric, value);
         }
@@ -144,12 +229,12 @@ impl Decided {
 
     /// Whether it is to be noted how the request fares.
     pub(super) fn is_measured(&self) -> bool {
-        self.0.0.tally.is_some()
+        self.by.0.tally.is_some()
     }
 
     /// Notes how the request fared.
     pub(super) fn served(&self, status: StatusCode, latency: Duration) {
-        let (rules, decision) = &*self.0;
+        let (rules, decision) = &*self.by;
         if let Some(tally) = &rules.tally {
             tally.served(decision, status.as_u16(), latency);
         }
@@ -157,8 +242,25 @@ impl Decided {
 
     /// The decision as JSON text.
     pub(super) fn flags(&self) -> String {
-        let (rules, decision) = &*self.0;
-        let (details, variables) = (rules.set.details(decision), rules.set.variables(decision));
+        let (rules, decision) = &*self.by;
+        let mut details = rules.set.details(decision);
+        let mut variables = rules.set.variables(decision);
+        let of_script = match &self.script {
+            Script::None => None,
+            Script::Nothing => Some(json!({ "value": null, "reason": Reason::Default.as_str() })),
+            Script::Decided(decision) => {
+                for (name, value) in decision.variables() {
+                    variables.entry(name).or_insert_with(|| value.clone());
+                }
+                Some(decision.details())
+            }
+            Script::Failed(why) => Some(json!({
+                "value": null, "reason": "ERROR", "errorCode": "GENERAL", "errorMessage": why,
+            })),
+        };
+        if let Some(of_script) = of_script {
+            details.entry(SCRIPT).or_insert(of_script);
+        }
         json!({ "details": details, "variables": variables }).to_string()
     }
 }

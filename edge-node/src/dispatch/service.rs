@@ -21,9 +21,10 @@ use super::events::Subject;
 use super::handshake::{Handshake, not_a_handshake};
 use super::pages::{Problem, page};
 use super::placer::Placer;
-use super::rules::{Decided, LiveRules, OnResponse, Sent, redirect};
+use super::rules::{Decided, LiveRules, OnResponse, Ruling, Sent, redirect};
 use super::targets::{Target, Targets};
 use crate::config::LimitsConfig;
+use crate::observe::Count;
 use crate::registry::{VersionId, WorkerName, WorkerRef};
 
 /// The request's id on every response, and what a client quotes to the operator.
@@ -61,15 +62,19 @@ pub(super) struct Dispatcher {
     pub(super) development: bool,
     /// When the thread's listeners stop, if it has any.
     pub(super) drain: Option<DrainSignal>,
+    /// Scripts that decide about requests now.
+    pub(super) deciding: Cell<u32>,
+    pub(super) script_failures: Count,
 }
 
 /// Where a request goes, once it has been routed.
-struct Goal {
-    target: Arc<Target>,
+pub(super) struct Goal {
+    pub(super) target: Arc<Target>,
     /// Fixed by a rule; drawn by the deployment otherwise.
-    version: Option<VersionId>,
-    url: Arc<str>,
-    depth: Depth,
+    pub(super) version: Option<VersionId>,
+    pub(super) url: Arc<str>,
+    pub(super) depth: Depth,
+    begun: Instant,
     decided: Option<Decided>,
 }
 
@@ -117,7 +122,7 @@ impl Service for Front {
 }
 
 /// A response that is there already, or will be.
-type Answering = Either<Ready<Response<AnswerBody>>, LocalBoxFuture<'static, Response<AnswerBody>>>;
+pub(super) type Answering = Either<Ready<Response<AnswerBody>>, LocalBoxFuture<'static, Response<AnswerBody>>>;
 
 fn now(response: Response<AnswerBody>) -> Answering {
     Either::Left(ready(response))
@@ -147,7 +152,7 @@ fn told(
 }
 
 /// The host that a request is for, as the client named it.
-fn authority<B>(request: &Request<B>) -> Option<&str> {
+pub(super) fn authority<B>(request: &Request<B>) -> Option<&str> {
     match request.uri().authority() {
         Some(authority) => Some(authority.as_str()),
         None => request.headers().get(HOST).and_then(|host| host.to_str().ok()),
@@ -208,7 +213,8 @@ impl Dispatcher {
             return now(refused(Problem::BodyTooLarge, &request, id));
         }
         let url = whole_url(scheme, authority, path);
-        let goal = Goal { target, version: None, url, depth, decided: None };
+        let begun = Instant::now();
+        let goal = Goal { target, version: None, url, depth, begun, decided: None };
         match goal.target.rules().cloned() {
             None => self.dispatch(request, connection, id, goal),
             Some(rules) => self.dispatch_by_rules(request, connection, id, goal, &rules),
@@ -218,7 +224,7 @@ impl Dispatcher {
     /// Sends a request where the worker's rules want it.
     fn dispatch_by_rules(
         self: &Rc<Self>,
-        mut request: Request<RequestBody>,
+        request: Request<RequestBody>,
         connection: &Rc<Connection>,
         id: &Arc<str>,
         mut goal: Goal,
@@ -226,11 +232,34 @@ impl Dispatcher {
     ) -> Answering {
         let place = self.placer.host.node.geo.place(connection.peer.ip().to_canonical());
         let (scheme, host) = (connection.scheme, authority(&request).unwrap_or_default());
-        let (trusted, begun) = (self.development, Instant::now());
-        let ruling = rules.judge(&Sent { request: &request, scheme, host, place: &place, trusted });
+        let trusted = self.development;
+        let sent = Sent { request: &request, scheme, host, place: &place, trusted };
+        let ruling = rules.judge(&sent);
+        match self.judge(&request, &mut goal, rules, &ruling) {
+            None => self.obey(request, connection, id, goal, ruling),
+            Some(judge) => {
+                let (dispatcher, connection, id) = (self.clone(), connection.clone(), id.clone());
+                let by = (goal, ruling);
+                Either::Right(Box::pin(
+                    dispatcher.dispatch_by_script(request, connection, id, by, judge),
+                ))
+            }
+        }
+    }
+
+    /// Does what was decided about a request.
+    pub(super) fn obey(
+        self: &Rc<Self>,
+        mut request: Request<RequestBody>,
+        connection: &Rc<Connection>,
+        id: &Arc<str>,
+        mut goal: Goal,
+        ruling: Ruling,
+    ) -> Answering {
+        let (scheme, host) = (connection.scheme, authority(&request).unwrap_or_default());
         match &ruling.path {
             Some(PathEffect::Redirect { status, location }) => {
-                ruling.decided.served(*status, begun.elapsed());
+                ruling.decided.served(*status, goal.begun.elapsed());
                 return now(ruling.on_response.apply(redirect(*status, location)));
             }
             Some(PathEffect::Rewrite(path)) => goal.url = whole_url(scheme, host, path),
@@ -243,11 +272,14 @@ impl Dispatcher {
                 let account = goal.target.worker.account.clone();
                 let worker = WorkerRef { account, worker: WorkerName::new(&*name) };
                 // One that is not there any more, or not yet, leaves the request where it is.
-                goal.target = self.targets.worker(&worker).unwrap_or(goal.target);
+                if let Some(target) = self.targets.worker(&worker) {
+                    (goal.target, goal.version) = (target, None);
+                }
             }
             None => {}
         }
         let measured = Some(ruling.decided.clone()).filter(Decided::is_measured);
+        let begun = goal.begun;
         goal.decided = Some(ruling.decided);
         let answering = self.dispatch(request, connection, id, goal);
         told(answering, ruling.on_response, measured.map(|decided| (decided, begun)))
@@ -261,7 +293,7 @@ impl Dispatcher {
         id: &Arc<str>,
         goal: Goal,
     ) -> Answering {
-        let Goal { target, version, url, depth, decided } = goal;
+        let Goal { target, version, url, depth, decided, .. } = goal;
         let Some(version) = version.or_else(|| pick(&target, &request).cloned()) else {
             return now(refused(Problem::NoRoute, &request, id));
         };
@@ -339,7 +371,7 @@ fn declared_length(request: &Request<RequestBody>) -> Option<u64> {
     request.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn pick<'a>(target: &'a Target, request: &Request<RequestBody>) -> Option<&'a VersionId> {
+pub(super) fn pick<'a>(target: &'a Target, request: &Request<RequestBody>) -> Option<&'a VersionId> {
     if let Some(version) = target.single() {
         return Some(version);
     }

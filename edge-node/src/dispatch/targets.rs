@@ -1,5 +1,6 @@
 //! What routes lead to: the deployed workers of one registry snapshot, swapped whole at every change.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
@@ -9,7 +10,7 @@ use atoll_router::{Match, Pattern, RouteTable, Router, Scheme};
 use super::admission::{Admission, WorkerGate};
 use super::rules::LiveRules;
 use crate::experiments::Recorder;
-use crate::registry::{LiveWorker, Snapshot, VersionId, WorkerRef};
+use crate::registry::{LiveWorker, Snapshot, VersionId, WorkerRef, WorkerRules};
 
 /// A deployed worker, as a request finds it.
 pub struct Target {
@@ -62,6 +63,8 @@ impl Target {
 struct Index {
     by_worker: HashMap<WorkerRef, Arc<Target>>,
     versions: HashSet<VersionId>,
+    /// Those that have a script that decides about requests.
+    deciding: HashSet<VersionId>,
 }
 
 /// The route table and the index of workers. Reads take no lock.
@@ -122,13 +125,29 @@ impl Targets {
             .flat_map(|live| live.deployment.versions.iter().map(|(version, _)| version.clone()))
             .chain(snapshot.rules.iter().flat_map(|rules| rules.versions.iter().cloned()))
             .collect();
-        self.index.store(Arc::new(Index { by_worker, versions }));
+        let deciding = snapshot.deciding.iter().cloned().collect();
+        self.index.store(Arc::new(Index { by_worker, versions, deciding }));
     }
 
     /// The rules of a snapshot's workers. Those that have not changed are not compiled again.
     fn compile_rules(&self, snapshot: &Snapshot) -> HashMap<WorkerRef, Arc<LiveRules>> {
         let before = self.index.load();
-        let compiled = snapshot.rules.iter().filter_map(|source| {
+        let scripts: HashSet<&VersionId> = snapshot.deciding.iter().collect();
+        let mut sources: HashMap<&WorkerRef, Cow<'_, WorkerRules>> = snapshot
+            .rules
+            .iter()
+            .map(|source| (&source.worker, Cow::Borrowed(source)))
+            .collect();
+        // A script decides after rules, be there none.
+        for live in &snapshot.workers {
+            let mut versions = live.deployment.versions.iter();
+            if versions.any(|(version, _)| scripts.contains(version)) {
+                sources
+                    .entry(&live.worker)
+                    .or_insert_with(|| Cow::Owned(WorkerRules::none(live.worker.clone())));
+            }
+        }
+        let compiled = sources.values().filter_map(|source| {
             let known = before.by_worker.get(&source.worker).and_then(|target| target.rules());
             Some((source.worker.clone(), LiveRules::compile(source, known, &self.recorder)?))
         });
@@ -154,6 +173,11 @@ impl Targets {
     /// A worker by name.
     pub fn worker(&self, worker: &WorkerRef) -> Option<Arc<Target>> {
         self.index.load().by_worker.get(worker).cloned()
+    }
+
+    /// Whether a version has a script that decides about requests.
+    pub(super) fn decides(&self, version: &VersionId) -> bool {
+        self.index.load().deciding.contains(version)
     }
 
     /// Whether a version serves.

@@ -1,7 +1,7 @@
 //! The isolate threads of a process: each with its runtime, its instances and its client; front threads with
 //! listeners, back threads with an inbox for what front threads hand over.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::TcpListener;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -418,7 +418,17 @@ fn dispatcher(seat: &Seat, drain: Option<DrainSignal>) -> std::io::Result<Rc<Dis
     *host.placer.borrow_mut() = Rc::downgrade(&placer);
     let targets = shared.targets.clone();
     let development = config.development;
-    Ok(Rc::new(Dispatcher { targets, placer, limits, development, drain }))
+    let help = "Scripts that failed to decide about a request";
+    let script_failures = shared.hub.metrics().counter("rule_script_failures", help);
+    Ok(Rc::new(Dispatcher {
+        targets,
+        placer,
+        limits,
+        development,
+        drain,
+        deciding: Cell::default(),
+        script_failures,
+    }))
 }
 
 async fn keep_house(seat: Seat, dispatcher: Rc<Dispatcher>) {

@@ -314,6 +314,17 @@ pub struct Snapshot {
     /// The rules of workers that have some.
     #[serde(default)]
     pub rules: Vec<WorkerRules>,
+    /// The versions that serve and have a script that decides about requests.
+    #[serde(default)]
+    pub deciding: Vec<VersionId>,
+}
+
+impl WorkerRules {
+    /// The rules of a worker that has none.
+    pub(crate) fn none(worker: WorkerRef) -> Self {
+        let (document, overlay) = ("{}".to_owned(), "{}".to_owned());
+        Self { worker, document, overlay, versions: Vec::new() }
+    }
 }
 
 /// A worker's rules as they travel: compiled where they are used.

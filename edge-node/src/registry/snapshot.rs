@@ -4,21 +4,46 @@ use rusqlite::Transaction;
 
 use super::database::from_sql;
 use super::{
-    AccountId, LiveWorker, RegistryError, Route, Schedule, Snapshot, WorkerName, WorkerRef,
+    AccountId, LiveWorker, RegistryError, Route, Schedule, Snapshot, VersionId, WorkerName, WorkerRef,
+    WorkerRules,
     certificates, deployments, routes, rules,
 };
 
 pub(super) fn build(view: &Transaction<'_>) -> Result<Snapshot, RegistryError> {
     let revision = view.query_row("SELECT revision FROM node", [], |row| row.get(0))?;
+    let (workers, rules) = (workers(view)?, rules::all(view)?);
+    let deciding = deciding(view, &workers, &rules)?;
     Ok(Snapshot {
         revision: from_sql(revision),
-        workers: workers(view)?,
+        workers,
+        deciding,
         routes: all_routes(view)?,
         schedules: schedules(view)?,
         subdomains: subdomains(view)?,
         certificates: certificates::ids(view)?,
-        rules: rules::all(view)?,
+        rules,
     })
+}
+
+/// The versions that have a `rule` handler, of those that serve.
+fn deciding(
+    view: &Transaction<'_>,
+    workers: &[LiveWorker],
+    rules: &[WorkerRules],
+) -> Result<Vec<VersionId>, RegistryError> {
+    let mut statement = view.prepare_cached(
+        "SELECT 1 FROM version v WHERE v.id = ?1 AND instr(v.meta, '\"rule\"') > 0
+         AND EXISTS (SELECT 1 FROM json_each(v.meta, '$.handlers') WHERE value = 'rule')",
+    )?;
+    let deployed = workers.iter().flat_map(|live| live.deployment.versions.iter().map(|(v, _)| v));
+    let picked = rules.iter().flat_map(|rules| &rules.versions);
+    let mut found = Vec::new();
+    for version in deployed.chain(picked) {
+        if statement.exists([version.as_str()])? {
+            found.push(version.clone());
+        }
+    }
+    Ok(found)
 }
 
 fn workers(view: &Transaction<'_>) -> Result<Vec<LiveWorker>, RegistryError> {

@@ -21,6 +21,7 @@ mod preview;
 mod rule;
 mod rule_set;
 mod schedule;
+mod script;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -37,4 +38,5 @@ pub use parse::{LAYERS_MAX, RULES_MAX, VARIANTS_MAX};
 pub use preview::{EXPLAIN, PREVIEW, PREVIEW_TOKEN};
 pub use rule::{Preview, Rule, State, Variant};
 pub use rule_set::{Overlay, RuleHistory, RuleSet};
+pub use script::{SCRIPT, Scripted};
 pub use visit::{Geo, Visit};

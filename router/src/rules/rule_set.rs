@@ -68,6 +68,8 @@ pub struct RuleSet {
     /// In the document's order.
     pub(super) rules: Box<[Rule]>,
     pub(super) token_sha256: Option<[u8; 32]>,
+    /// The worker whose script decides after the rules.
+    pub(super) script: Option<Box<str>>,
     /// Whether anybody may force variants of some rule.
     pub(super) open: bool,
     pub(super) overlay: Overlay,
@@ -90,6 +92,11 @@ impl RuleSet {
     /// What the node added to the document.
     pub fn overlay(&self) -> &Overlay {
         &self.overlay
+    }
+
+    /// The worker whose script decides after the rules, where it is not the worker's own.
+    pub fn script(&self) -> Option<&str> {
+        self.script.as_deref()
     }
 
     /// The layer that a rule is in.
@@ -159,7 +166,7 @@ impl RuleSet {
     }
 }
 
-fn filled(path: &PathAction, facts: &Facts<'_>) -> Option<PathEffect> {
+pub(super) fn filled(path: &PathAction, facts: &Facts<'_>) -> Option<PathEffect> {
     match path {
         PathAction::Rewrite(template) => Some(PathEffect::Rewrite(template.fill_path(facts))),
         PathAction::Redirect(status, template) => {

@@ -96,7 +96,7 @@ impl Reader {
         value.as_object().cloned()
     }
 
-    fn picked(&mut self, value: &Value) -> Option<Box<str>> {
+    pub(super) fn picked(&mut self, value: &Value) -> Option<Box<str>> {
         let text = self.text(value)?;
         if text.is_empty() || text.len() > PICKED_BYTES_MAX {
             self.report(format!("expected 1 to {PICKED_BYTES_MAX} characters"));

@@ -14,9 +14,12 @@ use serde_json::Value;
 use super::error::{RulesError, Step};
 use super::facts::{Names, UnitSource, numbered};
 use super::murmur3::{BUCKETS, Seed};
-use super::rule::{Preview, Rule, State};
+use super::rule::{Preview, Rule, State, Variant};
 use super::rule_set::{Holdout, Layer, Overlay, RuleSet};
+use super::script::SCRIPT;
+use action::ACTION_KEYS;
 use reader::{Member, Reader, Walk, unknown};
+use rule::ONLY_VARIANT;
 
 /// Rules of one set.
 pub const RULES_MAX: usize = 1_000;
@@ -28,9 +31,10 @@ pub const LAYERS_MAX: usize = 100;
 /// The layer of rules that name none.
 const MAIN_LAYER: &str = "main";
 
-const KEYS: [&str; 5] = ["unit", "preview_token_sha256", "layer", "holdout", "rule"];
+const KEYS: [&str; 6] = ["unit", "preview_token_sha256", "layer", "holdout", "rule", "script"];
 
 /// A set that is being compiled.
+#[derive(Default)]
 struct Builder {
     reader: Reader,
     names: Names,
@@ -55,9 +59,9 @@ struct LayerDraft {
 }
 
 pub(super) fn rule_set(document: &Value, overlay: Overlay) -> Result<RuleSet, RulesError> {
-    let mut builder =
-        Builder { reader: Reader::default(), names: Names::default(), conditions: 0, regexes: 0 };
+    let mut builder = Builder::default();
     let members = builder.reader.object(document, &KEYS);
+    let script = builder.reader.member(&members, "script", Reader::picked);
     let unit = builder.member(&members, "unit", Builder::unit).unwrap_or(UnitSource::Automatic);
     let unit = numbered(&mut builder.names.units, unit);
     let token_sha256 = builder.member(&members, "preview_token_sha256", Builder::digest);
@@ -97,9 +101,21 @@ pub(super) fn rule_set(document: &Value, overlay: Overlay) -> Result<RuleSet, Ru
         open: rules.iter().any(|rule| rule.preview == Preview::Open),
         rules: rules.into(),
         token_sha256,
+        script,
         overlay,
     };
     builder.reader.finish(set)
+}
+
+/// Reads what a script decided.
+pub(super) fn scripted(decision: &Value) -> Result<Variant, RulesError> {
+    let mut builder = Builder::default();
+    let known: Vec<&str> = ["variant"].iter().chain(&ACTION_KEYS).copied().collect();
+    let members = builder.reader.object(decision, &known);
+    let name = builder.reader.member(&members, "variant", Reader::name);
+    let name = name.unwrap_or_else(|| ONLY_VARIANT.to_owned());
+    let (value, action) = builder.action(&members, SCRIPT, &name, None);
+    builder.reader.finish(Variant { name: name.into(), value, action })
 }
 
 /// The place of a layer, which is made where no rule has named it before.

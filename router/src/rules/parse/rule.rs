@@ -40,7 +40,7 @@ const PREVIEWS: [(&str, Preview); 3] =
     [("open", Preview::Open), ("token", Preview::Token), ("off", Preview::Off)];
 
 /// The variant of a rule that lists none.
-const ONLY_VARIANT: &str = "on";
+pub(super) const ONLY_VARIANT: &str = "on";
 
 /// A rule whose names of others are not looked up yet.
 pub(super) struct Draft {
