@@ -11,6 +11,26 @@ interface ExecutionContext<Props = unknown> {
   readonly props: Props;
   /** What rules decided about the request, by rule. */
   readonly experiments: Readonly<Record<string, ExperimentDetails>>;
+  /** Tells what the request's unit did, for the experiments that it is in. */
+  track(metric: string, value?: number): void;
+}
+
+/** What a `rule` handler decides: what a variant of a declared rule may do. */
+interface RuleDecision {
+  /** A name for it; `on` unless it says so. */
+  readonly variant?: string;
+  readonly value?: unknown;
+  readonly variables?: Record<string, unknown>;
+  /** This version of the worker answers. */
+  readonly version?: string;
+  /** Another worker of the account answers. */
+  readonly worker?: string;
+  /** The worker sees this path. */
+  readonly rewrite?: string;
+  readonly redirect?: string | { readonly location: string; readonly status?: 301 | 302 | 303 | 307 | 308 };
+  /** `false` removes a header. */
+  readonly request_headers?: Record<string, string | false>;
+  readonly response_headers?: Record<string, string | false>;
 }
 
 /** What a rule decided. */
@@ -26,9 +46,9 @@ interface EvaluationDetails<T> {
   readonly value: T;
   /** Absent when the rule did not decide. */
   readonly variant?: string;
-  /** `STATIC`, `TARGETING_MATCH`, `SPLIT`, `PREVIEW`, `DEFAULT`, `DISABLED` or `ERROR`. */
+  /** `STATIC`, `TARGETING_MATCH`, `SPLIT`, `PREVIEW`, `ROLLED_BACK`, `DEFAULT`, `DISABLED` or `ERROR`. */
   readonly reason: string;
-  /** `FLAG_NOT_FOUND` or `TYPE_MISMATCH`. */
+  /** `FLAG_NOT_FOUND`, `TYPE_MISMATCH`, or `GENERAL` of a script that failed. */
   readonly errorCode?: string;
   readonly errorMessage?: string;
   readonly flagMetadata: Record<string, unknown>;
@@ -110,6 +130,12 @@ interface ScheduledController {
 /** The handlers that a worker can export. */
 interface ExportedHandler<Env = unknown, Props = unknown> {
   fetch?(request: Request, env: Env, ctx: ExecutionContext<Props>): Response | Promise<Response>;
+  /** Decides about a request before it is answered; it has no body. */
+  rule?(
+    request: Request,
+    ctx: ExecutionContext<Props>,
+    env: Env,
+  ): RuleDecision | undefined | null | void | Promise<RuleDecision | undefined | null | void>;
   scheduled?(
     controller: ScheduledController,
     env: Env,

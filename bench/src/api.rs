@@ -193,6 +193,12 @@ impl Api {
         self.call("PUT", &path, &content_type, body.as_bytes()).map(drop)
     }
 
+    /// Replaces a worker's rules.
+    pub(crate) fn set_rules(&mut self, worker: &str, rules: &Value) -> Result<(), String> {
+        let path = format!("/accounts/{}/workers/scripts/{worker}/rules", self.account);
+        self.call("PUT", &path, "application/json", rules.to_string().as_bytes()).map(drop)
+    }
+
     /// Writes pairs of a namespace, as JSON.
     pub(crate) fn kv_bulk(&mut self, namespace: &str, pairs: &Value) -> Result<(), String> {
         let path = format!("/accounts/{}/storage/kv/namespaces/{namespace}/bulk", self.account);

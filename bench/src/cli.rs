@@ -12,7 +12,7 @@ use crate::machine::Machine;
 use crate::report::Report;
 use crate::run::{Plan, Run};
 use crate::servers::{self, Kind, Site};
-use crate::{calls, kv, questions};
+use crate::{calls, kv, questions, rules};
 
 /// Benchmarks of atoll beside workerd, deno and bun, on one core each.
 #[derive(Parser)]
@@ -48,6 +48,8 @@ enum Command {
     Spread(HostingArgs<hosting::SpreadArgs>),
     /// Gets and puts of the key-value store, beside Redis and the engines underneath.
     Kv(StoreArgs<kv::Args>),
+    /// What rules cost in front of a page: requests a second with and without them, in turn.
+    Rules(StoreArgs<rules::Args>),
     /// How soon changes are on all nodes of a cluster, and what many keys cost there.
     Cluster(StoreArgs<cluster::Args>),
     /// Makes load on a store (a process that the benches start).
@@ -157,6 +159,7 @@ impl Cli {
             Command::Fairness(args) => args.ask(&[hosting::fairness]),
             Command::Spread(args) => args.ask(&[hosting::spread]),
             Command::Kv(args) => args.ask(kv::ask),
+            Command::Rules(args) => args.ask(rules::ask),
             Command::Cluster(args) => args.ask(cluster::ask),
             Command::KvLoad => print(kv::run_load(from_input()?)),
             Command::Load(args) => print(load::run(&args)),

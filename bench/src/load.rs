@@ -32,6 +32,9 @@ pub(crate) struct LoadArgs {
     /// The Host header. Of several, each request takes the next.
     #[arg(long, required = true)]
     pub(crate) host: Vec<String>,
+    /// Visitors, each with an `atoll_id` of its own, that requests come from in turn; 0 for no cookie.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) visitors: usize,
     /// Concurrent connections.
     #[arg(long)]
     pub(crate) connections: usize,
@@ -87,6 +90,7 @@ impl LoadArgs {
     pub(crate) fn measure(&self) -> Result<Measurement, String> {
         let values = [
             ("--target", self.target.to_string()),
+            ("--visitors", self.visitors.to_string()),
             ("--connections", self.connections.to_string()),
             ("--warmup-ms", self.warmup_ms.to_string()),
             ("--window-ms", self.window_ms.to_string()),
@@ -112,7 +116,7 @@ async fn measure(args: &LoadArgs) -> std::io::Result<Measurement> {
         Arc::new(Mutex::new(Tally { histogram: Histogram::new(), errors: 0, first_error: None }));
     let start = Instant::now() + Duration::from_millis(args.warmup_ms);
     let end = start + Duration::from_millis(args.window_ms);
-    let turns = Arc::new(Turns::new(&args.host));
+    let turns = Arc::new(Turns::new(&args.host, args.visitors));
     let connections: Vec<_> = (0..args.connections)
         .map(|_| {
             let (turns, tally) = (Arc::clone(&turns), Arc::clone(&tally));
@@ -210,9 +214,16 @@ fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
 }
 
 impl Turns {
-    fn new(hosts: &[String]) -> Self {
-        let requests = hosts.iter().map(|host| format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
-        Self { requests: requests.collect(), next: AtomicUsize::new(0) }
+    fn new(hosts: &[String], visitors: usize) -> Self {
+        let cookies: Vec<String> = match visitors {
+            0 => vec![String::new()],
+            count => (0..count).map(|one| format!("Cookie: atoll_id={one:032x}\r\n")).collect(),
+        };
+        let of_host = |host: &String| {
+            let request = |cookie: &String| format!("GET / HTTP/1.1\r\nHost: {host}\r\n{cookie}\r\n");
+            cookies.iter().map(request).collect::<Vec<_>>()
+        };
+        Self { requests: hosts.iter().flat_map(of_host).collect(), next: AtomicUsize::new(0) }
     }
 
     fn next(&self) -> &str {

@@ -21,6 +21,7 @@ mod progress;
 mod questions;
 mod report;
 mod results;
+mod rules;
 mod run;
 mod servers;
 

@@ -201,7 +201,7 @@ impl Row {
 }
 
 /// The middle value (the mean of the two middle ones); zero for none.
-pub(crate) fn median(rounds: &[Measurement], value: impl Fn(&Measurement) -> f64) -> f64 {
+pub(crate) fn median<T>(rounds: &[T], value: impl Fn(&T) -> f64) -> f64 {
     let mut values: Vec<f64> = rounds.iter().map(value).collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

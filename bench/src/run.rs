@@ -116,6 +116,7 @@ impl Run {
         let load = LoadArgs {
             target: server.address,
             host: vec![server.host.clone()],
+            visitors: 0,
             connections,
             warmup_ms: self.plan.warmup_ms,
             window_ms: self.plan.window_ms,

@@ -63,9 +63,13 @@ async fn units_count_once_and_outcomes_are_theirs() {
     let node = &*NODE.node().await;
     node.deploy("shop", &Script::module(SHOP)).await;
     let variants = json!([{ "name": "old" }, { "name": "new" }]);
-    set(node, "shop", json!({ "rule": [
+    set(
+        node,
+        "shop",
+        json!({ "rule": [
         { "name": "page", "when": { "path": "/" }, "variants": variants },
-    ] }))
+    ] }),
+    )
     .await;
     let mut expected = [(0, 0.0), (0, 0.0)];
     for number in 0..60_u32 {
@@ -98,7 +102,10 @@ async fn units_count_once_and_outcomes_are_theirs() {
     let difference = new["conversion"]["difference"].as_f64().unwrap();
     let low = new["conversion"]["low"].as_f64().unwrap();
     assert!(low < difference && found["sample_ratio"]["mismatch"] == false, "{found:#}");
-    assert_eq!(found["variants"][0]["requests"].as_u64().unwrap(), u64::from(expected[0].0 as u32) * 3);
+    assert_eq!(
+        found["variants"][0]["requests"].as_u64().unwrap(),
+        u64::from(expected[0].0 as u32) * 3
+    );
 
     let status = node.atoll(&["rules", "status", "shop"]).await;
     assert!(status.success && !status.stdout.contains('\u{1b}'), "{status:?}");

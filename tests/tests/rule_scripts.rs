@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use atoll_tests::{Node, NodeOptions, Reply, Script, SharedNode};
+use atoll_tests::{Node, NodeOptions, Reply, Script, SharedNode, TailSession, eventually};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -58,7 +58,10 @@ async fn a_script_decides_like_a_rule() {
             json!({ "flagKey": "script", "value": 7, "variant": "b", "reason": "TARGETING_MATCH", "flagMetadata": {} }),
             "{round}"
         );
-        assert_eq!((&told["variant"], &told["variables"]), (&json!("b"), &json!({ "color": "red" })));
+        assert_eq!(
+            (&told["variant"], &told["variables"]),
+            (&json!("b"), &json!({ "color": "red" }))
+        );
         let nothing = get(node, "scripted", "/", &[]).await.json();
         assert_eq!(nothing["details"]["reason"], "DEFAULT");
         assert_eq!(nothing["variant"], Value::Null);
@@ -66,10 +69,13 @@ async fn a_script_decides_like_a_rule() {
         let url = get(node, "scripted", "/rewrite?a=1", &[]).await.json()["url"].clone();
         assert!(url.as_str().unwrap().ends_with("/in?a=1"), "{url}");
         let redirected = get(node, "scripted", "/redirect", &[]).await;
-        assert_eq!((redirected.status.as_u16(), redirected.header("location")), (307, "https://a.example/x"));
+        assert_eq!(
+            (redirected.status.as_u16(), redirected.header("location")),
+            (307, "https://a.example/x")
+        );
         let headers = get(node, "scripted", "/headers", &[]).await;
         assert_eq!((headers.header("x-told"), &headers.json()["plan"]), ("1", &json!("pro")));
-        let posted = node.request("scripted", "/variant").method("POST").body("all of it");
+        let posted = node.request("scripted", "/variant").method(Method::POST).body("all of it");
         assert_eq!(posted.send().await.unwrap().json()["body"], true);
     }
 }
@@ -78,10 +84,14 @@ async fn a_script_decides_like_a_rule() {
 async fn rules_come_first_and_have_their_way() {
     let node = &*NODE.node().await;
     node.deploy("both", &Script::module(DECIDES)).await;
-    set(node, "both", json!({ "rule": [
+    set(
+        node,
+        "both",
+        json!({ "rule": [
         { "name": "page", "when": { "path": "/after" }, "rewrite": "/theirs" },
         { "name": "gone", "when": { "path": "/throw" }, "redirect": "/elsewhere" },
-    ] }))
+    ] }),
+    )
     .await;
     let told = get(node, "both", "/after", &[]).await.json();
     assert_eq!(told["variant"], "on");
@@ -96,15 +106,27 @@ async fn a_script_that_fails_decides_nothing() {
     node.deploy("failing", &Script::module(DECIDES)).await;
     let token: Value =
         serde_json::from_str(&node.atoll(&["--json", "rules", "token"]).await.stdout).unwrap();
-    set(node, "failing", json!({ "preview_token_sha256": token["preview_token_sha256"], "rule": [] }))
-        .await;
-    let mut tail = node.tail("failing").await;
+    set(
+        node,
+        "failing",
+        json!({ "preview_token_sha256": token["preview_token_sha256"], "rule": [] }),
+    )
+    .await;
+    let tail = TailSession::start(node, "failing");
+    let listens = async || {
+        get(node, "failing", "/variant", &[]).await;
+        tail.output().contains("/variant").then_some(())
+    };
+    eventually("the tail listens", listens).await;
     let asks = [("atoll-explain", "1"), ("atoll-preview-token", token["token"].as_str().unwrap())];
     for (path, message) in [
         ("/throw", "TypeError: no idea"),
         ("/loop", "The rule handler exceeded its CPU time limit (limits.rule_cpu_ms)."),
         ("/never", "Worker exceeded wall time limit."),
-        ("/wrong", "the decision cannot be used: varient: unknown key \"varient\": did you mean \"variant\"?"),
+        (
+            "/wrong",
+            "the decision cannot be used: varient: unknown key \"varient\": did you mean \"variant\"?",
+        ),
     ] {
         let answer = get(node, "failing", path, &asks).await;
         assert_eq!(answer.status, 200, "{path}");
@@ -112,21 +134,25 @@ async fn a_script_that_fails_decides_nothing() {
         assert_eq!(told["details"]["reason"], "ERROR", "{told}");
         assert_eq!(told["details"]["errorCode"], "GENERAL", "{told}");
         let explained = answer.header("atoll-explain");
-        assert!(explained.starts_with("script: failed: ") && explained.contains(message), "{explained}");
-        let item = tail.next_where(|item| item["event"]["type"] == "rule").await;
-        assert!(item["exceptions"].to_string().contains(&message.replace('"', "\\\"")[..10]), "{item}");
+        assert!(
+            explained.starts_with("script: failed: ") && explained.contains(message),
+            "{explained}"
+        );
+        let shown = async || tail.output().contains(&message.replace('"', "\\\"")).then_some(());
+        eventually("the tail shows the failure", shown).await;
     }
     let fine = get(node, "failing", "/variant", &asks).await;
     assert_eq!(fine.header("atoll-explain"), "script=b (TARGETING_MATCH)");
     assert_eq!(get(node, "failing", "/variant", &[]).await.header("atoll-explain"), "");
-    let metrics = node.metrics().await;
-    assert!(metrics.contains("rule_script_failures_total"), "{metrics}");
+    let metrics = node.metrics().await.unwrap();
+    assert!(metrics.text().contains("rule_script_failures_total"), "{}", metrics.text());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_worker_decides_where_the_rules_say_so() {
     let node = &*NODE.node().await;
-    node.deploy("judge", &Script::module("export default { rule: () => ({ variant: 'j' }) }")).await;
+    node.deploy("judge", &Script::module("export default { rule: () => ({ variant: 'j' }) }"))
+        .await;
     node.deploy("judged", &Script::module(DECIDES)).await;
     set(node, "judged", json!({ "script": "judge" })).await;
     assert_eq!(get(node, "judged", "/variant", &[]).await.json()["variant"], "j");

@@ -89,6 +89,7 @@ fn measure(stage: &Stage, args: &Args, kind: Kind, tenants: &[Tenant]) -> Result
         let load = LoadArgs {
             target: fleet.address(),
             host: hosts.to_vec(),
+            visitors: 0,
             connections: args.connections,
             warmup_ms: (args.warmup_seconds * 1e3) as u64,
             window_ms: (args.seconds * 1e3).max(1.0) as u64,

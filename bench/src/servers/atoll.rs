@@ -93,6 +93,37 @@ impl StoreNode {
     }
 }
 
+/// A node of its own with pages behind it.
+pub(crate) struct PageNode {
+    _node: Node,
+    pub(crate) address: SocketAddr,
+    // Removed after the process has ended: fields are dropped in order.
+    _state: tempfile::TempDir,
+}
+
+impl PageNode {
+    /// Starts a node with workers of the same source, each with rules of its own where there are some. Answers the
+    /// hosts that they are reached at.
+    pub(crate) fn start(
+        site: &Site,
+        source: &str,
+        workers: &[(&str, Option<serde_json::Value>)],
+    ) -> Result<(Self, Vec<String>), String> {
+        let state = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let node = Node::start(site, state.path(), "")?;
+        let mut api = api(node.admin, state.path())?;
+        for (worker, rules) in workers {
+            api.upload(worker, source, json!([]))?;
+            if let Some(rules) = rules {
+                api.set_rules(worker, rules)?;
+            }
+        }
+        let hosts = workers.iter().map(|(worker, _)| format!("{worker}.demo.localhost")).collect();
+        let address = node.http;
+        Ok((Self { _node: node, address, _state: state }, hosts))
+    }
+}
+
 /// Deploys a worker that gets and puts keys of a namespace; answers the host at which it is reached, and the
 /// namespace's id.
 pub(crate) fn deploy_store(site: &Site, api: &mut Api) -> Result<(&'static str, String), String> {

@@ -19,7 +19,7 @@ use crate::api;
 use crate::process::Pinned;
 use crate::questions::Question;
 
-pub(crate) use atoll::{StoreNode, deploy_store};
+pub(crate) use atoll::{PageNode, StoreNode, deploy_store};
 pub(crate) use cluster::{Cluster, Member};
 pub(crate) use fleet::{Fleet, callees};
 pub(crate) use redis::Redis;

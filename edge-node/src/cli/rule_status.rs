@@ -29,7 +29,8 @@ pub(super) async fn run(
     }
     let experiments = list(&answer["experiments"]);
     if experiments.is_empty() {
-        terminal.note("no rule of the worker compares anything: give one variants, or a percentage");
+        terminal
+            .note("no rule of the worker compares anything: give one variants, or a percentage");
     }
     for experiment in experiments {
         show(terminal, experiment);

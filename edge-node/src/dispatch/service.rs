@@ -122,7 +122,8 @@ impl Service for Front {
 }
 
 /// A response that is there already, or will be.
-pub(super) type Answering = Either<Ready<Response<AnswerBody>>, LocalBoxFuture<'static, Response<AnswerBody>>>;
+pub(super) type Answering =
+    Either<Ready<Response<AnswerBody>>, LocalBoxFuture<'static, Response<AnswerBody>>>;
 
 fn now(response: Response<AnswerBody>) -> Answering {
     Either::Left(ready(response))
@@ -145,9 +146,7 @@ fn told(
     };
     match answering {
         Either::Left(response) => now(finish(response.into_inner())),
-        Either::Right(response) => {
-            Either::Right(Box::pin(async move { finish(response.await) }))
-        }
+        Either::Right(response) => Either::Right(Box::pin(async move { finish(response.await) })),
     }
 }
 
@@ -371,7 +370,10 @@ fn declared_length(request: &Request<RequestBody>) -> Option<u64> {
     request.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-pub(super) fn pick<'a>(target: &'a Target, request: &Request<RequestBody>) -> Option<&'a VersionId> {
+pub(super) fn pick<'a>(
+    target: &'a Target,
+    request: &Request<RequestBody>,
+) -> Option<&'a VersionId> {
     if let Some(version) = target.single() {
         return Some(version);
     }

@@ -133,11 +133,8 @@ impl Targets {
     fn compile_rules(&self, snapshot: &Snapshot) -> HashMap<WorkerRef, Arc<LiveRules>> {
         let before = self.index.load();
         let scripts: HashSet<&VersionId> = snapshot.deciding.iter().collect();
-        let mut sources: HashMap<&WorkerRef, Cow<'_, WorkerRules>> = snapshot
-            .rules
-            .iter()
-            .map(|source| (&source.worker, Cow::Borrowed(source)))
-            .collect();
+        let mut sources: HashMap<&WorkerRef, Cow<'_, WorkerRules>> =
+            snapshot.rules.iter().map(|source| (&source.worker, Cow::Borrowed(source))).collect();
         // A script decides after rules, be there none.
         for live in &snapshot.workers {
             let mut versions = live.deployment.versions.iter();

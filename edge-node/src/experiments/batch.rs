@@ -126,7 +126,11 @@ impl Batch {
             }));
             let empty = seen.emptied();
             for piece in pieces.into_iter().filter(|piece| *piece != empty) {
-                parts.push(Self { at_ms, seen: vec![piece], dropped: std::mem::take(&mut dropped) });
+                parts.push(Self {
+                    at_ms,
+                    seen: vec![piece],
+                    dropped: std::mem::take(&mut dropped),
+                });
             }
         }
         parts

@@ -123,9 +123,11 @@ fn worse(
         false => rule.variants()[rule.control()].name(),
     };
     let Some(control_served) = of(control) else { return Ok(Vec::new()) };
-    let others = rule.variants().iter().enumerate().filter(|(place, variant)| {
-        variant.name() != control && !rule.is_rolled_back(*place)
-    });
+    let others = rule
+        .variants()
+        .iter()
+        .enumerate()
+        .filter(|(place, variant)| variant.name() != control && !rule.is_rolled_back(*place));
     let found = others.filter_map(|(_, variant)| {
         let why = verdict(guardrail, of(variant.name())?, control_served)?;
         Some((variant.name().to_owned(), why))
@@ -154,8 +156,7 @@ fn verdict(guardrail: &Guardrail, variant: &Served, control: &Served) -> Option<
     let most = guardrail.p99_ms_max?;
     let slowest = |served: &Served| served.latency.quantile_ms(0.99);
     let (own, by) = (slowest(variant)?, slowest(control)?);
-    (own - by > most)
-        .then(|| format!("its p99 was {own:.1} ms, that of the control {by:.1} ms"))
+    (own - by > most).then(|| format!("its p99 was {own:.1} ms, that of the control {by:.1} ms"))
 }
 
 #[cfg(test)]
@@ -189,7 +190,9 @@ mod tests {
             let found = verdict(&guardrail, &variant, &good);
             match expected {
                 None => assert_eq!(found, None),
-                Some(text) => assert!(found.clone().unwrap_or_default().contains(text), "{found:?}"),
+                Some(text) => {
+                    assert!(found.clone().unwrap_or_default().contains(text), "{found:?}")
+                }
             }
         }
     }

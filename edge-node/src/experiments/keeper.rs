@@ -157,7 +157,10 @@ impl Experiments {
             match delivery {
                 Delivery::Record(record) => {
                     let Ok(batch) = rmp_serde::from_slice::<Batch>(&record.payload) else {
-                        tracing::warn!(record.sequence, "a record of experiments is not understood");
+                        tracing::warn!(
+                            record.sequence,
+                            "a record of experiments is not understood"
+                        );
                         continue;
                     };
                     let at = identity.as_ref().map(|identity| Applied {

@@ -45,7 +45,8 @@ impl Share {
 
     /// Wilson's score interval.
     fn interval(self) -> (f64, f64) {
-        let (z, n, rate) = (normal().inverse_cdf(1.0 - (1.0 - CONFIDENCE) / 2.0), self.of, self.rate());
+        let (z, n, rate) =
+            (normal().inverse_cdf(1.0 - (1.0 - CONFIDENCE) / 2.0), self.of, self.rate());
         let middle = rate + z * z / (2.0 * n);
         let reach = z * (rate * (1.0 - rate) / n + z * z / (4.0 * n * n)).sqrt();
         let scale = 1.0 + z * z / n;
@@ -114,7 +115,8 @@ pub(super) fn chi_square(counts: &[f64], expected: &[f64]) -> Option<(f64, f64)>
     if cells.len() < 2 || cells.iter().any(|(_, expected)| *expected < 5.0) {
         return None;
     }
-    let statistic = cells.iter().map(|(count, expected)| (count - expected).powi(2) / expected).sum();
+    let statistic =
+        cells.iter().map(|(count, expected)| (count - expected).powi(2) / expected).sum();
     let distribution = ChiSquared::new(cells.len() as f64 - 1.0).ok()?;
     Some((statistic, distribution.sf(statistic)))
 }

@@ -195,16 +195,17 @@ impl Store {
             "SELECT id, rule, seed, level, since_ms FROM experiment
              WHERE account = ?1 AND worker = ?2 ORDER BY id",
         )?;
-        let found = statement.query_map([worker.account.as_str(), worker.worker.as_str()], |row| {
-            let totals = Totals {
-                rule: row.get(1)?,
-                seed: row.get(2)?,
-                level: row.get(3)?,
-                since_ms: unsigned(row.get(4)?),
-                variants: Vec::new(),
-            };
-            Ok((row.get::<_, i64>(0)?, totals))
-        })?;
+        let found =
+            statement.query_map([worker.account.as_str(), worker.worker.as_str()], |row| {
+                let totals = Totals {
+                    rule: row.get(1)?,
+                    seed: row.get(2)?,
+                    level: row.get(3)?,
+                    since_ms: unsigned(row.get(4)?),
+                    variants: Vec::new(),
+                };
+                Ok((row.get::<_, i64>(0)?, totals))
+            })?;
         let found: Vec<_> = found.collect::<Result<_, _>>()?;
         let filled = found.into_iter().map(|(id, mut totals)| {
             totals.variants = variants(&view, id)?;
@@ -264,8 +265,11 @@ impl Applying<'_> {
     /// Takes in what was seen of one experiment, and says how many outcomes found no room.
     fn seen(&self, seen: &Seen) -> rusqlite::Result<u64> {
         let mut row = self.experiment(seen)?;
-        let ids: Vec<i64> =
-            seen.variants.iter().map(|(name, _)| self.variant(row.id, name)).collect::<Result<_, _>>()?;
+        let ids: Vec<i64> = seen
+            .variants
+            .iter()
+            .map(|(name, _)| self.variant(row.id, name))
+            .collect::<Result<_, _>>()?;
         let fresh = self.exposures(&row, &ids, &seen.exposures)?;
         self.expect(&ids, &seen.variants, fresh)?;
         let units: i64 = self
@@ -360,7 +364,13 @@ impl Applying<'_> {
                     "INSERT OR REPLACE INTO served (variant, minute, requests, errors, latency)
                      VALUES (?1, ?2, ?3, ?4, ?5)",
                 )?
-                .execute(params![variant, sql(minute), sql(all.requests), sql(all.errors), latency])?;
+                .execute(params![
+                    variant,
+                    sql(minute),
+                    sql(all.requests),
+                    sql(all.errors),
+                    latency
+                ])?;
         }
         let oldest = sql(minute.saturating_sub(self.limits.minutes_max));
         self.view
@@ -429,11 +439,10 @@ fn halve(view: &Transaction<'_>, row: &Row) -> rusqlite::Result<u64> {
     }
     let before: i64 =
         view.query_row("SELECT units FROM experiment WHERE id = ?1", [row.id], |row| row.get(0))?;
-    let left: i64 = view.query_row(
-        "SELECT COUNT(*) FROM exposure WHERE experiment = ?1",
-        [row.id],
-        |row| row.get(0),
-    )?;
+    let left: i64 =
+        view.query_row("SELECT COUNT(*) FROM exposure WHERE experiment = ?1", [row.id], |row| {
+            row.get(0)
+        })?;
     view.execute(
         "UPDATE experiment SET units = ?2, level = ?3 WHERE id = ?1",
         params![row.id, left, level],
@@ -465,7 +474,9 @@ fn variants(view: &Transaction<'_>, experiment: i64) -> Result<Vec<VariantTotals
     let mut found: Vec<_> = rows.collect::<Result<_, _>>()?;
     for (id, totals) in &mut found {
         let whole = view
-            .prepare_cached("SELECT requests, errors, latency FROM served WHERE variant = ?1 AND minute = 0")?
+            .prepare_cached(
+                "SELECT requests, errors, latency FROM served WHERE variant = ?1 AND minute = 0",
+            )?
             .query_row([*id], |row| served(row, 0))
             .optional()?;
         totals.served = whole.unwrap_or_default();

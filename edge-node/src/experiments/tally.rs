@@ -128,9 +128,8 @@ impl Tally {
 
     /// Notes how the request fared that a decision was made about.
     pub(crate) fn served(&self, decision: &Decision, status: u16, latency: Duration) {
-        let measured = |assigned: &&Assigned| {
-            !matches!(assigned.reason, Reason::Preview | Reason::RolledBack)
-        };
+        let measured =
+            |assigned: &&Assigned| !matches!(assigned.reason, Reason::Preview | Reason::RolledBack);
         let given = decision.assigned.iter().filter(measured).map(|a| (a.rule, a.variant));
         let left_out = decision.left_out.iter().map(|left| (left.rule, 1));
         let mut pending = None;
@@ -138,7 +137,8 @@ impl Tally {
             if self.set.rules()[rule].is_experiment() {
                 let pending = pending.get_or_insert_with(|| lock(&self.pending));
                 let place = u8::try_from(variant).expect("a rule has at most 64 variants");
-                let served = pending.rules.entry(rule).or_default().served.entry(place).or_default();
+                let served =
+                    pending.rules.entry(rule).or_default().served.entry(place).or_default();
                 served.requests += 1;
                 served.errors += u64::from(status >= 500);
                 served.latency.add(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));

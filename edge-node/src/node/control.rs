@@ -178,10 +178,7 @@ fn start_crons<F: Fn(Job) -> bool + Send + Sync + 'static>(
 }
 
 /// Keeps what is seen of experiments, and watches over their guardrails.
-fn start_experiments(
-    stores: &NodeStores,
-    leaving: watch::Receiver<bool>,
-) -> [JoinHandle<()>; 2] {
+fn start_experiments(stores: &NodeStores, leaving: watch::Receiver<bool>) -> [JoinHandle<()>; 2] {
     let (experiments, registry) = (stores.experiments.clone(), stores.registry.clone());
     let snapshots = registry.subscribe();
     let watched = (experiments.clone(), registry.clone());

@@ -4,9 +4,8 @@ use rusqlite::Transaction;
 
 use super::database::from_sql;
 use super::{
-    AccountId, LiveWorker, RegistryError, Route, Schedule, Snapshot, VersionId, WorkerName, WorkerRef,
-    WorkerRules,
-    certificates, deployments, routes, rules,
+    AccountId, LiveWorker, RegistryError, Route, Schedule, Snapshot, VersionId, WorkerName,
+    WorkerRef, WorkerRules, certificates, deployments, routes, rules,
 };
 
 pub(super) fn build(view: &Transaction<'_>) -> Result<Snapshot, RegistryError> {

@@ -50,6 +50,7 @@ impl Reader {
 /// A bit for each variant of a rule that was taken back.
 pub(super) fn rolled_back(overlay: &Overlay, rule: &str, variants: &[&str]) -> u64 {
     let Some(taken) = overlay.rolled_back.get(rule) else { return 0 };
-    let bit = |(place, name): (usize, &&str)| if taken.contains_key(*name) { 1 << place } else { 0 };
+    let bit =
+        |(place, name): (usize, &&str)| if taken.contains_key(*name) { 1 << place } else { 0 };
     variants.iter().take(super::VARIANTS_MAX).enumerate().map(bit).sum()
 }

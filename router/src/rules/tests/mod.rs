@@ -1,6 +1,7 @@
 //! Rules as a whole: what documents mean, and what must hold of every document.
 
 mod documents;
+mod experiments;
 mod growthbook;
 mod model;
 mod problems;

@@ -1,0 +1,246 @@
+//! What do rules cost in front of a page? The same page without rules, behind one A/B rule, and behind a hundred, in
+//! turn on one node; and an evaluation of rules by itself.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use atoll_router::Scheme;
+use atoll_router::rules::{Geo, Overlay, RuleSet, Visit};
+use http::{HeaderMap, HeaderValue, Method};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::cluster::Place;
+use crate::hosting::Findings;
+use crate::load::{LoadArgs, Measurement};
+use crate::plot::{self, Bar, Panel, Scale};
+use crate::report::median;
+use crate::results::Grid;
+use crate::servers::PageNode;
+
+const HEADINGS: [&str; 7] =
+    ["page", "requests/s", "ratio", "least", "most", "p99 ms", "evaluation us"];
+/// What is in front of the page.
+const FRONTS: [(&str, usize); 3] = [("no rule", 0), ("one A/B rule", 1), ("100 rules", 100)];
+/// Evaluations that are timed together.
+const BATCH: u32 = 1_000;
+const BATCHES: usize = 200;
+/// Bytes of the page.
+const PAGE_BYTES: usize = 2_048;
+
+/// How long.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// How often the pages are measured, in turn.
+    #[arg(long, default_value_t = 10)]
+    rounds: usize,
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Seconds of load before each measurement.
+    #[arg(long, default_value_t = 1.0)]
+    warmup_seconds: f64,
+    /// Concurrent connections.
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// Visitors that requests come from in turn, each with a cookie of its own.
+    #[arg(long, default_value_t = 1_000)]
+    visitors: usize,
+}
+
+#[derive(Serialize)]
+struct Front {
+    name: &'static str,
+    rules: usize,
+    rounds: Vec<Measurement>,
+    /// In each round, requests a second over those of the page without rules.
+    ratios: Vec<f64>,
+    /// Microseconds of one evaluation, the median of batches; nothing without rules.
+    evaluation_us: Option<f64>,
+}
+
+/// Asks it of a node.
+pub(crate) fn ask(place: &Place, args: &Args) -> Result<Findings, String> {
+    let page = page();
+    let source = format!("const page = {page:?}; export default {{ fetch: () => new Response(page, {{ headers: {{ 'content-type': 'text/html' }} }}) }};");
+    let names = ["plain", "one", "hundred"];
+    let sets = FRONTS.map(|(_, count)| (count > 0).then(|| rules(count)));
+    let workers: Vec<_> = names.into_iter().zip(sets.clone()).collect();
+    let (node, hosts) = PageNode::start(&place.site, &source, &workers)?;
+    let mut fronts: Vec<Front> = FRONTS
+        .iter()
+        .zip(&sets)
+        .map(|((name, rules), set)| Front {
+            name,
+            rules: *rules,
+            rounds: Vec::new(),
+            ratios: Vec::new(),
+            evaluation_us: set.as_ref().map(evaluation_us),
+        })
+        .collect();
+    for round in 0..args.rounds.max(1) {
+        // Whoever comes first in one round comes last in the next.
+        let mut order: Vec<usize> = (0..fronts.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for at in order {
+            let load = load(place, args, &node, &hosts[at], page.len());
+            fronts[at].rounds.push(load.measure()?);
+        }
+    }
+    for at in 0..fronts.len() {
+        let rates = |front: &Front| -> Vec<f64> {
+            front.rounds.iter().map(|round| round.requests_per_second).collect()
+        };
+        let (own, plain) = (rates(&fronts[at]), rates(&fronts[0]));
+        fronts[at].ratios = own.iter().zip(plain).map(|(own, plain)| own / plain).collect();
+    }
+    Ok(findings(args, &fronts))
+}
+
+fn load(place: &Place, args: &Args, node: &PageNode, host: &str, bytes: usize) -> LoadArgs {
+    LoadArgs {
+        target: node.address,
+        host: vec![host.to_owned()],
+        visitors: args.visitors,
+        connections: args.connections,
+        warmup_ms: (args.warmup_seconds * 1e3) as u64,
+        window_ms: (args.seconds * 1e3).max(1.0) as u64,
+        body_bytes: bytes as u64,
+        server_core: place.site.core,
+        load_core: place.load_core,
+    }
+}
+
+fn page() -> String {
+    let line = "<p>The same words for everybody, as a page has them.</p>";
+    line.repeat(PAGE_BYTES.div_ceil(line.len()))
+}
+
+/// An A/B rule, after others that do not hold.
+fn rules(count: usize) -> Value {
+    let other = |n: usize| {
+        json!({
+            "name": format!("other-{n}"),
+            "when": { "country": "DE", "path": { "prefix": format!("/shop-{n}") } },
+            "redirect": "/elsewhere",
+        })
+    };
+    let split = json!({
+        "name": "page",
+        "when": { "path": { "prefix": "/" } },
+        "variants": [
+            { "name": "a", "response_headers": { "x-variant": "a" } },
+            { "name": "b", "response_headers": { "x-variant": "b" } },
+        ],
+    });
+    let others = (1..count).map(other);
+    json!({ "rule": others.chain([split]).collect::<Vec<_>>() })
+}
+
+/// Microseconds of one evaluation by itself: the median of batches.
+fn evaluation_us(document: &Value) -> f64 {
+    let set = RuleSet::parse(document, Overlay::default()).expect("the document is constant");
+    let mut headers = HeaderMap::new();
+    for (name, value) in [
+        ("cookie", "theme=dark; atoll_id=0123456789abcdef0123456789abcdef"),
+        ("user-agent", "Mozilla/5.0 (X11; Linux x86_64) Chrome/140.0"),
+        ("accept-language", "de-AT,de;q=0.9,en;q=0.5"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    let visit = Visit {
+        scheme: Scheme::Https,
+        host: "shop.example",
+        method: &Method::GET,
+        path: "/",
+        query: None,
+        headers: &headers,
+        geo: Geo { country: Some("DE"), ..Geo::default() },
+        now_ms: 1_795_701_600_000,
+        fresh_unit: &String::new,
+        trusted: false,
+    };
+    let batch = |_| {
+        let begun = Instant::now();
+        for _ in 0..BATCH {
+            let decision = set.evaluate(black_box(&visit));
+            black_box(set.effects(&decision, &visit));
+        }
+        begun.elapsed().as_nanos() as f64 / f64::from(BATCH) / 1e3
+    };
+    let batches: Vec<f64> = (0..BATCHES).map(batch).collect();
+    median(&batches, |us| *us)
+}
+
+fn findings(args: &Args, fronts: &[Front]) -> Findings {
+    let notes = fronts[1..].iter().map(|front| {
+        let ratio = median(&front.ratios, |ratio| *ratio);
+        format!(
+            "**Behind {} a page has {:.3} of the requests a second that it has without: {:.1} % less.**",
+            front.name,
+            ratio,
+            (1.0 - ratio) * 100.0
+        )
+    });
+    let mut notes: Vec<String> = notes.collect();
+    notes.push(format!(
+        "A page of {} bytes from a worker, {} connections, {} visitors with a cookie each, so that every visitor's \
+         exposure is counted; {} rounds of {} s after {} s of warm-up, in turn, whoever was first in a round last in the \
+         next. Ratios are of the same round: the median, the least and the most. The node on one core, the load on \
+         another. Of the hundred rules, 99 look at country and path and do not hold, and the last is the A/B rule. \
+         An evaluation is measured by itself, with what it decides filled in.",
+        page().len(), args.connections, args.visitors, args.rounds, args.seconds, args.warmup_seconds,
+    ));
+    let errors = fronts.iter().flat_map(|front| &front.rounds);
+    if let Some(error) = errors.into_iter().find_map(|round| round.first_error.as_ref()) {
+        notes.push(format!("There were errors; the first: {error}"));
+    }
+    Findings {
+        name: "rules",
+        title: "Rules in front of a page",
+        grid: Grid {
+            headings: &HEADINGS,
+            numbers: 1..HEADINGS.len(),
+            rows: fronts.iter().map(Front::cells).collect(),
+        },
+        notes,
+        plot: plot::bars(&[panel(fronts)]),
+        measured: json!(fronts),
+    }
+}
+
+impl Front {
+    fn rate(&self) -> f64 {
+        median(&self.rounds, |round| round.requests_per_second)
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let least = self.ratios.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = self.ratios.iter().copied().fold(0.0, f64::max);
+        vec![
+            self.name.to_owned(),
+            format!("{:.0}", self.rate()),
+            format!("{:.3}", median(&self.ratios, |ratio| *ratio)),
+            format!("{least:.3}"),
+            format!("{most:.3}"),
+            format!("{:.2}", median(&self.rounds, |round| round.p99_us) / 1e3),
+            self.evaluation_us.map_or_else(|| "-".to_owned(), |us| format!("{us:.2}")),
+        ]
+    }
+}
+
+fn panel(fronts: &[Front]) -> Panel {
+    let bar = |front: &Front| Bar {
+        label: front.name.to_owned(),
+        value: front.rate(),
+        text: format!("{:.0}", front.rate()),
+        ours: true,
+    };
+    Panel {
+        title: "A page behind rules, requests/s on one core".to_owned(),
+        scale: Scale::Linear,
+        bars: fronts.iter().map(bar).collect(),
+    }
+}
