@@ -220,7 +220,8 @@ impl Turns {
             count => (0..count).map(|one| format!("Cookie: atoll_id={one:032x}\r\n")).collect(),
         };
         let of_host = |host: &String| {
-            let request = |cookie: &String| format!("GET / HTTP/1.1\r\nHost: {host}\r\n{cookie}\r\n");
+            let request =
+                |cookie: &String| format!("GET / HTTP/1.1\r\nHost: {host}\r\n{cookie}\r\n");
             cookies.iter().map(request).collect::<Vec<_>>()
         };
         Self { requests: hosts.iter().flat_map(of_host).collect(), next: AtomicUsize::new(0) }

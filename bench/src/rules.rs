@@ -62,7 +62,9 @@ struct Front {
 /// Asks it of a node.
 pub(crate) fn ask(place: &Place, args: &Args) -> Result<Findings, String> {
     let page = page();
-    let source = format!("const page = {page:?}; export default {{ fetch: () => new Response(page, {{ headers: {{ 'content-type': 'text/html' }} }}) }};");
+    let source = format!(
+        "const page = {page:?}; export default {{ fetch: () => new Response(page, {{ headers: {{ 'content-type': 'text/html' }} }}) }};"
+    );
     let names = ["plain", "one", "hundred"];
     let sets = FRONTS.map(|(_, count)| (count > 0).then(|| rules(count)));
     let workers: Vec<_> = names.into_iter().zip(sets.clone()).collect();

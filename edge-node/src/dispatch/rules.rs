@@ -52,6 +52,11 @@ impl LiveRules {
         Some(Arc::new(Self { source: source.clone(), set, tally }))
     }
 
+    /// Whether it is to be noted how requests fare.
+    pub(super) fn is_measured(&self) -> bool {
+        self.tally.is_some()
+    }
+
     /// Decides what becomes of a request.
     pub(super) fn judge<B>(self: &Arc<Self>, sent: &Sent<'_, B>) -> Ruling {
         let visit = sent.visit();
@@ -225,11 +230,6 @@ impl Decided {
         if let Some(tally) = &rules.tally {
             tally.tracked(decision, metric, value);
         }
-    }
-
-    /// Whether it is to be noted how the request fares.
-    pub(super) fn is_measured(&self) -> bool {
-        self.by.0.tally.is_some()
     }
 
     /// Notes how the request fared.

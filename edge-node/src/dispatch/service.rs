@@ -74,7 +74,8 @@ pub(super) struct Goal {
     pub(super) version: Option<VersionId>,
     pub(super) url: Arc<str>,
     pub(super) depth: Depth,
-    begun: Instant,
+    /// When it came, where it is noted how it fares.
+    begun: Option<Instant>,
     decided: Option<Decided>,
 }
 
@@ -212,8 +213,7 @@ impl Dispatcher {
             return now(refused(Problem::BodyTooLarge, &request, id));
         }
         let url = whole_url(scheme, authority, path);
-        let begun = Instant::now();
-        let goal = Goal { target, version: None, url, depth, begun, decided: None };
+        let goal = Goal { target, version: None, url, depth, begun: None, decided: None };
         match goal.target.rules().cloned() {
             None => self.dispatch(request, connection, id, goal),
             Some(rules) => self.dispatch_by_rules(request, connection, id, goal, &rules),
@@ -232,6 +232,7 @@ impl Dispatcher {
         let place = self.placer.host.node.geo.place(connection.peer.ip().to_canonical());
         let (scheme, host) = (connection.scheme, authority(&request).unwrap_or_default());
         let trusted = self.development;
+        goal.begun = rules.is_measured().then(Instant::now);
         let sent = Sent { request: &request, scheme, host, place: &place, trusted };
         let ruling = rules.judge(&sent);
         match self.judge(&request, &mut goal, rules, &ruling) {
@@ -258,7 +259,9 @@ impl Dispatcher {
         let (scheme, host) = (connection.scheme, authority(&request).unwrap_or_default());
         match &ruling.path {
             Some(PathEffect::Redirect { status, location }) => {
-                ruling.decided.served(*status, goal.begun.elapsed());
+                if let Some(begun) = goal.begun {
+                    ruling.decided.served(*status, begun.elapsed());
+                }
                 return now(ruling.on_response.apply(redirect(*status, location)));
             }
             Some(PathEffect::Rewrite(path)) => goal.url = whole_url(scheme, host, path),
@@ -277,11 +280,10 @@ impl Dispatcher {
             }
             None => {}
         }
-        let measured = Some(ruling.decided.clone()).filter(Decided::is_measured);
-        let begun = goal.begun;
+        let measured = goal.begun.map(|begun| (ruling.decided.clone(), begun));
         goal.decided = Some(ruling.decided);
         let answering = self.dispatch(request, connection, id, goal);
-        told(answering, ruling.on_response, measured.map(|decided| (decided, begun)))
+        told(answering, ruling.on_response, measured)
     }
 
     /// Lets a request in and calls the worker.

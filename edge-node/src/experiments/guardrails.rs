@@ -32,8 +32,8 @@ pub(crate) async fn watch_guardrails(
     while !*leave.borrow() {
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
-            // Whoever told it to leave may be gone.
-            _ = leave.wait_for(|leave| *leave) => return,
+            // On a node by itself nobody says so.
+            Ok(_) = leave.wait_for(|leave| *leave) => return,
         }
         let snapshot = snapshots.borrow().clone();
         guarded.compile(&snapshot);

@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::rules::{Overlay, PathEffect, Reason, RollBack, RuleSet, Scripted, unit_hash};
 
 fn overlay(rule: &str, variant: &str) -> Overlay {
     let taken = RollBack { at_ms: 1, why: "slow".into() };
@@ -17,8 +16,7 @@ fn set(rule: Value, overlay: Overlay) -> RuleSet {
 
 /// The variant that a unit gets, and why.
 fn given(set: &RuleSet, unit: &str) -> Option<(String, Reason)> {
-    let headers = headers(&[("cookie", &format!("atoll_id={unit}"))]);
-    let decision = set.evaluate(&visit(&headers));
+    let decision = Sent::get("/").unit(unit).decide(set);
     let assigned = decision.assigned.first()?;
     Some((set.rules()[0].variants()[assigned.variant].name().to_owned(), assigned.reason))
 }
@@ -55,8 +53,8 @@ fn units_of_an_only_variant_that_was_taken_back_get_nothing() {
     let taken = (0..100).map(|unit| unit.to_string()).find(|unit| given(&before, unit).is_some());
     assert_eq!(given(&set(rule, overlay("r", "on")), &taken.unwrap()), None);
     let left = (0..100).map(|unit| unit.to_string()).find(|unit| given(&before, unit).is_none());
-    let headers = headers(&[("cookie", &format!("atoll_id={}", left.unwrap()))]);
-    assert_eq!(before.evaluate(&visit(&headers)).left_out.len(), 1);
+    let decision = Sent::get("/").unit(&left.unwrap()).decide(&before);
+    assert_eq!(decision.left_out.len(), 1);
 }
 
 #[test]
@@ -69,19 +67,19 @@ fn units_are_known_where_rules_do_not_hold_and_none_is_made() {
         (vec![("cookie", "atoll_id=7")], Some("7")),
         (vec![], None),
     ] {
-        let headers = headers(&sent);
-        let decision = set.evaluate(&visit(&headers));
+        let request =
+            sent.iter().fold(Sent::get("/"), |request, (name, value)| request.header(name, value));
+        let decision = request.decide(&set);
         assert_eq!(set.unit_of(&decision, 0).map(|unit| &**unit), expected);
         assert_eq!(decision.fresh_unit, None);
     }
 }
 
-/// The two halves by a MurmurHash3 of another hand: `mmh3.hash("unit.0:ada")` and so on.
+/// Buckets are the upper ends of the same hash.
 #[test]
-fn units_have_the_published_hash() {
+fn units_hash_as_buckets_do() {
     let half = |seed: &str, unit: &str| {
         let bucket = u64::from(bucket(seed, unit));
-        // A bucket is the upper end of the same hash.
         (bucket << 32).div_ceil(10_000)..((bucket + 1) << 32).div_ceil(10_000)
     };
     for unit in ["ada", "", "zürich", "0123456789abcdef0123456789abcdef"] {
@@ -111,9 +109,9 @@ fn guardrails_are_refused_with_what_is_wrong() {
 fn a_scripts_decision_is_a_variant() {
     let decision = json!({ "variant": "gold", "redirect": "https://{host}/gold{query}", "variables": { "a": 1 } });
     let scripted = Scripted::parse(&decision).unwrap();
-    let headers = headers(&[]);
-    let effects = scripted.effects(&visit(&headers));
-    assert!(matches!(effects.path, Some(PathEffect::Redirect { .. })), "{effects:?}");
+    let path = Sent::get("/x?q=1").visit(|visit| scripted.effects(visit).path);
+    let Some(PathEffect::Redirect { location, .. }) = path else { panic!("{path:?}") };
+    assert_eq!(location, "https://shop.example/gold?q=1");
     assert_eq!(
         scripted.details(),
         json!({ "value": "gold", "variant": "gold", "reason": "TARGETING_MATCH" })
