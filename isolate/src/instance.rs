@@ -377,6 +377,7 @@ impl Inner {
             _ if spent.over_budget => {
                 // Nothing of it is on the stack any more, and the watchdog looks elsewhere.
                 self.handle.cancel_terminate_execution();
+                self.inside(|runtime| entries.forget_context(runtime));
                 Some((Outcome::ExceededCpu, rule_exception()))
             }
             Ok(()) => None,

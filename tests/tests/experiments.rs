@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use atoll_kv::contract::nats::NatsServers;
 use atoll_tests::{Node, NodeOptions, Script, SharedNode};
 use http::Method;
 use serde_json::{Value, json};
@@ -150,4 +151,59 @@ async fn a_variant_that_breaks_its_guardrail_is_taken_back_for_good() {
     assert!(status.stdout.contains("bad was taken back: 100.00 % of"), "{}", status.stdout);
     assert!(node.atoll(&["rules", "enable", "page", "--name", "guarded"]).await.success);
     assert_eq!(visit(node, "guarded", "/", &bad[2]).await, "bad");
+}
+
+fn of_cluster(servers: &NatsServers, name: &str, key: Option<Vec<u8>>) -> NodeOptions {
+    let config = format!(
+        "[cluster]\nnats = [{:?}]\nname = {name:?}\nregion = \"r\"\nshards = 4\nreplicas = 1\n",
+        servers.url(0)
+    );
+    NodeOptions { threads: 1, processes: Some(1), config, key }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_of_a_cluster_have_the_same_results_and_one_takes_back() {
+    let servers = NatsServers::start(1);
+    let a = Node::start(of_cluster(&servers, "a", None)).await;
+    let key = std::fs::read(a.data_dir().join("node.key")).unwrap();
+    let b = Node::start(of_cluster(&servers, "b", Some(key))).await;
+    a.deploy("shop", &Script::module(SHOP)).await;
+    let variants = json!([{ "name": "old" }, { "name": "bad" }]);
+    set(
+        &a,
+        "shop",
+        json!({ "rule": [
+        { "name": "page", "when": { "path": "/" }, "variants": variants,
+          "guardrail": { "error_rate": 5, "requests": 30 } },
+    ] }),
+    )
+    .await;
+    eventually(&b, "shop", |found| found["rule"] == "page").await;
+    let all: Vec<String> = (0..40).map(|number| format!("unit-{number}")).collect();
+    for unit in &all {
+        // Some units come to both nodes.
+        visit(&a, "shop", "/", unit).await;
+        visit(&b, "shop", "/", &all[0]).await;
+    }
+    visit(&b, "shop", "/buy?spent=3", &all[1]).await;
+    let bad = all.iter().filter(|u| atoll_router::rules::bucket("page", u) >= 5_000).count() as u64;
+    let expected = (all.len() as u64 - bad, bad);
+    for node in [&a, &b] {
+        let known = |found: &Value| {
+            let told = found["metrics"][0]["variants"].as_array();
+            let sums = told.into_iter().flatten().map(|variant| variant["sum"].as_f64().unwrap());
+            units(found) == expected && sums.sum::<f64>() == 3.0
+        };
+        eventually(node, "shop", known).await;
+    }
+    for unit in &all {
+        visit(&b, "shop", "/", unit).await;
+    }
+    let taken = |found: &Value| !found["variants"][1]["rolled_back"].is_null();
+    let by_a = eventually(&a, "shop", taken).await;
+    let by_b = eventually(&b, "shop", taken).await;
+    assert_eq!(by_a["variants"][1]["rolled_back"], by_b["variants"][1]["rolled_back"]);
+    let said =
+        [&a, &b].map(|node| node.output().matches("a guardrail took a variant back").count());
+    assert_eq!(said.iter().sum::<usize>(), 1, "{said:?}");
 }

@@ -78,9 +78,11 @@ fn rules_json(stored: Option<StoredRules>) -> Answer {
     };
     let (set, now) = (stored.compile()?, now_ms());
     let rules = set.rules().iter().map(|rule| {
-        let variants = rule.variants().iter().zip(rule.buckets(now));
-        let variants = variants
-            .map(|(variant, buckets)| json!({ "name": variant.name(), "buckets": buckets }));
+        let variants = rule.variants().iter().zip(rule.buckets(now)).enumerate();
+        let variants = variants.map(|(place, (variant, buckets))| {
+            let taken = rule.is_rolled_back(place);
+            json!({ "name": variant.name(), "buckets": buckets, "rolled_back": taken })
+        });
         let state = match rule.state() {
             RuleState::On => "on",
             RuleState::Disabled => "disabled",

@@ -101,7 +101,8 @@ fn shares(rule: &Value) -> String {
         .iter()
         .map(|variant| {
             let name = printable(variant["name"].as_str().unwrap_or_default());
-            format!("{name} {}", percent(buckets(variant)))
+            let taken = if variant["rolled_back"] == true { " (taken back)" } else { "" };
+            format!("{name} {}{taken}", percent(buckets(variant)))
         })
         .collect();
     let left = BUCKETS - variants.iter().map(buckets).sum::<f64>();

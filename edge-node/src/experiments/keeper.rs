@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, mpsc};
 use super::batch::{Batch, Served};
 use super::results::{ExperimentResults, results};
 use super::store::{Applied, Store, StoreError, StoreLimits};
-use crate::registry::{Registry, Snapshot, WorkerRef};
+use crate::registry::{Registry, Snapshot, WorkerRef, now_ms};
 
 /// Where the store lies in the data directory, or in its part for the cluster.
 const FILE: &str = "experiments.sqlite";
@@ -55,7 +55,9 @@ impl Experiments {
     }
 
     /// Takes what a process saw, unless too much waits. Never blocks.
-    pub(crate) fn take(&self, batch: Batch) {
+    pub(crate) fn take(&self, mut batch: Batch) {
+        // Whatever time the process says.
+        batch.at_ms = now_ms();
         if !batch.is_empty() && self.0.sender.try_send(batch).is_err() {
             self.lose();
         }

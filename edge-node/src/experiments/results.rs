@@ -131,6 +131,12 @@ fn shown(rule: &Rule, now_ms: u64) -> Vec<(String, f64)> {
     let share = |buckets: u16| f64::from(buckets) / f64::from(atoll_router::rules::BUCKETS);
     let names = rule.variants().iter().map(|variant| variant.name().to_owned());
     let mut shown: Vec<_> = names.zip(buckets.into_iter().map(share)).collect();
+    for place in (0..shown.len()).filter(|place| rule.is_rolled_back(*place)) {
+        let taken = std::mem::take(&mut shown[place].1);
+        if shown.len() > 1 {
+            shown[rule.control()].1 += taken;
+        }
+    }
     if rule.compares_with_nobody() {
         let left = 1.0 - shown.iter().map(|(_, share)| share).sum::<f64>();
         shown.push((NOBODY.to_owned(), left));

@@ -17,8 +17,10 @@ const PENDING_MAX: usize = 20_000;
 const REMEMBERED_MAX: usize = 65_536;
 /// The same of all workers in the process.
 const REMEMBERED_ALL_MAX: usize = 1_000_000;
-/// Exposures and outcomes that are told at once; the others wait for the next time.
-const TOLD_MAX: usize = 100_000;
+/// Exposures and outcomes that are told at once, before the others wait for the next time.
+const TOLD_MAX: usize = 60_000;
+/// As so many of them counts what is told of the requests of a variant.
+const SERVED_COUNTS: usize = 8;
 
 /// What is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,6 +173,7 @@ impl Tally {
             let seen = self.seen(*place, rule, flush, now_ms);
             outcomes += seen.outcomes.len();
             told += seen.exposures.len() + seen.outcomes.len();
+            told += seen.served.len() * SERVED_COUNTS;
             if !(seen.exposures.is_empty() && seen.outcomes.is_empty() && seen.served.is_empty()) {
                 batch.seen.push(seen);
             }
@@ -183,11 +186,17 @@ impl Tally {
 
     fn seen(&self, place: usize, pending: &mut PendingRule, flush: Flush, now_ms: u64) -> Seen {
         let rule = &self.set.rules()[place];
-        let buckets = rule.buckets(now_ms);
+        let mut buckets = rule.buckets(now_ms);
+        for (place, buckets) in buckets.iter_mut().enumerate() {
+            // Its units see nothing of it, so none is expected.
+            if rule.is_rolled_back(place) {
+                *buckets = 0;
+            }
+        }
         let names = rule.variants().iter().map(|variant| variant.name().to_owned());
         let mut variants: Vec<_> = names.zip(buckets.iter().copied()).collect();
         if rule.compares_with_nobody() {
-            let given: u16 = buckets.iter().sum();
+            let given: u16 = rule.buckets(now_ms).iter().sum();
             variants.push((NOBODY.to_owned(), BUCKETS.saturating_sub(given)));
         }
         let mut outcomes = pending.ripe();

@@ -266,6 +266,13 @@ impl Entries {
         if scope.is_execution_terminating() { Err(CallError::Terminated) } else { Ok(()) }
     }
 
+    /// Forgets whose code ran last: an execution that was ended leaves that behind.
+    pub(crate) fn forget_context(&self, runtime: &mut JsRuntime) {
+        scope!(scope, runtime);
+        let nobody = v8::undefined(scope).into();
+        scope.set_continuation_preserved_embedder_data(nobody);
+    }
+
     /// Reports what was rejected and is not handled. Says whether there was anything.
     pub(crate) fn report_rejections(&self, runtime: &mut JsRuntime) -> bool {
         scope!(scope, runtime);
