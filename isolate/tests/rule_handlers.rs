@@ -1,5 +1,7 @@
 //! Scripts decide about requests within a tight budget, and tell outcomes.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::time::Duration;

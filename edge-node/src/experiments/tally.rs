@@ -60,11 +60,16 @@ struct Pending {
     dropped: u64,
 }
 
+/// The sum of values and how many there were, by metric and unit.
+type Outcomes = FxHashMap<(Box<str>, u64), (f64, u32)>;
+/// One of them.
+type Outcome = ((Box<str>, u64), (f64, u32));
+
 #[derive(Default)]
 struct PendingRule {
     exposures: Vec<(u8, u64)>,
     /// Of this tick, the one before, and the one before that.
-    outcomes: [FxHashMap<(Box<str>, u64), (f64, u32)>; 3],
+    outcomes: [Outcomes; 3],
     served: FxHashMap<u8, Served>,
 }
 
@@ -204,7 +209,7 @@ impl Tally {
             outcomes.extend(pending.ripe());
             outcomes.extend(pending.ripe());
         }
-        let told = |((metric, unit), (sum, times)): ((Box<str>, u64), (f64, u32))| Told {
+        let told = |((metric, unit), (sum, times)): Outcome| Told {
             metric: metric.into(),
             unit,
             sum,
@@ -231,7 +236,7 @@ impl Drop for Tally {
 
 impl PendingRule {
     /// Takes the outcomes that have waited longest, and lets the others wait one tick less.
-    fn ripe(&mut self) -> Vec<((Box<str>, u64), (f64, u32))> {
+    fn ripe(&mut self) -> Vec<Outcome> {
         self.outcomes.rotate_right(1);
         // The oldest ones are in front now.
         self.outcomes[0].drain().collect()
