@@ -110,9 +110,15 @@ async fn units_count_once_and_outcomes_are_theirs() {
 
     let status = node.atoll(&["rules", "status", "shop"]).await;
     assert!(status.success && !status.stdout.contains('\u{1b}'), "{status:?}");
-    for part in ["page\n", "old (control)\t50.00 %", "█", "spent", "●"] {
-        // The headings stand on a terminal alone.
-        assert!(part == "spent" || status.stdout.contains(part), "{part}: {}", status.stdout);
+    for part in [
+        "page\n",
+        "old (control)\t50.00 %",
+        "█",
+        "spent\tdid it, points\tnew\t",
+        "spent\tmean\t",
+        "●",
+    ] {
+        assert!(status.stdout.contains(part), "{part}: {}", status.stdout);
     }
     let json = node.atoll(&["--json", "rules", "status", "shop"]).await;
     let json: Value = serde_json::from_str(&json.stdout).unwrap();

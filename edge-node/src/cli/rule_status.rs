@@ -104,26 +104,44 @@ fn sample_ratio(terminal: Terminal, ratio: &Value) {
 
 fn show_metric(terminal: Terminal, metric: &Value) {
     let variants = list(&metric["variants"]);
-    let widest = |of: &str| {
-        let ends = variants.iter().flat_map(|variant| [&variant[of]["low"], &variant[of]["high"]]);
-        ends.map(|end| number(end).abs()).fold(0.0, f64::max)
-    };
-    let (conversions, values) = (widest("conversion"), widest("value"));
-    let rows = variants.iter().map(|variant| {
-        let points = |value: f64| format!("{:+.2}", value * 100.0);
-        let plain = |value: f64| format!("{value:+.4}");
-        vec![
-            text(&variant["variant"]),
-            percent(number(&variant["conversion_rate"])),
-            difference(terminal, &variant["conversion"], conversions, points),
-            format!("{:.4}", number(&variant["mean"])),
-            difference(terminal, &variant["value"], values, plain),
-        ]
-    });
     let name = text(&metric["name"]);
-    let headings =
-        [&*name, "did it", "difference in points, 95 %", "mean", "difference of means, 95 %"];
-    terminal.table(&headings, rows.collect());
+    let percent_of = |variant: &Value| percent(number(&variant["conversion_rate"]));
+    let points = |value: f64| format!("{:+.2}", value * 100.0);
+    let mut rows = measure_rows(
+        terminal,
+        [&name, "did it, points"],
+        variants,
+        "conversion",
+        (&percent_of, &points),
+    );
+    let counts = |variant: &Value| number(&variant["sum"]) == number(&variant["converted"]);
+    // Where each unit did it once, the mean is the share.
+    if !variants.iter().all(counts) {
+        let mean = |variant: &Value| format!("{:.4}", number(&variant["mean"]));
+        let plain = |value: f64| format!("{value:+.4}");
+        rows.extend(measure_rows(terminal, [&name, "mean"], variants, "value", (&mean, &plain)));
+    }
+    terminal.table(&["metric", "", "variant", "", "difference, 95 %"], rows);
+}
+
+/// How a variant's own figure is written, and a difference.
+type Figures<'f> = (&'f dyn Fn(&Value) -> String, &'f dyn Fn(f64) -> String);
+
+fn measure_rows(
+    terminal: Terminal,
+    [metric, measure]: [&str; 2],
+    variants: &[Value],
+    key: &str,
+    (own, figure): Figures<'_>,
+) -> Vec<Vec<String>> {
+    let ends = variants.iter().flat_map(|variant| [&variant[key]["low"], &variant[key]["high"]]);
+    let widest = ends.map(|end| number(end).abs()).fold(0.0, f64::max);
+    let row = |variant: &Value| {
+        let difference = difference(terminal, &variant[key], widest, figure);
+        let name = text(&variant["variant"]);
+        vec![metric.to_owned(), measure.to_owned(), name, own(variant), difference]
+    };
+    variants.iter().map(row).collect()
 }
 
 /// A difference with its interval, drawn and in figures.
@@ -131,7 +149,7 @@ fn difference(
     terminal: Terminal,
     found: &Value,
     widest: f64,
-    figure: impl Fn(f64) -> String,
+    figure: &dyn Fn(f64) -> String,
 ) -> String {
     if found.is_null() {
         return "-".to_owned();

@@ -94,7 +94,11 @@ impl Dispatcher {
     ) -> http::Response<AnswerBody> {
         let decided = match judge {
             Ok(judge) => self.ask(&request, &connection, &id, &goal, &ruling, judge).await,
-            Err(why) => Err(why),
+            Err(why) => {
+                let worker = goal.target.worker.worker.as_str();
+                tracing::info!(id = &*id, worker, why, "no script can decide: the rules do");
+                Err(why)
+            }
         };
         let script = match decided {
             Ok(Some(scripted)) => {
@@ -111,9 +115,8 @@ impl Dispatcher {
             }
             Ok(None) => Script::Nothing,
             Err(why) => {
+                // The log has it as an invocation that did not end well.
                 self.script_failures.add(1);
-                let worker = goal.target.worker.worker.as_str();
-                tracing::info!(id = &*id, worker, why, "a rule script failed: its rules decide");
                 Script::Failed(why.into())
             }
         };
