@@ -126,7 +126,7 @@ pub struct Decision {
     pub fresh_unit: Option<Arc<str>>,
     /// Units that got nothing and are what a rule's only variant is compared with.
     pub left_out: Vec<LeftOut>,
-    /// The id of each source of units that the request has one of, where something is to be compared.
+    /// The id of each source of units that the request has one of, where experiments did not draw for them.
     pub units: Box<[Option<Arc<str>>]>,
     /// What became of every rule, when that was asked for by somebody who may.
     pub trace: Option<Vec<Trace>>,

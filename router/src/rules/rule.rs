@@ -27,6 +27,8 @@ pub struct Rule {
     pub(super) schedule: Schedule,
     pub(super) variants: Box<[Variant]>,
     pub(super) preview: Preview,
+    /// Whether something is drawn.
+    pub(super) is_experiment: bool,
     /// The place of the variant that others are measured by.
     pub(super) control: usize,
     pub(super) guardrail: Option<Guardrail>,
@@ -96,12 +98,12 @@ impl Rule {
 
     /// Whether something is drawn, so that there is something to compare.
     pub fn is_experiment(&self) -> bool {
-        self.variants.len() > 1 || !self.plan.is_constant()
+        self.is_experiment
     }
 
     /// Whether those who get nothing are what its only variant is compared with.
     pub fn compares_with_nobody(&self) -> bool {
-        self.variants.len() == 1 && self.is_experiment()
+        self.variants.len() == 1 && self.is_experiment
     }
 
     /// The place of the variant that others are measured by.

@@ -67,6 +67,8 @@ pub struct RuleSet {
     pub(super) holdouts: Box<[Holdout]>,
     /// In the document's order.
     pub(super) rules: Box<[Rule]>,
+    /// How many of them are experiments.
+    pub(super) experiments: usize,
     pub(super) token_sha256: Option<[u8; 32]>,
     /// The worker whose script decides after the rules.
     pub(super) script: Option<Box<str>>,
@@ -280,7 +282,12 @@ impl<'e> Evaluation<'e> {
             }
         }
         self.decision.fresh_unit = self.facts.fresh_unit();
-        if set.rules.iter().any(Rule::is_experiment) {
+        // Units that were drawn for stand in the decision already.
+        let drawn = |assigned: &&Assigned| {
+            assigned.unit.is_some() && set.rules[assigned.rule].is_experiment
+        };
+        let drawn = self.decision.assigned.iter().filter(drawn).count();
+        if drawn < set.experiments {
             self.decision.units = self.facts.known_units();
         }
         self.decision

@@ -1,6 +1,7 @@
 //! Rules of workers over the API.
 
 use super::*;
+use crate::registry::{WorkerName, WorkerRef};
 
 const RULES: &str = "A/workers/scripts/w/rules";
 
@@ -12,9 +13,8 @@ async fn rules_are_set_seen_switched_and_removed() {
     assert_eq!(node.a.get(RULES).await, json!({ "document": null, "rules": [] }));
     let document = json!({ "rule": [{ "name": "r", "percent": 25 }] });
     let set = node.a.done(Method::PUT, RULES, document.clone()).await;
-    let rule = json!({
-        "name": "r", "layer": "main", "state": "on", "variants": [{ "name": "on", "buckets": 2_500 }],
-    });
+    let variants = json!([{ "name": "on", "buckets": 2_500, "rolled_back": false }]);
+    let rule = json!({ "name": "r", "layer": "main", "state": "on", "variants": variants });
     assert_eq!((&set["document"], &set["rules"][0]), (&document, &rule));
     let switch = format!("{RULES}/r/switch");
     let off = node.a.done(Method::PUT, &switch, json!({ "on": false })).await;
@@ -60,4 +60,29 @@ async fn a_request_is_tried_without_being_sent() {
         let (status, body) = node.a.call(Method::POST, &test, wrong).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{key}: {body}");
     }
+}
+
+#[tokio::test]
+async fn variants_that_were_taken_back_come_back_by_a_switch_alone() {
+    let node = node();
+    node.a.deploy("w", json!([])).await;
+    let document =
+        json!({ "rule": [{ "name": "r", "variants": [{ "name": "a" }, { "name": "b" }] }] });
+    node.a.done(Method::PUT, RULES, document.clone()).await;
+    let worker = WorkerRef { account: node.a.account.clone(), worker: WorkerName::new("w") };
+    node.registry.roll_back(&worker, "r", "b", "slow").unwrap();
+    // The first reason stays.
+    node.registry.roll_back(&worker, "r", "b", "slower").unwrap();
+    let again = node.a.done(Method::PUT, RULES, document).await;
+    assert_eq!(again["rules"][0]["variants"][1]["rolled_back"], true);
+    let results = format!("{RULES}/results");
+    let found = node.a.get(&results).await;
+    let variants = &found["experiments"][0]["variants"];
+    assert_eq!((&variants[0]["share"], &variants[1]["share"]), (&json!(1.0), &json!(0.0)));
+    assert_eq!(variants[1]["rolled_back"]["why"], "slow");
+    assert_eq!(node.b.fault(Method::GET, &results, Value::Null).await.0, 10_007);
+    let switch = format!("{RULES}/r/switch");
+    let on = node.a.done(Method::PUT, &switch, json!({ "on": true })).await;
+    assert_eq!(on["rules"][0]["variants"][1]["rolled_back"], false);
+    assert!(on["overlay"]["guarded_since_ms"]["r"].is_u64(), "{on}");
 }

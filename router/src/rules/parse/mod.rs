@@ -99,6 +99,7 @@ pub(super) fn rule_set(document: &Value, overlay: Overlay) -> Result<RuleSet, Ru
             .collect(),
         holdouts: holdouts.into_iter().map(|draft| draft.holdout).collect(),
         open: rules.iter().any(|rule| rule.preview == Preview::Open),
+        experiments: rules.iter().filter(|rule| rule.is_experiment).count(),
         rules: rules.into(),
         token_sha256,
         script,

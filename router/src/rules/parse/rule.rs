@@ -107,6 +107,7 @@ impl Builder {
             seed: Seed::new(&seed_text),
             seed_text: seed_text.into(),
             schedule: Schedule::new(&plan, past.as_ref()),
+            is_experiment: variants.len() > 1 || !plan.is_constant(),
             plan,
             variants: variants.into(),
             preview,
