@@ -20,7 +20,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::Service as HttpService;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::server::Acceptor;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, timeout};
 use tokio_rustls::LazyConfigAcceptor;
@@ -74,6 +74,9 @@ pub trait Service: 'static {
     /// Learns which host a client asks for, before the rest of its handshake and its request: time to get
     /// ready. Must be quick, and must not trust that a request for that host will follow.
     fn greeted(&self, _host: &str) {}
+
+    /// Answers an ACME authority that looks for this text.
+    fn challenge(&self, answer: String) -> Response<Self::Body>;
 
     /// Answers a request that a limit refuses before it is looked at.
     fn refuse(
@@ -249,24 +252,33 @@ async fn serve_connection<S: Service>(
         return serve_stream(socket, connection, server, place).await;
     };
     let handshake = timeout(server.options.tls_handshake_timeout, shake_hands(socket, tls, server));
-    let (stream, asked) = tokio::select! {
+    let shaken = tokio::select! {
         result = handshake => result.map_err(|_| "the tls handshake took too long")??,
         () = place.orders.changed() => return Ok(()),
     };
+    let Some((stream, asked)) = shaken else { return Ok(()) };
     let info = tls::session(stream.get_ref().1, &asked)?;
     let connection = Connection { peer, local, scheme: Scheme::Https, tls: Some(info) };
     serve_stream(stream, connection, server, place).await
 }
 
-/// Ends TLS, and tells the service the host as soon as the client has named it.
+/// Ends TLS, and tells the service the host as soon as the client has named it. None after the handshake of an
+/// ACME authority, which is the answer in itself.
 async fn shake_hands<S: Service>(
     socket: BatchedStream,
     tls: &Tls,
     server: &Server<S>,
-) -> io::Result<(TlsStream<BatchedStream>, Arc<Asked>)> {
+) -> io::Result<Option<(TlsStream<BatchedStream>, Arc<Asked>)>> {
     let hello = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
     let asked = {
         let client_hello = hello.client_hello();
+        let wants_answer = client_hello
+            .alpn()
+            .is_some_and(|mut offered| offered.any(|protocol| protocol == tls::ACME_ALPN));
+        if wants_answer && let Some(config) = tls.for_challenge() {
+            hello.into_stream(config).await?.shutdown().await?;
+            return Ok(None);
+        }
         let host = client_hello.server_name();
         if let Some(host) = host {
             server.service.greeted(host);
@@ -274,7 +286,7 @@ async fn shake_hands<S: Service>(
         tls.for_host(host)
     };
     let stream = hello.into_stream(Arc::clone(&asked.config)).await?;
-    Ok((stream, asked))
+    Ok(Some((stream, asked)))
 }
 
 async fn serve_stream<S: Service, T>(
@@ -412,12 +424,15 @@ fn responder<S: Service>(
         let in_flight = InFlight::begin(&activity);
         let mut request = request.map(RequestBody::from);
         Upgrade::mark(&mut request, &activity);
-        let response = match server.gate.refusal(&request, &connection) {
-            None => {
+        let refusal = server.gate.refusal(&request, &connection);
+        let answer = server.gate.challenge_answer(&request, refusal, &connection);
+        let response = match (refusal, answer) {
+            (_, Some(answer)) => Either::Right(std::future::ready(server.service.challenge(answer))),
+            (None, None) => {
                 let connection = server.gate.prepare(&mut request, &connection);
                 Either::Left(server.service.call(request, &connection))
             }
-            Some(refusal) => {
+            (Some(refusal), None) => {
                 let mut response = server.service.refuse(&request, refusal, &connection);
                 gate::close_after(request.version(), &mut response);
                 Either::Right(std::future::ready(response))

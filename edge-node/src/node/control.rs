@@ -12,12 +12,14 @@ use tokio::task::JoinHandle;
 
 use super::NodeError;
 use super::stores::{KvEngine, NodeStores};
+use crate::acme;
 use crate::api::{self, ApiConfig, NodeInfo, ScriptCheck};
 use crate::cluster::{Announced, Cluster, announce, listen, run_cluster_crons};
 use crate::config::NodeConfig;
 use crate::dispatch::{Job, run_crons};
 use crate::node_file::NodeFile;
 use crate::observe::Health;
+use crate::tls::show_certificates;
 
 /// What the control part is told of those who serve.
 pub(crate) struct ServingSide<F> {
@@ -39,6 +41,7 @@ pub(crate) struct Control {
     pub(crate) admin: SocketAddr,
     pub(crate) health: Health,
     crons: JoinHandle<()>,
+    acme: Option<JoinHandle<()>>,
     stop_api: watch::Sender<bool>,
     api: JoinHandle<()>,
     kv: KvEngine,
@@ -90,6 +93,8 @@ impl Control {
         let api = tokio::spawn(api::serve(listener, router, stopped));
         let (leave, leaving) = watch::channel(false);
         let crons = start_crons(stores, leaving.clone(), fire);
+        let acme = acme::start(config, stores, in_use.clone());
+        show_certificates(&stores.registry, &health, stores.hub.metrics());
         let cluster = stores.cluster.clone().map(|cluster| {
             let metrics = stores.hub.metrics().clone();
             Part::start(cluster, Announced { in_use, metrics }, (leave, leaving), &health)
@@ -97,7 +102,7 @@ impl Control {
         NodeFile { admin, http, https, pid: std::process::id() }.write(&config.data_dir)?;
         health.ready();
         let (data_dir, kv) = (config.data_dir.clone(), stores.kv.clone());
-        Ok(Self { data_dir, admin, health, crons, stop_api, api, kv, cluster })
+        Ok(Self { data_dir, admin, health, crons, acme, stop_api, api, kv, cluster })
     }
 
     /// Tells the world that the node takes no new work.
@@ -106,6 +111,8 @@ impl Control {
         if let Err(error) = NodeFile::remove(&self.data_dir) {
             tracing::warn!(%error, "the file that leads commands to this node could not be removed");
         }
+        // Its lease goes with it, and what it asked an authority for is asked for again.
+        self.acme.iter().for_each(JoinHandle::abort);
         match &self.cluster {
             // The lease is let go first.
             Some(part) => {

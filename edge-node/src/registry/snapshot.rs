@@ -4,7 +4,7 @@ use rusqlite::Transaction;
 
 use super::database::from_sql;
 use super::{
-    AccountId, LiveWorker, RegistryError, Route, Schedule, Snapshot, WorkerName, WorkerRef,
+    AccountId, LiveWorker, RegistryError, Route, Schedule, Snapshot, WorkerName, WorkerRef, acme,
     certificates, deployments, routes, rules,
 };
 
@@ -16,7 +16,7 @@ pub(super) fn build(view: &Transaction<'_>) -> Result<Snapshot, RegistryError> {
         routes: all_routes(view)?,
         schedules: schedules(view)?,
         subdomains: subdomains(view)?,
-        certificates: certificates::ids(view)?,
+        certificates: [certificates::ids(view)?, acme::ids(view)?].concat(),
         rules: rules::all(view)?,
     })
 }

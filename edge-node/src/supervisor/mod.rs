@@ -333,6 +333,7 @@ fn childs_config(config: &NodeConfig, processes: usize) -> NodeConfig {
     // What reaches the cluster's servers is nothing for processes that run tenants' code.
     config.geo.colo = Some(config.colo().to_owned());
     config.cluster = None;
+    config.tls.acme = None;
     config
 }
 
