@@ -254,7 +254,7 @@ async fn serve_connection<S: Service>(
     let handshake = timeout(server.options.tls_handshake_timeout, shake_hands(socket, tls, server));
     let shaken = tokio::select! {
         result = handshake => result.map_err(|_| "the tls handshake took too long")??,
-        () = place.orders.changed() => return Ok(()),
+        () = place.orders.given_up() => return Ok(()),
     };
     let Some((stream, asked)) = shaken else { return Ok(()) };
     let info = tls::session(stream.get_ref().1, &asked)?;
@@ -305,7 +305,7 @@ where
             let sniff = timeout(server.options.header_read_timeout, sniff(&mut stream));
             tokio::select! {
                 result = sniff => result.map_err(|_| "the client sent no request in time")??,
-                () = place.orders.changed() => return Ok(()),
+                () = place.orders.given_up() => return Ok(()),
             }
         }
     };

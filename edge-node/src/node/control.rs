@@ -1,7 +1,7 @@
 //! The part of a node that holds its state and runs no tenant's code: the registry, the KV store, the API,
 //! crons, metrics and health. It is the same whether workers are served in this process or in others.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::NodeError;
+use super::kept::fitting;
 use super::stores::{KvEngine, NodeStores};
 use crate::acme;
 use crate::api::{self, ApiConfig, NodeInfo, ScriptCheck};
@@ -60,9 +61,15 @@ struct Part {
 const LEAVE_MAX: Duration = Duration::from_secs(2);
 
 /// Binds the API's listener.
-pub(crate) async fn bind_admin(config: &NodeConfig) -> Result<TcpListener, NodeError> {
-    TcpListener::bind(config.admin)
-        .await
+pub(crate) fn bind_admin(
+    config: &NodeConfig,
+    kept: Vec<StdTcpListener>,
+) -> Result<StdTcpListener, NodeError> {
+    if let Some(kept) = fitting(kept, config.admin, StdTcpListener::local_addr).pop() {
+        return Ok(kept);
+    }
+    StdTcpListener::bind(config.admin)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
         .map_err(|source| NodeError::Admin { address: config.admin, source })
 }
 
@@ -71,11 +78,12 @@ impl Control {
     pub(crate) async fn start<F: Fn(Job) -> bool + Send + Sync + 'static>(
         config: &NodeConfig,
         stores: &NodeStores,
-        listener: TcpListener,
+        listener: StdTcpListener,
         health: Health,
         serving: ServingSide<F>,
     ) -> Result<Self, NodeError> {
         let admin = listener.local_addr()?;
+        let listener = TcpListener::from_std(listener)?;
         let ServingSide { check, http, https, in_use, fire } = serving;
         let router = api::router(ApiConfig {
             registry: stores.registry.clone(),
