@@ -20,7 +20,7 @@ use crate::options::ServeOptions;
 const EVICTION_SHARE: usize = 64;
 
 /// How long a connection on which nothing has come may still begin once a drain has begun.
-const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
+pub(crate) const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
 /// What a connection's task is told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

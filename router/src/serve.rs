@@ -22,13 +22,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::{MissedTickBehavior, timeout};
+use tokio::time::{MissedTickBehavior, sleep, timeout};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::batch::{BatchedStream, Flusher};
 use crate::connection::{Alpn, Connection, GuardedIo, InFlight, TrackedBody};
-use crate::connections::{Connections, Order, Place};
+use crate::connections::{Connections, FIRST_REQUEST_GRACE, Order, Place};
 use crate::drain::{DrainSignal, Drained};
 use crate::frame_watch::PREFACE;
 use crate::gate::{self, Gate, Refusal};
@@ -389,17 +389,32 @@ where
 {
     let mut served = std::pin::pin!(served);
     let mut draining = false;
+    // hyper closes a connection on which nothing was asked when it is to shut down: its first request may be on
+    // the way.
+    let mut grace = None;
     std::future::poll_fn(|cx| {
-        match place.orders.poll(cx) {
-            Order::Serve => {}
-            Order::Drain if draining => {}
-            Order::Drain => {
+        loop {
+            let order = place.orders.poll(cx);
+            if order == Order::Close {
+                return Poll::Ready(Ok(()));
+            }
+            let mut grace_is_over = || {
+                let grace = grace.get_or_insert_with(|| Box::pin(sleep(FIRST_REQUEST_GRACE)));
+                grace.as_mut().poll(cx).is_ready()
+            };
+            let is_asked = || place.activity.requests() > 0;
+            if order == Order::Drain && !draining && (is_asked() || grace_is_over()) {
                 draining = true;
                 shut_down(served.as_mut());
             }
-            Order::Close => return Poll::Ready(Ok(())),
+            if let Poll::Ready(ended) = served.as_mut().poll(cx) {
+                return Poll::Ready(ended.map_err(BoxError::from));
+            }
+            // The first request may just have come.
+            if order == Order::Serve || draining || !is_asked() {
+                return Poll::Pending;
+            }
         }
-        served.as_mut().poll(cx).map_err(BoxError::from)
     })
     .await
 }

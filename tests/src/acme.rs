@@ -153,7 +153,7 @@ fn spawn(programs: &Path, dir: &Path, dns: u16) -> Captured {
     command.arg("-config").arg(dir.join("pebble.json"));
     command.arg("-strict").arg("-dnsserver").arg(format!("127.0.0.1:{dns}"));
     // It refuses nonces now and then, as the real one does.
-    command.env("PEBBLE_WFE_NONCEREJECT", "20").env("PEBBLE_VA_NOSLEEP", "1");
+    command.env("PEBBLE_WFE_NONCEREJECT", "5").env("PEBBLE_VA_NOSLEEP", "1");
     command.env("PEBBLE_AUTHZREUSE", "0");
     Captured::spawn(&mut command)
 }
