@@ -442,7 +442,9 @@ fn responder<S: Service>(
         let refusal = server.gate.refusal(&request, &connection);
         let answer = server.gate.challenge_answer(&request, refusal, &connection);
         let response = match (refusal, answer) {
-            (_, Some(answer)) => Either::Right(std::future::ready(server.service.challenge(answer))),
+            (_, Some(answer)) => {
+                Either::Right(std::future::ready(server.service.challenge(answer)))
+            }
             (None, None) => {
                 let connection = server.gate.prepare(&mut request, &connection);
                 Either::Left(server.service.call(request, &connection))

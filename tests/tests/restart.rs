@@ -14,6 +14,9 @@ use http::Method;
 /// Requests that must be answered after a restart before the load ends.
 const ANSWERED_AFTER: usize = 200;
 
+/// Clients that ask at once over each protocol.
+const CLIENTS_EACH: usize = 4;
+
 /// Waits until the program has been started so often.
 async fn started(node: &Node, times: usize) {
     eventually("the next program listens", async || {
@@ -43,7 +46,8 @@ async fn a_restart_under_load_refuses_and_breaks_nothing() {
     let addresses = node.addresses();
     let seen = Arc::new(Seen::default());
     let protocols = [Protocol::Http1, Protocol::Http2, Protocol::Https1, Protocol::Https2];
-    let load: Vec<_> = protocols
+    let load: Vec<_> = [protocols; CLIENTS_EACH]
+        .concat()
         .into_iter()
         .map(|protocol| tokio::spawn(requests(node.clone(), protocol, seen.clone())))
         .collect();
