@@ -1,6 +1,7 @@
 //! The node's configuration file. Every key has a default, an unknown key is an error, and units
 //! are part of the names. `docs/config.md` lists the keys for people.
 
+mod acme;
 mod cluster;
 mod geo;
 mod proxies;
@@ -15,6 +16,8 @@ use ipnet::IpNet;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use acme::AcmeConfig;
+pub(crate) use acme::is_certifiable;
 pub use cluster::{ClusterConfig, ClusterTlsConfig};
 pub use geo::{GeoConfig, GeoNetworkConfig};
 pub use proxies::{ProxiesConfig, ProxyHeader};

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod acme;
 pub mod api;
 mod archive;
 pub mod bundle;

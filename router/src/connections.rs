@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -17,6 +18,9 @@ use crate::options::ServeOptions;
 /// The share of connections (one in so many) closed at once when the limit is reached: finding
 /// the oldest takes a pass over all of them, so it is not done for each newcomer.
 const EVICTION_SHARE: usize = 64;
+
+/// How long a connection on which nothing has come may still begin once a drain has begun.
+pub(crate) const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
 /// What a connection's task is told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,6 +54,16 @@ impl Orders {
     /// Waits for any order but to carry on.
     pub(crate) async fn changed(&self) {
         self.beyond(Order::Serve).await;
+    }
+
+    /// Waits until a connection that has asked for nothing yet is to be given up: at once when it is told to close,
+    /// and a moment after a drain has begun, since its first request may be on its way.
+    pub(crate) async fn given_up(&self) {
+        self.changed().await;
+        tokio::select! {
+            _ = self.beyond(Order::Drain) => {}
+            () = tokio::time::sleep(FIRST_REQUEST_GRACE) => {}
+        }
     }
 
     /// Waits for an order that goes beyond this one.

@@ -12,7 +12,7 @@ use crate::dot_segments;
 use crate::options::{HEADERS_MAX, ServeOptions};
 use crate::pattern::bare_host;
 use crate::proxies::Proxies;
-use crate::tls::{ClientMode, PolicyId, Tls};
+use crate::tls::{ClientMode, PolicyId, Tls, is_challenge_path};
 
 /// How long clients may remember that HTTP/3 is spoken here, in seconds.
 const ALT_SVC_S: u32 = 86_400;
@@ -68,6 +68,24 @@ impl Gate {
             tls,
             proxies: options.proxies.clone(),
         }
+    }
+
+    /// The answer to an ACME authority's question that is pending: ahead of every route and of client certificates,
+    /// over plain HTTP alone. `refusal` is what would become of the request.
+    pub(crate) fn challenge_answer<B>(
+        &self,
+        request: &Request<B>,
+        refusal: Option<Refusal>,
+        connection: &Connection,
+    ) -> Option<String> {
+        let path = request.uri().path();
+        let is_allowed = matches!(refusal, None | Some(Refusal::NoClientCertificate));
+        if connection.tls.is_some() || !is_allowed || !is_challenge_path(path) {
+            return None;
+        }
+        let authority = request.uri().authority().map(|authority| authority.as_str());
+        let host = authority.or_else(|| request.headers().get(HOST)?.to_str().ok())?;
+        self.tls.as_ref()?.challenge_answer(bare_host(host), path)
     }
 
     /// Why a request is refused, if it is.

@@ -57,8 +57,8 @@ pub use serve::{Security, ServeError, Service, serve};
 pub use table::{Match, RouteTable};
 pub use timed_body::{TimedBody, TimedBodyError};
 pub use tls::{
-    CertificateFacts, Certificates, ClientCertificate, ClientMode, ClientPolicy, PolicyId,
-    TICKET_NAME_BYTES, TICKET_SECRET_BYTES, TicketKey, Tls, TlsError, TlsMaterial, Verified,
-    load_pem, parse_certificates, parse_pem,
+    CertificateFacts, Certificates, Challenge, ChallengeKind, ClientCertificate, ClientMode,
+    ClientPolicy, PolicyId, TICKET_NAME_BYTES, TICKET_SECRET_BYTES, TicketKey, Tls, TlsError,
+    TlsMaterial, Verified, load_pem, parse_certificates, parse_pem,
 };
 pub use upgrade::{Upgrade, UpgradeKind, UpgradedStream};

@@ -20,15 +20,15 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::Service as HttpService;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::server::Acceptor;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::{MissedTickBehavior, timeout};
+use tokio::time::{MissedTickBehavior, sleep, timeout};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::batch::{BatchedStream, Flusher};
 use crate::connection::{Alpn, Connection, GuardedIo, InFlight, TrackedBody};
-use crate::connections::{Connections, Order, Place};
+use crate::connections::{Connections, FIRST_REQUEST_GRACE, Order, Place};
 use crate::drain::{DrainSignal, Drained};
 use crate::frame_watch::PREFACE;
 use crate::gate::{self, Gate, Refusal};
@@ -74,6 +74,9 @@ pub trait Service: 'static {
     /// Learns which host a client asks for, before the rest of its handshake and its request: time to get
     /// ready. Must be quick, and must not trust that a request for that host will follow.
     fn greeted(&self, _host: &str) {}
+
+    /// Answers an ACME authority that looks for this text.
+    fn challenge(&self, answer: String) -> Response<Self::Body>;
 
     /// Answers a request that a limit refuses before it is looked at.
     fn refuse(
@@ -249,24 +252,33 @@ async fn serve_connection<S: Service>(
         return serve_stream(socket, connection, server, place).await;
     };
     let handshake = timeout(server.options.tls_handshake_timeout, shake_hands(socket, tls, server));
-    let (stream, asked) = tokio::select! {
+    let shaken = tokio::select! {
         result = handshake => result.map_err(|_| "the tls handshake took too long")??,
-        () = place.orders.changed() => return Ok(()),
+        () = place.orders.given_up() => return Ok(()),
     };
+    let Some((stream, asked)) = shaken else { return Ok(()) };
     let info = tls::session(stream.get_ref().1, &asked)?;
     let connection = Connection { peer, local, scheme: Scheme::Https, tls: Some(info) };
     serve_stream(stream, connection, server, place).await
 }
 
-/// Ends TLS, and tells the service the host as soon as the client has named it.
+/// Ends TLS, and tells the service the host as soon as the client has named it. None after the handshake of an
+/// ACME authority, which is the answer in itself.
 async fn shake_hands<S: Service>(
     socket: BatchedStream,
     tls: &Tls,
     server: &Server<S>,
-) -> io::Result<(TlsStream<BatchedStream>, Arc<Asked>)> {
+) -> io::Result<Option<(TlsStream<BatchedStream>, Arc<Asked>)>> {
     let hello = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
     let asked = {
         let client_hello = hello.client_hello();
+        let wants_answer = client_hello
+            .alpn()
+            .is_some_and(|mut offered| offered.any(|protocol| protocol == tls::ACME_ALPN));
+        if wants_answer && let Some(config) = tls.for_challenge() {
+            hello.into_stream(config).await?.shutdown().await?;
+            return Ok(None);
+        }
         let host = client_hello.server_name();
         if let Some(host) = host {
             server.service.greeted(host);
@@ -274,7 +286,7 @@ async fn shake_hands<S: Service>(
         tls.for_host(host)
     };
     let stream = hello.into_stream(Arc::clone(&asked.config)).await?;
-    Ok((stream, asked))
+    Ok(Some((stream, asked)))
 }
 
 async fn serve_stream<S: Service, T>(
@@ -293,7 +305,7 @@ where
             let sniff = timeout(server.options.header_read_timeout, sniff(&mut stream));
             tokio::select! {
                 result = sniff => result.map_err(|_| "the client sent no request in time")??,
-                () = place.orders.changed() => return Ok(()),
+                () = place.orders.given_up() => return Ok(()),
             }
         }
     };
@@ -377,17 +389,32 @@ where
 {
     let mut served = std::pin::pin!(served);
     let mut draining = false;
+    // hyper closes a connection on which nothing was asked when it is to shut down: its first request may be on
+    // the way.
+    let mut grace = None;
     std::future::poll_fn(|cx| {
-        match place.orders.poll(cx) {
-            Order::Serve => {}
-            Order::Drain if draining => {}
-            Order::Drain => {
+        loop {
+            let order = place.orders.poll(cx);
+            if order == Order::Close {
+                return Poll::Ready(Ok(()));
+            }
+            let mut grace_is_over = || {
+                let grace = grace.get_or_insert_with(|| Box::pin(sleep(FIRST_REQUEST_GRACE)));
+                grace.as_mut().poll(cx).is_ready()
+            };
+            let is_asked = || place.activity.requests() > 0;
+            if order == Order::Drain && !draining && (is_asked() || grace_is_over()) {
                 draining = true;
                 shut_down(served.as_mut());
             }
-            Order::Close => return Poll::Ready(Ok(())),
+            if let Poll::Ready(ended) = served.as_mut().poll(cx) {
+                return Poll::Ready(ended.map_err(BoxError::from));
+            }
+            // The first request may just have come.
+            if order == Order::Serve || draining || !is_asked() {
+                return Poll::Pending;
+            }
         }
-        served.as_mut().poll(cx).map_err(BoxError::from)
     })
     .await
 }
@@ -412,12 +439,17 @@ fn responder<S: Service>(
         let in_flight = InFlight::begin(&activity);
         let mut request = request.map(RequestBody::from);
         Upgrade::mark(&mut request, &activity);
-        let response = match server.gate.refusal(&request, &connection) {
-            None => {
+        let refusal = server.gate.refusal(&request, &connection);
+        let answer = server.gate.challenge_answer(&request, refusal, &connection);
+        let response = match (refusal, answer) {
+            (_, Some(answer)) => {
+                Either::Right(std::future::ready(server.service.challenge(answer)))
+            }
+            (None, None) => {
                 let connection = server.gate.prepare(&mut request, &connection);
                 Either::Left(server.service.call(request, &connection))
             }
-            Some(refusal) => {
+            (Some(refusal), None) => {
                 let mut response = server.service.refuse(&request, refusal, &connection);
                 gate::close_after(request.version(), &mut response);
                 Either::Right(std::future::ready(response))

@@ -66,7 +66,7 @@ fn material(servers: &Authority, clients: Vec<ClientPolicy>) -> TlsMaterial {
     let own = parse_pem(chain.as_bytes(), key.serialize_pem().as_bytes(), place, place).unwrap();
     let mut certificates = Certificates::default();
     certificates.add(own);
-    TlsMaterial { certificates, clients, tickets: tickets() }
+    TlsMaterial { certificates, clients, tickets: tickets(), ..TlsMaterial::default() }
 }
 
 fn pem(kind: &str, der: &[u8]) -> String {

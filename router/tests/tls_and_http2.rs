@@ -9,7 +9,9 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
-use atoll_router::{Certificates, ServeOptions, TlsMaterial, load_pem, self_signed};
+use atoll_router::{
+    Certificates, Challenge, ChallengeKind, ServeOptions, TlsMaterial, load_pem, self_signed,
+};
 use bytes::Bytes;
 use http::{Request, Version};
 use http_body_util::{BodyExt, Empty};
@@ -330,5 +332,31 @@ fn swapped_certificates_serve_new_handshakes() {
         certificates.add(made.certificate);
         served_by.replace(TlsMaterial { certificates, ..TlsMaterial::default() }).unwrap();
         assert!(handshake(&connector, tls.server.address, "one.test").await.is_ok());
+    });
+}
+
+#[test]
+fn an_acme_authority_gets_its_answer_and_nothing_else() {
+    let challenge = |kind, host: &str| Challenge {
+        kind,
+        host: host.to_owned(),
+        token: "token".to_owned(),
+        answer: "token.key".to_owned(),
+    };
+    let pending = vec![
+        challenge(ChallengeKind::TlsAlpn01, "alpn.test"),
+        challenge(ChallengeKind::Http01, "http.test"),
+    ];
+    local(async {
+        let tls = start_tls(ServeOptions::default());
+        let material = TlsMaterial { challenges: pending, ..TlsMaterial::default() };
+        let shared = Arc::new(atoll_router::Tls::new(material).unwrap());
+        let server = start(ServeOptions::default(), Some(shared));
+        let authority = connector(&tls, &["acme-tls/1"]);
+        for (name, expected) in [("alpn.test", "invalid peer certificate"), ("http.test", "alert")]
+        {
+            let error = handshake(&authority, server.address, name).await.unwrap_err().to_string();
+            assert!(error.contains(expected), "{name}: {error}");
+        }
     });
 }

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod acme;
 mod api;
 mod binary;
 mod captured;
@@ -30,6 +31,7 @@ mod tail;
 mod tls;
 mod websocket;
 
+pub use acme::{AcmeOptions, AcmeServer, Door};
 pub use api::{Api, ApiError};
 pub use binary::atoll_binary;
 pub use client::{

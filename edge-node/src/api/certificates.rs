@@ -17,7 +17,7 @@ use super::body::JsonBody;
 use super::envelope::{Answer, ApiError, Envelope};
 use super::routes::ensure_not_of_others;
 use super::time::iso8601;
-use crate::registry::Certificate;
+use crate::registry::{AcmeCertificate, Certificate, Scope, now_ms};
 
 /// A chain and its key, as JSON.
 const UPLOAD_BYTES_MAX: usize = 256 << 10;
@@ -32,8 +32,17 @@ pub(super) fn routes() -> Router<ApiState> {
 
 async fn list(State(state): State<ApiState>, caller: Caller) -> Answer {
     let account = caller.account().clone();
-    let certificates = state.registry(move |registry| registry.certificates(&account)).await?;
-    Envelope::list(certificates.iter().map(certificate_json).collect())
+    let operates = caller.token().scopes.contains(&Scope::AccountsWrite);
+    let (uploaded, issued) = state
+        .registry(move |registry| {
+            let mut issued = registry.acme_certificates()?;
+            let own = |host: &str| registry.snapshot().is_host_of(&account, host);
+            issued.retain(|issued| operates || own(&issued.host));
+            Ok((registry.certificates(&account)?, issued))
+        })
+        .await?;
+    let uploaded = uploaded.iter().map(certificate_json);
+    Envelope::list(uploaded.chain(issued.iter().map(issued_json)).collect())
 }
 
 #[derive(Deserialize)]
@@ -99,9 +108,34 @@ fn certificate_json(certificate: &Certificate) -> Value {
         "id": certificate.id,
         "hosts": certificate.hosts,
         "status": "active",
+        "source": "upload",
         "bundle_method": "force",
         "uploaded_on": uploaded,
         "modified_on": uploaded,
         "expires_on": iso8601(certificate.expires_s.saturating_mul(1_000)),
+    })
+}
+
+/// A certificate that an ACME authority issues, or does not issue yet. It is the node's: accounts see those of their
+/// routes' hosts, and who may make accounts sees all.
+fn issued_json(issued: &AcmeCertificate) -> Value {
+    let time = |time_ms: u64| issued.id.is_some().then(|| iso8601(time_ms));
+    let expires_ms = issued.expires_s.saturating_mul(1_000);
+    let status = match issued.id {
+        None => "pending_issuance",
+        Some(_) if expires_ms < now_ms() => "expired",
+        Some(_) => "active",
+    };
+    json!({
+        "id": issued.id,
+        "hosts": [issued.host],
+        "status": status,
+        "source": "acme",
+        "uploaded_on": time(issued.issued_ms),
+        "modified_on": time(issued.issued_ms),
+        "expires_on": time(expires_ms),
+        "next_try_on": iso8601(issued.due_ms),
+        "failures": issued.failures,
+        "error": issued.error,
     })
 }

@@ -118,6 +118,12 @@ pub struct ServeArgs {
     /// Where other nodes of its cluster send requests
     #[arg(long, value_name = "ADDR")]
     pub peer: Option<SocketAddr>,
+    /// Read the configuration, say what is wrong with it, and end
+    #[arg(long)]
+    pub check: bool,
+    /// Listen on the sockets that the program before has left in standard input
+    #[arg(long, hide = true)]
+    pub take_over: bool,
 }
 
 /// Options of `atoll export`.

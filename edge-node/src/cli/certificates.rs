@@ -57,12 +57,14 @@ pub(crate) async fn run(session: &Session, command: CertificatesCommand) -> Resu
                 vec![
                     text(item, "id"),
                     hosts(item),
+                    text(item, "source"),
                     text(item, "expires_on"),
                     text(item, "uploaded_on"),
+                    text(item, "error"),
                 ]
             };
-            terminal
-                .table(&["id", "hosts", "valid until", "uploaded"], list.iter().map(row).collect());
+            let titles = ["id", "hosts", "source", "valid until", "since", "last error"];
+            terminal.table(&titles, list.iter().map(row).collect());
         }
         CertificatesCommand::Remove { id } => {
             let path = format!("{path}/{}", segment(&id));

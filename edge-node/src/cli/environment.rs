@@ -24,6 +24,8 @@ pub struct Environment {
     pub esbuild: Option<PathBuf>,
     /// `NO_COLOR` is set.
     pub no_color: bool,
+    /// How this program was called.
+    pub command_line: Vec<OsString>,
     /// What processes that run tenants' code get of the environment, and nothing else.
     pub of_children: Vec<(OsString, OsString)>,
 }
@@ -66,6 +68,7 @@ impl Environment {
             search_path: env::var_os("PATH"),
             esbuild: path("ATOLL_ESBUILD"),
             no_color: text("NO_COLOR").is_some(),
+            command_line: env::args_os().collect(),
             of_children: OF_CHILDREN
                 .iter()
                 .filter_map(|name| Some(((*name).into(), env::var_os(name)?)))

@@ -13,8 +13,9 @@ use super::args::{ArchiveArgs, ServeArgs};
 use super::client::Client;
 use super::environment::Environment;
 use super::error::CliError;
-use super::stop;
+use super::{restart, stop};
 use crate::config::{ClusterConfig, LimitsConfig, LogConfig, NodeConfig};
+use crate::node::kept::Kept;
 use crate::node::{ConsoleLine, Node};
 use crate::observe::{Listener, init_log};
 use crate::supervisor::Supervisor;
@@ -42,12 +43,22 @@ pub(crate) struct LocalNode(Node);
 
 /// `atoll serve`: runs a node until it is told to stop.
 pub(crate) fn serve(args: ServeArgs, environment: &Environment) -> Result<(), CliError> {
+    let ServeArgs { check, take_over, .. } = args;
     let config = configured(args)?;
+    if check {
+        return Ok(());
+    }
     let failed = |error: &dyn std::fmt::Display| CliError::Failed(error.to_string());
     init_log(&config.log).map_err(|error| failed(&error))?;
     let runtime = tokio::runtime::Runtime::new().map_err(|error| failed(&error))?;
     runtime.block_on(async {
-        let node = Supervisor::start(config, environment.of_children.clone())
+        // Before anything that takes time: without it the signal would end the program.
+        let mut restart = restart::listen().map_err(|error| failed(&error))?;
+        let kept = match take_over {
+            true => Kept::receive().await.map_err(|error| failed(&error))?,
+            false => Kept::default(),
+        };
+        let node = Supervisor::start(config, environment.of_children.clone(), kept)
             .await
             .map_err(|error| failed(&error))?;
         let (http, https, admin) = (node.http_addr(), node.https_addr(), node.admin_addr());
@@ -55,10 +66,22 @@ pub(crate) fn serve(args: ServeArgs, environment: &Environment) -> Result<(), Cl
         let mut stdout = std::io::stdout();
         let _ = writeln!(stdout, "listening http={http} https={https} admin={admin}");
         let _ = stdout.flush();
-        stop::asked().await;
-        tracing::info!("draining");
-        node.drain().await;
-        Ok(())
+        loop {
+            tokio::select! {
+                () = stop::asked() => {
+                    tracing::info!("draining");
+                    node.drain().await;
+                    return Ok(());
+                }
+                _ = restart.recv() => match restart::check(&environment.command_line).await {
+                    Ok(()) => break,
+                    Err(error) => tracing::error!(error, "the node is not restarted, and goes on"),
+                },
+            }
+        }
+        tracing::info!("restarting: connections wait until accepted work is done");
+        let kept = node.drain_but_listen().await;
+        Err(failed(&restart::replace(&environment.command_line, kept).await))
     })
 }
 
@@ -88,6 +111,8 @@ fn configured(args: ServeArgs) -> Result<NodeConfig, CliError> {
         name,
         region,
         peer,
+        check: _,
+        take_over: _,
     } = args;
     config.data_dir = data.unwrap_or(config.data_dir);
     config.http = http.unwrap_or(config.http);

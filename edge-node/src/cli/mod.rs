@@ -21,6 +21,7 @@ mod local_node;
 mod nodes;
 mod prepare;
 mod publish;
+mod restart;
 mod rule_args;
 mod rule_status;
 mod rules;

@@ -7,6 +7,8 @@ use atoll_kv::log::{Fence, Held, Lease, LeaseError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::Cluster;
+
 /// A lease that this node has now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tenure {
@@ -14,6 +16,32 @@ pub(super) struct Tenure {
     pub(super) fence: Fence,
     /// When it ends unless it is renewed.
     pub(super) until: Instant,
+}
+
+/// Whether this node has a lease, for those who only want to know that.
+pub(crate) struct LeaseView {
+    tenures: watch::Receiver<Option<Tenure>>,
+    _leave: watch::Sender<bool>,
+}
+
+/// The lease of whoever gets certificates from an ACME authority.
+const ACME: LeaseOptions =
+    LeaseOptions { name: "acme", ttl: Duration::from_secs(15), interval: Duration::from_secs(5) };
+
+impl LeaseView {
+    /// Asks for the lease of ACME, and holds it for as long as this is there. Needs a tokio runtime.
+    pub(crate) fn acme(cluster: &Cluster) -> Self {
+        let (sender, tenures) = watch::channel(None);
+        let (leave, leaving) = watch::channel(false);
+        let holder = format!("{}-{}", cluster.config().name, cluster.instance());
+        tokio::spawn(hold(cluster.connection().leases(), ACME, holder, sender, leaving));
+        Self { tenures, _leave: leave }
+    }
+
+    /// Waits until the node has the lease; false when it never will.
+    pub(crate) async fn held(&mut self) -> bool {
+        self.tenures.wait_for(Option::is_some).await.is_ok()
+    }
 }
 
 /// How a lease is held.
@@ -26,6 +54,11 @@ pub(super) struct LeaseOptions {
     pub(super) interval: Duration,
 }
 
+/// Whether nobody is left to say that the lease is to be let go.
+fn is_left(leave: &watch::Receiver<bool>) -> bool {
+    leave.has_changed().is_err()
+}
+
 /// Asks for the lease, renews it, and lets it go when `leave` says so.
 pub(super) async fn hold(
     leases: Arc<dyn Lease>,
@@ -36,7 +69,7 @@ pub(super) async fn hold(
 ) {
     let LeaseOptions { name, ttl, interval } = options;
     let mut held: Option<(Held, Instant)> = None;
-    while !*leave.borrow() {
+    while !*leave.borrow() && !is_left(&leave) {
         let asked = Instant::now();
         let result = match held.clone() {
             Some((lease, _)) => leases.renew(lease, ttl).await,

@@ -22,6 +22,7 @@ use atoll_kv::{Health as KvHealth, ReplicatedStore};
 pub(crate) use crons::run_cluster_crons;
 pub(crate) use foundation::NatsFoundation;
 pub(crate) use guardrails::run_cluster_guardrails;
+pub(crate) use lease::LeaseView;
 pub(crate) use peering::Peering;
 pub(crate) use peers::Peers;
 pub(crate) use presence::{Announced, announce, listen};

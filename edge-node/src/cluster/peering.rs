@@ -41,10 +41,14 @@ impl Peering {
     ///
     /// # Errors
     /// When the address cannot be listened on, or no certificate can be made.
-    pub(crate) async fn start(cluster: &Cluster, threads: usize) -> Result<Self, NodeError> {
+    pub(crate) async fn start(
+        cluster: &Cluster,
+        threads: usize,
+        kept: Vec<TcpListener>,
+    ) -> Result<Self, NodeError> {
         let (sockets, address) = match cluster.config().peer {
             Some(address) => {
-                let (sockets, address) = bind(address, threads).await?;
+                let (sockets, address) = bind(address, threads, kept).await?;
                 (sockets, Some(address))
             }
             None => (Vec::new(), None),

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::AcmeConfig;
+
 /// Certificates of the HTTPS listener.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -12,6 +14,8 @@ pub struct TlsConfig {
     pub certificates: Vec<CertificateConfig>,
     /// Who is asked for a certificate.
     pub client: Vec<ClientConfig>,
+    /// Which names get certificates from an ACME authority.
+    pub acme: Option<AcmeConfig>,
 }
 
 /// A certificate and its key, as PEM files.
@@ -60,6 +64,6 @@ impl TlsConfig {
                 ));
             }
         }
-        Ok(())
+        self.acme.as_ref().map_or(Ok(()), AcmeConfig::check)
     }
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use atoll_isolate::Fetched;
+use atoll_isolate::{Fetched, ResponseBody};
 use atoll_router::rules::{PathEffect, Picked};
 use atoll_router::{Connection, DrainSignal, Refusal, RequestBody, Scheme, Service, Upgrade};
 use futures_util::future::{Either, LocalBoxFuture, Ready, ready};
@@ -110,6 +110,10 @@ impl Service for Front {
         {
             self.0.placer.warm(version);
         }
+    }
+
+    fn challenge(&self, answer: String) -> Response<AnswerBody> {
+        Response::new(AnswerBody::Here(ResponseBody::Full(Some(answer.into()))))
     }
 
     fn refuse(

@@ -1,7 +1,7 @@
 //! The part of a node that holds its state and runs no tenant's code: the registry, the KV store, the API,
 //! crons, metrics and health. It is the same whether workers are served in this process or in others.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::NodeError;
+use super::kept::fitting;
 use super::stores::{KvEngine, NodeStores};
+use crate::acme;
 use crate::api::{self, ApiConfig, NodeInfo, ScriptCheck};
 use crate::cluster::{
     Announced, Cluster, announce, listen, run_cluster_crons, run_cluster_guardrails,
@@ -21,6 +23,7 @@ use crate::dispatch::{Job, run_crons};
 use crate::experiments::watch_guardrails;
 use crate::node_file::NodeFile;
 use crate::observe::Health;
+use crate::tls::show_certificates;
 
 /// What the control part is told of those who serve.
 pub(crate) struct ServingSide<F> {
@@ -43,6 +46,7 @@ pub(crate) struct Control {
     pub(crate) health: Health,
     crons: JoinHandle<()>,
     experiments: [JoinHandle<()>; 2],
+    acme: Option<JoinHandle<()>>,
     stop_api: watch::Sender<bool>,
     api: JoinHandle<()>,
     kv: KvEngine,
@@ -61,9 +65,15 @@ struct Part {
 const LEAVE_MAX: Duration = Duration::from_secs(2);
 
 /// Binds the API's listener.
-pub(crate) async fn bind_admin(config: &NodeConfig) -> Result<TcpListener, NodeError> {
-    TcpListener::bind(config.admin)
-        .await
+pub(crate) fn bind_admin(
+    config: &NodeConfig,
+    kept: Vec<StdTcpListener>,
+) -> Result<StdTcpListener, NodeError> {
+    if let Some(kept) = fitting(kept, config.admin, StdTcpListener::local_addr).pop() {
+        return Ok(kept);
+    }
+    StdTcpListener::bind(config.admin)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
         .map_err(|source| NodeError::Admin { address: config.admin, source })
 }
 
@@ -72,11 +82,12 @@ impl Control {
     pub(crate) async fn start<F: Fn(Job) -> bool + Send + Sync + 'static>(
         config: &NodeConfig,
         stores: &NodeStores,
-        listener: TcpListener,
+        listener: StdTcpListener,
         health: Health,
         serving: ServingSide<F>,
     ) -> Result<Self, NodeError> {
         let admin = listener.local_addr()?;
+        let listener = TcpListener::from_std(listener)?;
         let ServingSide { check, http, https, in_use, fire } = serving;
         let router = api::router(ApiConfig {
             registry: stores.registry.clone(),
@@ -96,6 +107,8 @@ impl Control {
         let (leave, leaving) = watch::channel(false);
         let crons = start_crons(stores, leaving.clone(), fire);
         let experiments = start_experiments(stores, leaving.clone());
+        let acme = acme::start(config, stores, in_use.clone());
+        show_certificates(&stores.registry, &health, stores.hub.metrics());
         let cluster = stores.cluster.clone().map(|cluster| {
             let metrics = stores.hub.metrics().clone();
             Part::start(cluster, Announced { in_use, metrics }, (leave, leaving), &health)
@@ -103,7 +116,7 @@ impl Control {
         NodeFile { admin, http, https, pid: std::process::id() }.write(&config.data_dir)?;
         health.ready();
         let (data_dir, kv) = (config.data_dir.clone(), stores.kv.clone());
-        Ok(Self { data_dir, admin, health, crons, experiments, stop_api, api, kv, cluster })
+        Ok(Self { data_dir, admin, health, crons, experiments, acme, stop_api, api, kv, cluster })
     }
 
     /// Tells the world that the node takes no new work.
@@ -112,6 +125,8 @@ impl Control {
         if let Err(error) = NodeFile::remove(&self.data_dir) {
             tracing::warn!(%error, "the file that leads commands to this node could not be removed");
         }
+        // Its lease goes with it, and what it asked an authority for is asked for again.
+        self.acme.iter().for_each(JoinHandle::abort);
         match &self.cluster {
             // The lease is let go first.
             Some(part) => {

@@ -4,6 +4,7 @@
 pub(crate) mod control;
 mod error;
 pub(crate) mod fit;
+pub(crate) mod kept;
 pub(crate) mod sockets;
 pub(crate) mod stores;
 
@@ -32,6 +33,7 @@ use crate::tls::{Reload, TlsBytes, TlsFollower, TlsSource};
 use control::{Control, ServingSide, bind_admin, raise_file_limit};
 pub use error::NodeError;
 use fit::Fit;
+use kept::Kept;
 use sockets::Listeners;
 use stores::NodeStores;
 
@@ -72,9 +74,9 @@ impl Node {
         let snapshots = stores.registry.subscribe();
         let follower = TlsFollower::start(source, current, snapshots, Reload::OnChange)?;
         let follower = [follower.task, tokio::spawn(keep_up(follower.tls, tls.clone()))];
-        let listeners = Listeners::bind(&config, threads(&config)).await?;
+        let listeners = Listeners::bind(&config, threads(&config), &mut Kept::default()).await?;
         let Listeners { threads: sockets, inboxes, http, https } = listeners;
-        let admin = bind_admin(&config).await?;
+        let admin = bind_admin(&config, Vec::new())?;
         let check = Arc::new(IsolateCheck::start(engine.clone(), config.limits.clone())?);
         let (stop_inspect, stopped) = watch::channel(false);
         let debuggees = debuggees(&config, &stores.registry, &stopped).await?;

@@ -2,6 +2,7 @@
 //! over.
 
 use std::io::ErrorKind;
+use std::mem::take;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use atoll_router::{BindError, bind_reuse_port, bind_udp_reuse_port};
 
+use super::kept::{Kept, fitting};
 use crate::config::NodeConfig;
 
 /// How often a taken port is tried again: a node that was killed leaves processes behind which end at once,
@@ -75,10 +77,14 @@ impl ThreadSockets {
 }
 
 impl Listeners {
-    /// Binds the sockets of so many threads.
-    pub(crate) async fn bind(config: &NodeConfig, threads: usize) -> Result<Self, BindError> {
-        let (http, http_address) = bind(config.http, threads).await?;
-        let (https, udp, https_address) = bind_secure(config, threads).await?;
+    /// Binds the sockets of so many threads, or takes those that were kept.
+    pub(crate) async fn bind(
+        config: &NodeConfig,
+        threads: usize,
+        kept: &mut Kept,
+    ) -> Result<Self, BindError> {
+        let (http, http_address) = bind(config.http, threads, take(&mut kept.http)).await?;
+        let (https, udp, https_address) = bind_secure(config, threads, kept).await?;
         let (mut quic, mut inboxes) = (Vec::new(), Vec::new());
         for udp in udp {
             let (inbox, sender) = UnixDatagram::pair()
@@ -97,15 +103,19 @@ impl Listeners {
 type Secure = (Vec<TcpListener>, Vec<UdpSocket>, SocketAddr);
 
 /// Binds HTTPS, and HTTP/3 to the same port.
-async fn bind_secure(config: &NodeConfig, threads: usize) -> Result<Secure, BindError> {
+async fn bind_secure(
+    config: &NodeConfig,
+    threads: usize,
+    kept: &mut Kept,
+) -> Result<Secure, BindError> {
     let mut choices = 0;
     loop {
-        let (https, address) = bind(config.https, threads).await?;
+        let (https, address) = bind(config.https, threads, take(&mut kept.https)).await?;
         if !config.http3 {
             return Ok((https, Vec::new(), address));
         }
         choices += 1;
-        match bind_udp(address, threads).await {
+        match bind_udp(address, threads, take(&mut kept.udp)).await {
             Ok(udp) => return Ok((https, udp, address)),
             Err(error)
                 if config.https.port() == 0
@@ -116,26 +126,41 @@ async fn bind_secure(config: &NodeConfig, threads: usize) -> Result<Secure, Bind
     }
 }
 
-/// Binds so many sockets of one address, and says which that is.
+/// Binds so many sockets of one address, and says which that is. Those that were kept and listen there come first.
 pub(crate) async fn bind(
     address: SocketAddr,
     threads: usize,
+    kept: Vec<TcpListener>,
 ) -> Result<(Vec<TcpListener>, SocketAddr), BindError> {
-    if address.port() != 0 {
-        refuse_taken(address, |address| TcpListener::bind(address).map(drop)).await?;
-    }
-    let first = bind_reuse_port(address)?;
-    let address = first.local_addr().map_err(|source| BindError { address, source })?;
-    let mut listeners = vec![first];
-    for _ in 1..threads {
+    let mut listeners = fitting(kept, address, TcpListener::local_addr);
+    listeners.truncate(threads);
+    if listeners.is_empty() {
+        if address.port() != 0 {
+            refuse_taken(address, |address| TcpListener::bind(address).map(drop)).await?;
+        }
         listeners.push(bind_reuse_port(address)?);
     }
-    Ok((listeners, address))
+    let bound = listeners[0].local_addr().map_err(|source| BindError { address, source })?;
+    while listeners.len() < threads {
+        listeners.push(bind_reuse_port(bound)?);
+    }
+    Ok((listeners, bound))
 }
 
-async fn bind_udp(address: SocketAddr, threads: usize) -> Result<Vec<UdpSocket>, BindError> {
-    refuse_taken(address, |address| UdpSocket::bind(address).map(drop)).await?;
-    (0..threads).map(|_| bind_udp_reuse_port(address)).collect()
+async fn bind_udp(
+    address: SocketAddr,
+    threads: usize,
+    kept: Vec<UdpSocket>,
+) -> Result<Vec<UdpSocket>, BindError> {
+    let mut sockets = fitting(kept, address, UdpSocket::local_addr);
+    sockets.truncate(threads);
+    if sockets.is_empty() {
+        refuse_taken(address, |address| UdpSocket::bind(address).map(drop)).await?;
+    }
+    while sockets.len() < threads {
+        sockets.push(bind_udp_reuse_port(address)?);
+    }
+    Ok(sockets)
 }
 
 /// SO_REUSEPORT would let two nodes of one user share a port unnoticed: a plain bind shows that it is taken.

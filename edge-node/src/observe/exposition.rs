@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::metrics::{KV_OPERATIONS, Metrics, OUTCOMES, WorkerMetrics};
+use super::metrics::{KV_OPERATIONS, Labelled, Metrics, OUTCOMES, WorkerMetrics};
 
 /// The label of workers that have none of their own.
 const OTHER: &str = "other";
@@ -39,7 +39,7 @@ impl std::fmt::Debug for Exposed {
 }
 
 /// A worker with the labels that it is shown under.
-struct Labelled<'a> {
+struct OfWorker<'a> {
     account: &'a str,
     worker: &'a str,
     metrics: &'a WorkerMetrics,
@@ -49,16 +49,16 @@ impl Collector for Exposed {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let workers = self.0.workers.read().unwrap_or_else(PoisonError::into_inner);
         let other = self.0.other.read().unwrap_or_else(PoisonError::into_inner);
-        let mut labelled: Vec<Labelled<'_>> = workers
+        let mut labelled: Vec<OfWorker<'_>> = workers
             .iter()
-            .map(|(of, metrics)| Labelled {
+            .map(|(of, metrics)| OfWorker {
                 account: of.account.as_str(),
                 worker: of.worker.as_str(),
                 metrics,
             })
             .collect();
         labelled.sort_unstable_by_key(|of| (of.account, of.worker));
-        labelled.extend(other.iter().map(|metrics| Labelled {
+        labelled.extend(other.iter().map(|metrics| OfWorker {
             account: OTHER,
             worker: OTHER,
             metrics,
@@ -75,11 +75,27 @@ impl Collector for Exposed {
             let metric = encoder.encode_descriptor(&name, &help, None, MetricType::Gauge)?;
             ConstGauge::new(value).encode(metric)?;
         }
-        Ok(())
+        self.encode_labelled(&mut encoder)
     }
 }
 
 impl Exposed {
+    fn encode_labelled(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        for gauge in &*self.0.labelled.lock().unwrap_or_else(PoisonError::into_inner) {
+            let values = (gauge.values)();
+            if values.is_empty() {
+                continue;
+            }
+            let mut family =
+                encoder.encode_descriptor(gauge.name, gauge.help, None, MetricType::Gauge)?;
+            for Labelled { labels, value } in values {
+                let mut metric = family.encode_family(&labels)?;
+                metric.encode_gauge(&value)?;
+            }
+        }
+        Ok(())
+    }
+
     fn encode_kv(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let help = "Operations on the KV store";
         let mut family =
@@ -100,11 +116,11 @@ impl Exposed {
 
 fn encode_workers(
     encoder: &mut DescriptorEncoder<'_>,
-    workers: &[Labelled<'_>],
+    workers: &[OfWorker<'_>],
 ) -> Result<(), std::fmt::Error> {
     let help = "Finished invocations";
     let mut family = encoder.encode_descriptor("invocations", help, None, MetricType::Counter)?;
-    for Labelled { account, worker, metrics } in workers {
+    for OfWorker { account, worker, metrics } in workers {
         for (outcome, count) in OUTCOMES.iter().zip(&metrics.outcomes) {
             let labels =
                 [("account", *account), ("worker", *worker), ("outcome", outcome.as_str())];
@@ -115,20 +131,20 @@ fn encode_workers(
     let (unit, kind) = (Unit::Seconds, MetricType::Histogram);
     let help = "Wall time of invocations, waitUntil included";
     let mut family = encoder.encode_descriptor("invocation_duration", help, Some(&unit), kind)?;
-    for Labelled { account, worker, metrics } in workers {
+    for OfWorker { account, worker, metrics } in workers {
         let labels = [("account", *account), ("worker", *worker)];
         metrics.duration.encode(family.encode_family(&labels)?)?;
     }
     let help = "CPU time charged to invocations";
     let mut family = encoder.encode_descriptor("invocation_cpu", help, Some(&unit), kind)?;
-    for Labelled { account, worker, metrics } in workers {
+    for OfWorker { account, worker, metrics } in workers {
         let labels = [("account", *account), ("worker", *worker)];
         metrics.cpu.encode(family.encode_family(&labels)?)?;
     }
     let help = "Memory that the worker's isolates hold";
     let (unit, kind) = (Unit::Bytes, MetricType::Gauge);
     let mut family = encoder.encode_descriptor("worker_memory", help, Some(&unit), kind)?;
-    for Labelled { account, worker, metrics } in workers {
+    for OfWorker { account, worker, metrics } in workers {
         let labels = [("account", *account), ("worker", *worker)];
         let bytes = metrics.memory.load(Ordering::Relaxed);
         family.encode_family(&labels)?.encode_gauge(&bytes)?;
@@ -136,7 +152,7 @@ fn encode_workers(
     let help = "Serving processes that died while they executed the worker";
     let mut family =
         encoder.encode_descriptor("process_crashes", help, None, MetricType::Counter)?;
-    for Labelled { account, worker, metrics } in workers {
+    for OfWorker { account, worker, metrics } in workers {
         let count = metrics.crashes.load(Ordering::Relaxed);
         if count > 0 {
             let labels = [("account", *account), ("worker", *worker)];

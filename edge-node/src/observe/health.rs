@@ -68,12 +68,16 @@ pub struct Health {
     /// Empty when the node serves in its own process.
     processes: Arc<Mutex<Vec<ProcessStatus>>>,
     cluster: Arc<OnceLock<ClusterView>>,
+    certificates: Arc<OnceLock<Lines>>,
 }
+
+/// Lines that are written when they are asked for.
+type Lines = Box<dyn Fn() -> String + Send + Sync>;
 
 /// How a cluster's node stands.
 struct ClusterView {
     why_not_ready: Box<dyn Fn() -> Option<String> + Send + Sync>,
-    lines: Box<dyn Fn() -> String + Send + Sync>,
+    lines: Lines,
 }
 
 impl Default for Health {
@@ -82,6 +86,7 @@ impl Default for Health {
             state: watch::Sender::new(NodeState::Starting),
             processes: Arc::default(),
             cluster: Arc::default(),
+            certificates: Arc::default(),
         }
     }
 }
@@ -119,6 +124,15 @@ impl Health {
         let _ = self.cluster.set(view);
     }
 
+    /// Has the health page say how certificates stand. It is called once.
+    pub fn follow_certificates(&self, lines: impl Fn() -> String + Send + Sync + 'static) {
+        let _ = self.certificates.set(Box::new(lines));
+    }
+
+    fn certificate_lines(&self) -> String {
+        self.certificates.get().map(|lines| lines()).unwrap_or_default()
+    }
+
     fn why_not_ready(&self) -> Option<String> {
         self.cluster.get().and_then(|cluster| (cluster.why_not_ready)())
     }
@@ -150,7 +164,8 @@ pub fn health_routes(health: Health, metrics: Arc<Metrics>) -> Router {
             "/healthz",
             get(move || async move {
                 let cluster = alive.cluster_lines();
-                format!("ok\n{}{cluster}{}", listed(&alive.processes()), figures(&counted))
+                let (listed, figures) = (listed(&alive.processes()), figures(&counted));
+                format!("ok\n{listed}{cluster}{figures}{}", alive.certificate_lines())
             }),
         )
         .route("/readyz", get(move || async move { ready(&health) }))

@@ -93,6 +93,7 @@ pub struct Metrics {
     pub(super) kv: [[AtomicU64; 2]; KV_OPERATIONS.len()],
     pub(super) counters: Mutex<BTreeMap<String, (String, Count)>>,
     asked: Mutex<Vec<AskedGauge>>,
+    pub(super) labelled: Mutex<Vec<LabelledGauge>>,
     /// What each serving process shows, by the process's number.
     of_processes: Mutex<BTreeMap<u64, OfProcess>>,
 }
@@ -110,6 +111,22 @@ pub(super) struct Named<T> {
     pub(super) name: String,
     pub(super) help: String,
     pub(super) value: T,
+}
+
+/// A gauge with several values.
+pub(super) struct LabelledGauge {
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    pub(super) values: Box<dyn Fn() -> Vec<Labelled> + Send + Sync>,
+}
+
+/// One value of several.
+#[derive(Clone, Debug)]
+pub struct Labelled {
+    /// What tells it from the others.
+    pub labels: Vec<(&'static str, String)>,
+    /// The value.
+    pub value: i64,
 }
 
 struct AskedGauge {
@@ -220,6 +237,17 @@ impl Metrics {
         value: impl Fn() -> i64 + Send + Sync + 'static,
     ) {
         lock(&self.asked).push(AskedGauge { name, help, value: Box::new(value) });
+    }
+
+    /// Adds a gauge with labels whose values are asked for at every scrape. The callback must be quick, and give a
+    /// bounded number.
+    pub fn add_labelled_gauge(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        values: impl Fn() -> Vec<Labelled> + Send + Sync + 'static,
+    ) {
+        lock(&self.labelled).push(LabelledGauge { name, help, values: Box::new(values) });
     }
 
     /// Takes out what was counted since the last call. Crashes stay: only a supervisor counts them.

@@ -11,4 +11,4 @@ mod metrics;
 pub use health::{Health, NodeState, ProcessState, ProcessStatus, health_routes};
 pub use hub::{Followed, Heard, Listener, ReportHub};
 pub use log::{LogError, init_log};
-pub use metrics::{Count, InFlight, KvOperation, Metrics, MetricsDelta};
+pub use metrics::{Count, InFlight, KvOperation, Labelled, Metrics, MetricsDelta};

@@ -19,6 +19,7 @@ pub use connect::PrivateAddresses;
 pub use decode::DecodeBody;
 pub use error::OutboundError;
 pub use system::SystemNetwork;
+pub(crate) use system::system_roots;
 pub use websocket::ServerSocket;
 
 /// An error of a body, whoever made it.

@@ -18,15 +18,7 @@ pub struct SystemNetwork {
 impl SystemNetwork {
     /// Reads the files, which takes milliseconds.
     pub fn read() -> Self {
-        let mut roots = RootCertStore::empty();
-        let native = rustls_native_certs::load_native_certs();
-        for error in &native.errors {
-            tracing::warn!(%error, "cannot read a part of the system's certificates");
-        }
-        roots.add_parsable_certificates(native.certs);
-        if roots.is_empty() {
-            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-        }
+        let roots = system_roots();
         let resolver = hickory_resolver::system_conf::read_system_conf()
             .inspect_err(|error| {
                 tracing::warn!(%error, "cannot read the system's resolver configuration");
@@ -53,4 +45,18 @@ impl SystemNetwork {
         resolver.set_hosts(self.hosts.clone());
         Some(resolver)
     }
+}
+
+/// The authorities that the system trusts, or Mozilla's where it has none. Reads files.
+pub(crate) fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let native = rustls_native_certs::load_native_certs();
+    for error in &native.errors {
+        tracing::warn!(%error, "cannot read a part of the system's certificates");
+    }
+    roots.add_parsable_certificates(native.certs);
+    if roots.is_empty() {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    roots
 }

@@ -1,5 +1,7 @@
 //! Certificates that were uploaded, with their private keys sealed. What they say was checked by the caller.
 
+use std::collections::HashSet;
+
 use rusqlite::{Row, Transaction, params};
 
 use super::database::{from_sql, to_sql};
@@ -94,6 +96,32 @@ impl Registry {
             )?;
             let rows = statement.query_map([account.as_str()], Stored::from_row)?;
             rows.map(|row| row?.parse()).collect()
+        })
+    }
+
+    /// The names of every certificate that was uploaded.
+    ///
+    /// # Errors
+    /// Fails when the database does.
+    pub(crate) fn uploaded_hosts(&self) -> Result<HashSet<String>, RegistryError> {
+        Ok(self.uploaded_expiries()?.into_iter().flat_map(|(hosts, _)| hosts).collect())
+    }
+
+    /// The names of every certificate that was uploaded, and until when it is valid: seconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// Fails when the database does.
+    pub(crate) fn uploaded_expiries(&self) -> Result<Vec<(Vec<String>, u64)>, RegistryError> {
+        self.read(|view| {
+            let mut statement =
+                view.prepare_cached("SELECT hosts, expires_s FROM certificate ORDER BY hosts")?;
+            let rows = statement
+                .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))?;
+            rows.map(|row| {
+                let (hosts, expires_s) = row?;
+                Ok((from_json("a certificate's hosts", &hosts)?, from_sql(expires_s)))
+            })
+            .collect()
         })
     }
 

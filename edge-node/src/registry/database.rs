@@ -8,8 +8,12 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use super::RegistryError;
 
 /// One SQL script per schema version, oldest first.
-const MIGRATIONS: [&str; 3] =
-    [include_str!("schema.sql"), include_str!("certificates.sql"), include_str!("rules.sql")];
+const MIGRATIONS: [&str; 4] = [
+    include_str!("schema.sql"),
+    include_str!("certificates.sql"),
+    include_str!("rules.sql"),
+    include_str!("acme.sql"),
+];
 const BUSY_MS_MAX: u64 = 5_000;
 /// Reading connections kept open; more are opened and closed when more read at once.
 const READERS_IDLE_MAX: usize = 4;

@@ -3,6 +3,7 @@
 //! runs no code.
 
 mod accounts;
+mod acme;
 mod archive;
 mod certificates;
 mod database;
@@ -33,6 +34,7 @@ use tokio::sync::watch;
 
 pub use accounts::Account;
 pub(crate) use accounts::ROOT_TOKEN_FILE;
+pub(crate) use acme::{AcmeCertificate, AcmeIssued};
 pub(crate) use archive::ArchivedRow;
 pub use certificates::Certificate;
 pub(crate) use certificates::Pem;

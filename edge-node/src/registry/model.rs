@@ -8,6 +8,8 @@ pub use atoll_isolate::{Module, ModuleKind, ScriptFormat};
 pub use atoll_kv::NamespaceId;
 use serde::{Deserialize, Serialize};
 
+use super::HostPattern;
+
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -308,7 +310,7 @@ pub struct Snapshot {
     pub schedules: Vec<Schedule>,
     /// Accounts' subdomains: `<worker>.<subdomain>.<domain>`.
     pub subdomains: Vec<(AccountId, String)>,
-    /// The ids of all uploaded certificates. Their rows never change.
+    /// The ids of all certificates and of what an ACME authority may ask now: what they name never changes.
     #[serde(default)]
     pub certificates: Vec<String>,
     /// The rules of workers that have some.
@@ -324,6 +326,15 @@ impl WorkerRules {
     pub(crate) fn none(worker: WorkerRef) -> Self {
         let (document, overlay) = ("{}".to_owned(), "{}".to_owned());
         Self { worker, document, overlay, versions: Vec::new() }
+    }
+}
+
+impl Snapshot {
+    /// Whether the account has a route for the host.
+    pub(crate) fn is_host_of(&self, account: &AccountId, host: &str) -> bool {
+        let own = self.routes.iter().filter(|route| route.account == *account);
+        let mut patterns = own.filter_map(|route| HostPattern::of_route(&route.pattern).ok());
+        patterns.any(|pattern| pattern.matches(host))
     }
 }
 

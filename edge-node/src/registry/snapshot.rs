@@ -5,7 +5,7 @@ use rusqlite::Transaction;
 use super::database::from_sql;
 use super::{
     AccountId, LiveWorker, RegistryError, Route, Schedule, Snapshot, VersionId, WorkerName,
-    WorkerRef, WorkerRules, certificates, deployments, routes, rules,
+    WorkerRef, WorkerRules, acme, certificates, deployments, routes, rules,
 };
 
 pub(super) fn build(view: &Transaction<'_>) -> Result<Snapshot, RegistryError> {
@@ -19,7 +19,7 @@ pub(super) fn build(view: &Transaction<'_>) -> Result<Snapshot, RegistryError> {
         routes: all_routes(view)?,
         schedules: schedules(view)?,
         subdomains: subdomains(view)?,
-        certificates: certificates::ids(view)?,
+        certificates: [certificates::ids(view)?, acme::ids(view)?].concat(),
         rules,
     })
 }

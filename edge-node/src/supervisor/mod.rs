@@ -33,6 +33,7 @@ use crate::experiments::Experiments;
 use crate::geo::GeoWatch;
 use crate::node::control::{Control, ServingSide, bind_admin, raise_file_limit};
 use crate::node::fit::Fit;
+use crate::node::kept::Kept;
 use crate::node::sockets::{Listeners, ThreadSockets};
 use crate::node::stores::NodeStores;
 use crate::node::{NodeError, threads};
@@ -66,6 +67,8 @@ pub struct Supervisor {
     processes: JoinSet<()>,
     tasks: Vec<JoinHandle<()>>,
     control: Control,
+    /// The listening sockets once more, for a restart.
+    kept: Kept,
     _peering: Option<Peering>,
 }
 
@@ -161,13 +164,14 @@ impl InUse {
 
 impl Supervisor {
     /// Starts everything; every serving process takes requests when this returns. Needs a tokio runtime.
-    /// `variables` are the environment of the processes.
+    /// `variables` are the environment of the processes; `kept` are sockets that the program before has left.
     ///
     /// # Errors
     /// When a file, a socket or a process cannot be had.
-    pub async fn start(
+    pub(crate) async fn start(
         config: NodeConfig,
         variables: Vec<(OsString, OsString)>,
+        mut kept: Kept,
     ) -> Result<Self, NodeError> {
         raise_file_limit();
         let (threads, processes) = (threads(&config), processes(&config));
@@ -180,12 +184,15 @@ impl Supervisor {
         let geo = GeoWatch::start(&config.geo.database).await?;
         let follower = follow_tls(&config, &stores.registry)?;
         let Listeners { threads, inboxes, http, https } =
-            Listeners::bind(&config, shares.iter().sum()).await?;
-        let admin = bind_admin(&config).await?;
+            Listeners::bind(&config, shares.iter().sum(), &mut kept).await?;
+        let admin = bind_admin(&config, kept.admin)?;
         let mut peering = match &stores.cluster {
-            Some(cluster) => Some(Peering::start(cluster, shares.iter().sum()).await?),
+            Some(cluster) => Some(Peering::start(cluster, shares.iter().sum(), kept.peers).await?),
             None => None,
         };
+        let of_peers = peering.as_mut().map(|peering| std::mem::take(&mut peering.sockets));
+        let of_peers = of_peers.unwrap_or_default();
+        let kept = Kept::beside(&threads, &of_peers, &admin)?;
         let (snapshots_sender, snapshots) = watch::channel(encoded(&follower.snapshots.borrow()));
         let (quarantined_sender, quarantined) = watch::channel(Vec::new());
         let (drain, draining) = watch::channel(false);
@@ -227,8 +234,7 @@ impl Supervisor {
         let mut keepers = JoinSet::new();
         let mut inboxes = Vec::new();
         let (mut threads, mut first) = (threads.into_iter(), 0);
-        let of_peers = peering.as_mut().map(|peering| std::mem::take(&mut peering.sockets));
-        let mut of_peers = of_peers.unwrap_or_default().into_iter();
+        let mut of_peers = of_peers.into_iter();
         for (place, share) in shares.into_iter().enumerate() {
             let (inbox, jobs) = mpsc::channel(JOBS_QUEUED_MAX);
             inboxes.push(inbox);
@@ -259,6 +265,7 @@ impl Supervisor {
             processes: keepers,
             tasks,
             control,
+            kept,
             _peering: peering,
         })
     }
@@ -281,6 +288,13 @@ impl Supervisor {
     /// Has every serving process finish accepted work and take none, and closes everything. Bounded by
     /// `drain_ms_max` and the time of `waitUntil`.
     pub async fn drain(mut self) {
+        // Nobody may wait in them any more.
+        self.kept = Kept::default();
+        self.drain_but_listen().await;
+    }
+
+    /// The same, but for the listening sockets: connections to come wait in their queues for whoever gets them.
+    pub(crate) async fn drain_but_listen(mut self) -> Kept {
         self.control.drain();
         self.drain.send_replace(true);
         while let Some(joined) = self.processes.join_next().await {
@@ -293,6 +307,7 @@ impl Supervisor {
         }
         drop(self.shared);
         self.control.close().await;
+        self.kept
     }
 }
 
@@ -336,6 +351,7 @@ fn childs_config(config: &NodeConfig, processes: usize) -> NodeConfig {
     // What reaches the cluster's servers is nothing for processes that run tenants' code.
     config.geo.colo = Some(config.colo().to_owned());
     config.cluster = None;
+    config.tls.acme = None;
     config
 }
 

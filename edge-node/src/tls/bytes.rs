@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use atoll_router::{
-    Certificates, ClientMode, ClientPolicy, TicketKey, TlsError, TlsMaterial, parse_certificates,
-    parse_pem,
+    Certificates, Challenge, ClientMode, ClientPolicy, TicketKey, TlsError, TlsMaterial,
+    parse_certificates, parse_pem,
 };
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,8 @@ pub(crate) struct TlsBytes {
     pub(crate) clients: Vec<ClientBytes>,
     /// The keys of session tickets.
     pub(crate) tickets: Vec<TicketKey>,
+    /// What an ACME authority may ask now.
+    pub(crate) challenges: Vec<Challenge>,
 }
 
 /// Who is asked for a certificate.
@@ -46,7 +48,8 @@ impl TlsBytes {
             }
         }
         let clients = self.clients.iter().map(ClientBytes::policy).collect::<Result<_, _>>()?;
-        Ok(TlsMaterial { certificates, clients, tickets: self.tickets.clone() })
+        let (tickets, challenges) = (self.tickets.clone(), self.challenges.clone());
+        Ok(TlsMaterial { certificates, clients, tickets, challenges })
     }
 }
 

@@ -4,7 +4,9 @@
 mod bytes;
 mod follow;
 mod source;
+mod status;
 
 pub(crate) use bytes::TlsBytes;
 pub(crate) use follow::{Reload, TlsFollower};
 pub(crate) use source::TlsSource;
+pub(crate) use status::show_certificates;

@@ -49,19 +49,48 @@ impl TlsSource {
         pairs.chain(tls.client.iter().map(|client| &*client.ca))
     }
 
-    /// Everything that TLS serves by now: the node's own certificate for its names, those that were uploaded
-    /// over it, and those of the configuration over all. Blocks on the disk.
+    /// Everything that TLS serves by now, of two for a name the later one: the node's own certificate, those issued
+    /// for hosts of routes, those that were uploaded, those issued for names of the configuration, and its files.
+    /// Blocks on the disk.
     ///
     /// # Errors
     /// When the node's own certificate cannot be made.
     pub(crate) fn read(&self) -> Result<TlsBytes, TlsError> {
         let mut certificates = vec![self.own()?];
+        let (listed, of_routes) = self.issued();
+        certificates.extend(of_routes);
         certificates.extend(self.uploaded());
+        certificates.extend(listed);
         let fallback = if self.files.certificates.is_empty() { 0 } else { certificates.len() };
         certificates.extend(self.files.certificates.iter().cloned());
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let tickets = self.registry.ticket_keys(since_epoch.as_secs());
-        Ok(TlsBytes { certificates, fallback, clients: self.files.clients.clone(), tickets })
+        let unreadable =
+            |error: &RegistryError| tracing::error!(%error, "what ACME asks cannot be read");
+        let challenges = self.registry.acme_challenges().inspect_err(unreadable);
+        let (clients, challenges) = (self.files.clients.clone(), challenges.unwrap_or_default());
+        Ok(TlsBytes { certificates, fallback, clients, tickets, challenges })
+    }
+
+    /// What an ACME authority has issued: for names of the configuration, and for others.
+    fn issued(&self) -> (Vec<Pem>, Vec<Pem>) {
+        let unreadable = |error: &RegistryError| {
+            tracing::error!(%error, "certificates of an ACME authority cannot be read");
+        };
+        let stored = self.registry.acme_to_serve().inspect_err(unreadable).unwrap_or_default();
+        let place = Path::new("ACME");
+        let usable = stored.into_iter().filter(|(host, (chain, key))| {
+            let parsed = parse_pem(chain, key, place, place);
+            parsed
+                .inspect_err(|error| tracing::error!(host, %error, "a certificate is left out"))
+                .is_ok()
+        });
+        let listed = |host: &String| {
+            self.config.tls.acme.as_ref().is_some_and(|acme| acme.domains.contains(host))
+        };
+        let (of_domains, of_routes): (Vec<_>, Vec<_>) = usable.partition(|(host, _)| listed(host));
+        let pems = |found: Vec<(String, Pem)>| found.into_iter().map(|(_, pem)| pem).collect();
+        (pems(of_domains), pems(of_routes))
     }
 
     fn own(&self) -> Result<Pem, TlsError> {

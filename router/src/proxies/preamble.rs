@@ -66,7 +66,7 @@ pub(crate) async fn introduce(
             let client = read.map_err(|_| PreambleError::Late)??;
             Ok(Some(client.unwrap_or(peer)))
         }
-        () = orders.changed() => Ok(None),
+        () = orders.given_up() => Ok(None),
     }
 }
 

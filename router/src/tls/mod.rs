@@ -2,12 +2,14 @@
 //! processes and nodes understand. Everything is swapped whole while connections go on.
 
 mod certificates;
+mod challenge;
 mod client_certificate;
 mod client_policy;
 mod pem;
 mod session;
 mod tickets;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -18,12 +20,15 @@ use rustls::{ConfigBuilder, ServerConfig, WantsVerifier};
 use tokio::sync::watch;
 
 pub use certificates::{CertificateFacts, Certificates};
+pub(crate) use challenge::{ACME_ALPN, is_challenge_path};
+pub use challenge::{Challenge, ChallengeKind};
 pub use client_certificate::{ClientCertificate, Verified};
 pub use client_policy::{ClientMode, ClientPolicy, PolicyId};
 pub use pem::{load_pem, parse_certificates, parse_pem};
 pub(crate) use session::{cipher_name, client_of, session};
 pub use tickets::{TICKET_NAME_BYTES, TICKET_SECRET_BYTES, TicketKey};
 
+use challenge::Challenges;
 pub(crate) use client_policy::Asked;
 use tickets::Ticketer;
 
@@ -91,6 +96,8 @@ pub struct TlsMaterial {
     /// The keys of session tickets, in the order of their windows. Without any, sessions are resumed within
     /// this process alone.
     pub tickets: Vec<TicketKey>,
+    /// What an ACME authority may ask now.
+    pub challenges: Vec<Challenge>,
 }
 
 /// TLS of a process: what it serves by now, and the sessions that it remembers. All threads share one.
@@ -103,7 +110,6 @@ pub struct Tls {
 }
 
 /// One configuration for each way in which clients are asked for certificates.
-#[derive(Debug)]
 struct Setup {
     /// For hosts that no policy names.
     open: Arc<Asked>,
@@ -111,6 +117,16 @@ struct Setup {
     asked: Vec<Arc<Asked>>,
     /// QUIC cannot choose by the host: what holds for hosts that no policy names.
     quic: Arc<ServerConfig>,
+    challenges: Challenges,
+}
+
+impl fmt::Debug for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Setup")
+            .field("open", &self.open)
+            .field("asked", &self.asked)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Tls {
@@ -163,6 +179,16 @@ impl Tls {
         Some((asked.id, asked.mode?))
     }
 
+    /// The answer to an ACME authority's request over plain HTTP, if it asks what is pending.
+    pub(crate) fn challenge_answer(&self, host: &str, path: &str) -> Option<String> {
+        self.setup.load().challenges.answer(host, path).map(str::to_owned)
+    }
+
+    /// How handshakes of an ACME authority are answered, while some are expected.
+    pub(crate) fn for_challenge(&self) -> Option<Arc<ServerConfig>> {
+        self.setup.load().challenges.handshake.clone()
+    }
+
     /// Whether some hosts' clients are asked for certificates.
     pub(crate) fn has_policies(&self) -> bool {
         !self.setup.load().asked.is_empty()
@@ -175,7 +201,8 @@ impl Setup {
         sessions: &Arc<dyn StoresServerSessions>,
         quic_sessions: &Arc<dyn StoresServerSessions>,
     ) -> Result<Self, TlsError> {
-        let TlsMaterial { certificates, clients, tickets } = material;
+        let TlsMaterial { certificates, clients, tickets, challenges } = material;
+        let challenges = Challenges::new(challenges)?;
         let certificates = Arc::new(certificates);
         let make = |policy: Option<&ClientPolicy>| {
             Asked::new(policy, |verifier, id| {
@@ -197,7 +224,7 @@ impl Setup {
         asked.sort_by_key(|asked| asked.hosts.is_empty());
         let everyone = asked.iter().find(|asked| asked.hosts.is_empty()).unwrap_or(&open);
         let quic = quic_config(everyone, &certificates, quic_sessions)?;
-        Ok(Self { open, asked, quic })
+        Ok(Self { open, asked, quic, challenges })
     }
 
     fn for_host(&self, host: Option<&str>) -> &Arc<Asked> {

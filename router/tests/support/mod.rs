@@ -69,6 +69,10 @@ impl Service for Handle {
         async move { answer(app, request, connection).await }
     }
 
+    fn challenge(&self, answer: String) -> Response<Body> {
+        Response::new(full(answer))
+    }
+
     fn refuse(
         &self,
         request: &Request<RequestBody>,

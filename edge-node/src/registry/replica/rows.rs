@@ -11,7 +11,7 @@ use super::record::{Row, RowKind, Value};
 
 /// Every replicated table, parents before their children. `blob` is not among them: modules are fetched by
 /// their hash.
-pub(in super::super) const TABLES: [&str; 13] = [
+pub(in super::super) const TABLES: [&str; 16] = [
     "node",
     "cluster",
     "account",
@@ -25,6 +25,9 @@ pub(in super::super) const TABLES: [&str; 13] = [
     "schedule",
     "rules",
     "namespace",
+    "acme_account",
+    "acme_certificate",
+    "acme_challenge",
 ];
 /// Columns that a replicated table may have.
 const COLUMNS_MAX: usize = 16;
