@@ -14,6 +14,7 @@ mod kv;
 mod kv_values;
 mod node;
 mod nodes;
+mod regions;
 mod routes;
 mod rules;
 mod schedules;
@@ -158,6 +159,7 @@ pub fn router(config: ApiConfig) -> Router {
         .merge(secrets::routes())
         .merge(schedules::routes())
         .merge(routes::routes())
+        .merge(regions::routes())
         .merge(rules::routes())
         .merge(certificates::routes())
         .merge(kv::routes())

@@ -314,6 +314,18 @@ pub struct Snapshot {
     /// The rules of workers that have some.
     #[serde(default)]
     pub rules: Vec<WorkerRules>,
+    /// Where workers may run that say something of it.
+    #[serde(default)]
+    pub regions: Vec<WorkerRegions>,
+}
+
+/// Where a worker may run, as it travels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerRegions {
+    /// Which worker.
+    pub worker: WorkerRef,
+    /// The document, as JSON.
+    pub document: String,
 }
 
 /// A worker's rules as they travel: compiled where they are used.

@@ -5,7 +5,7 @@ use rusqlite::Transaction;
 use super::database::from_sql;
 use super::{
     AccountId, LiveWorker, RegistryError, Route, Schedule, Snapshot, WorkerName, WorkerRef,
-    certificates, deployments, routes, rules,
+    certificates, deployments, regions, routes, rules,
 };
 
 pub(super) fn build(view: &Transaction<'_>) -> Result<Snapshot, RegistryError> {
@@ -18,6 +18,7 @@ pub(super) fn build(view: &Transaction<'_>) -> Result<Snapshot, RegistryError> {
         subdomains: subdomains(view)?,
         certificates: certificates::ids(view)?,
         rules: rules::all(view)?,
+        regions: regions::all(view)?,
     })
 }
 
