@@ -111,7 +111,8 @@ pub(crate) async fn warn_of_empty(terminal: Terminal, api: &Api, regions: &Regio
         terminal.warn("this node is in no cluster: it has no region and serves everything");
         return;
     }
-    let policies = std::iter::once(&regions.policy).chain(regions.routes.iter().map(|of| &of.policy));
+    let policies =
+        std::iter::once(&regions.policy).chain(regions.routes.iter().map(|of| &of.policy));
     for policy in policies.filter(|policy| permitted(&nodes, policy) == "none") {
         terminal.warn(format!(
             "no node is there ({policy}): requests are answered with 503 until one is, see `atoll nodes`"

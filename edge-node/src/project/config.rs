@@ -9,8 +9,8 @@ use super::bindings::{self, ProjectBinding};
 use super::document::{Document, Entry, Node, Value};
 use super::fields::Fields;
 use super::keys::{Scope, Support, key};
-use super::rules::{self, ProjectRules};
 use super::regions;
+use super::rules::{self, ProjectRules};
 use super::{Diagnostic, ProjectError};
 
 /// The newest date that says nothing new to a worker: what a project without one is shown.

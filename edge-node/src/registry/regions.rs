@@ -35,10 +35,14 @@ impl Registry {
     ) -> Result<(), RegistryError> {
         regions.check().map_err(|error| RegistryError::Invalid(error.to_string()))?;
         let change = match regions.is_empty() {
-            true => "UPDATE worker SET settings = json_remove(settings, '$.regions'),
-                     modified_ms = ?3 WHERE account = ?1 AND name = ?2 AND ?4 IS NOT NULL",
-            false => "UPDATE worker SET settings = json_set(settings, '$.regions', json(?4)),
-                      modified_ms = ?3 WHERE account = ?1 AND name = ?2",
+            true => {
+                "UPDATE worker SET settings = json_remove(settings, '$.regions'),
+                     modified_ms = ?3 WHERE account = ?1 AND name = ?2 AND ?4 IS NOT NULL"
+            }
+            false => {
+                "UPDATE worker SET settings = json_set(settings, '$.regions', json(?4)),
+                      modified_ms = ?3 WHERE account = ?1 AND name = ?2"
+            }
         };
         let (document, now) = (to_json(regions), super::database::to_sql(now_ms()));
         self.write(|transaction| {

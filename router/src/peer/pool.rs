@@ -143,12 +143,13 @@ impl PeerError {
     /// What it means that a request was sent and this came instead of a response.
     fn of_answer(error: hyper::Error) -> Self {
         let source = std::error::Error::source(&error);
-        let unprocessed = source.and_then(|source| source.downcast_ref::<h2::Error>()).is_some_and(|h2| {
-            // Of a connection that is given up, streams after the last one that the other end took have its
-            // GOAWAY for an error; earlier ones have that of the socket.
-            let refused = h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM);
-            h2.is_remote() && (h2.is_go_away() || refused)
-        });
+        let unprocessed =
+            source.and_then(|source| source.downcast_ref::<h2::Error>()).is_some_and(|h2| {
+                // Of a connection that is given up, streams after the last one that the other end took have its
+                // GOAWAY for an error; earlier ones have that of the socket.
+                let refused = h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM);
+                h2.is_remote() && (h2.is_go_away() || refused)
+            });
         if unprocessed { Self::Unprocessed(error) } else { Self::Unknown(error) }
     }
 }
