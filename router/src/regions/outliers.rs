@@ -7,7 +7,7 @@ pub const FAILURES_IN_A_ROW_MAX: u32 = 3;
 /// How long that is the first time; it doubles with every further time.
 pub const EJECTION_MIN: Duration = Duration::from_secs(1);
 /// How long it is at most.
-pub const EJECTION_MAX: Duration = Duration::from_secs(60);
+pub const EJECTION_MAX: Duration = Duration::from_secs(10);
 /// How long after an ejection has ended it makes the next one longer.
 const MEMORY: Duration = Duration::from_secs(300);
 
@@ -72,7 +72,7 @@ mod tests {
         assert!(node.is_ejected(s(1)) && !node.is_ejected(s(2)));
         assert_eq!(node.failed(s(1)), None, "what was under way counts no more");
         let mut now = s(2);
-        for expected in [2, 4, 8, 16, 32, 60, 60] {
+        for expected in [2, 4, 8, 10, 10] {
             assert_eq!(node.failed(now), Some(s(expected)));
             now += s(expected);
         }

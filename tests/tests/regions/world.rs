@@ -67,7 +67,9 @@ impl World {
         let written = done.clone();
         let record = Origin::routing(Ipv4Addr::LOCALHOST.into(), move |path| {
             written.lock().unwrap().push(path.to_owned());
-            Answer::Whole("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".into())
+            Answer::Whole(
+                "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".into(),
+            )
         })
         .await;
         let (mut nodes, mut ways, mut key) = (Vec::<Node>::new(), Vec::new(), None);
