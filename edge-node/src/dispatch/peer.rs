@@ -19,6 +19,7 @@ use super::body::{AnswerBody, SendBody};
 use super::cf::Client;
 use super::depth::Depth;
 use super::forward::{Carried, FORWARD_PATH, HOPS_MAX, Neighbourhood, Neighbours, REFUSED};
+use super::handshake::not_a_handshake;
 use super::service::{Answering, Dispatcher, Serving, now};
 use crate::cluster::PING_PATH;
 
@@ -73,7 +74,10 @@ impl PeerService for Nodes {
             PING_PATH if request.method() == Method::GET => {
                 Either::Left(ready(empty(StatusCode::NO_CONTENT)))
             }
-            FORWARD_PATH => Either::Right(self.0.passed_on(request, node).map(without_refusal)),
+            FORWARD_PATH => {
+                let answering = self.0.passed_on(request, node);
+                Either::Right(answering.map(without_refusal).map(without_socket))
+            }
             _ => Either::Left(ready(empty(StatusCode::NOT_FOUND))),
         }
     }
@@ -85,6 +89,14 @@ fn without_refusal(mut response: Response<AnswerBody>) -> Response<AnswerBody> {
         response.headers_mut().remove(REFUSED);
     }
     response
+}
+
+/// Nodes pass no WebSocket on: a worker that gives one to a request that asks for none has failed.
+fn without_socket(response: Response<AnswerBody>) -> Response<AnswerBody> {
+    match response.status() {
+        StatusCode::SWITCHING_PROTOCOLS => not_a_handshake("-"),
+        _ => response,
+    }
 }
 
 /// Marks the node's own refusals.

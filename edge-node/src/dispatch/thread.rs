@@ -401,6 +401,7 @@ fn dispatcher(seat: &Seat, drain: Option<DrainSignal>) -> std::io::Result<Rc<Dis
         debuggees: shared.debuggees.clone(),
         quarantined: shared.quarantined.clone(),
         placer: RefCell::new(Weak::new()),
+        peering: shared.peering.clone(),
         depths: RefCell::new(HashMap::new()),
     });
     let isolates = shared.engine.thread()?;
