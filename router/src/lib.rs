@@ -23,6 +23,7 @@ mod pattern;
 mod peer;
 mod prefix;
 mod proxies;
+pub mod regions;
 mod request_body;
 mod router;
 pub mod rules;

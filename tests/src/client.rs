@@ -109,6 +109,11 @@ impl Request {
         }
     }
 
+    /// A GET of any host at a node's addresses.
+    pub fn to(addresses: Addresses, host: &str, path: &str) -> Self {
+        Self::new(addresses, host, path)
+    }
+
     /// Chooses the protocol.
     #[must_use]
     pub fn over(mut self, protocol: Protocol) -> Self {

@@ -1,20 +1,27 @@
-//! A TCP proxy that can cut or silence what goes through it: a network that fails.
+//! A TCP proxy that can cut, silence or delay what goes through it: a network that is far away, or fails.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
 
 const BUFFER_BYTES: usize = 16 * 1024;
+
+/// Buffers that are on their way in one direction.
+const BUFFERS_MAX: usize = 256;
 
 /// What becomes of the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
     /// They pass.
     Open,
+    /// They pass, each so much later.
+    Slow(Duration),
     /// Connections are closed, and new ones too.
     Cut,
     /// Nothing passes, and nobody is told. What was sent meanwhile arrives when the link opens again, as it
@@ -88,13 +95,31 @@ async fn connect(near: TcpStream, target: SocketAddr, mut link: watch::Receiver<
 
 /// Passes bytes on in one direction until either end is gone.
 async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut link: watch::Receiver<Link>) {
-    let mut buffer = vec![0; BUFFER_BYTES];
-    loop {
-        let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
-        let passes = link.wait_for(|link| *link != Link::Silent).await.is_ok();
-        if !passes || to.write_all(&buffer[..read]).await.is_err() {
-            return;
+    let (sender, mut on_the_way) = mpsc::channel::<(Instant, Vec<u8>)>(BUFFERS_MAX);
+    let now = link.clone();
+    let take = async move {
+        let mut buffer = vec![0; BUFFER_BYTES];
+        while let Ok(read @ 1..) = from.read(&mut buffer).await {
+            let delay = if let Link::Slow(delay) = *now.borrow() { delay } else { Duration::ZERO };
+            if sender.send((Instant::now() + delay, buffer[..read].to_vec())).await.is_err() {
+                return;
+            }
         }
+    };
+    let give = async move {
+        while let Some((due, bytes)) = on_the_way.recv().await {
+            sleep_until(due).await;
+            let passes = link.wait_for(|link| *link != Link::Silent).await.is_ok();
+            if !passes || to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::pin!(take, give);
+    tokio::select! {
+        // What was taken arrives, though its sender is gone.
+        () = &mut take => give.await,
+        () = &mut give => {}
     }
 }
 
@@ -125,6 +150,13 @@ mod tests {
         let mut byte = [0];
         stream.write_all(b"a").await.unwrap();
         stream.read_exact(&mut byte).await.unwrap();
+
+        let delay = 3 * SOON;
+        proxy.set(Link::Slow(delay));
+        let sent = std::time::Instant::now();
+        stream.write_all(b"s").await.unwrap();
+        stream.read_exact(&mut byte).await.unwrap();
+        assert!(sent.elapsed() >= 2 * delay, "each way takes its time");
 
         proxy.set(Link::Silent);
         stream.write_all(b"b").await.unwrap();

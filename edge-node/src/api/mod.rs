@@ -14,6 +14,7 @@ mod kv;
 mod kv_values;
 mod node;
 mod nodes;
+mod regions;
 mod routes;
 mod rule_results;
 mod rules;
@@ -162,6 +163,7 @@ pub fn router(config: ApiConfig) -> Router {
         .merge(secrets::routes())
         .merge(schedules::routes())
         .merge(routes::routes())
+        .merge(regions::routes())
         .merge(rules::routes())
         .merge(rule_results::routes())
         .merge(certificates::routes())

@@ -45,6 +45,9 @@ pub enum Command {
     /// Work with KV namespaces and their keys
     #[command(subcommand)]
     Kv(KvCommand),
+    /// Say in which regions of the cluster a worker may run
+    #[command(subcommand)]
+    Regions(super::regions::RegionsCommand),
     /// Work with the rules that decide about a worker's requests
     #[command(subcommand)]
     Rules(super::rule_args::RulesCommand),

@@ -39,9 +39,14 @@ pub(crate) async fn run(session: &Session, args: DeployArgs) -> Result<(), CliEr
     let name = prepared.name.clone();
     let crons = prepared.project.crons.clone().unwrap_or_default();
     let spinner = session.terminal.spinner(format!("deploying {name} to {}", api.client.base()));
+    let regions = prepared.project.regions.clone();
     let published = publish::publish(&api, prepared, options, session.terminal).await;
     drop(spinner);
-    report(session.terminal, &name, &published?, sizes, &crons);
+    let published = published?;
+    report(session.terminal, &name, &published, sizes, &crons);
+    if let Some(regions) = regions.filter(|_| !session.terminal.json) {
+        session.terminal.line(format!("  regions: {}", regions.policy));
+    }
     Ok(())
 }
 

@@ -21,6 +21,7 @@ mod local_node;
 mod nodes;
 mod prepare;
 mod publish;
+mod regions;
 mod restart;
 mod rule_args;
 mod rule_status;
@@ -100,6 +101,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
         }
         Command::Kv(command) => kv::run(session, command).await,
         Command::Certificates(command) => certificates::run(session, command).await,
+        Command::Regions(command) => regions::run(session, command).await,
         Command::Rules(command) => rules::run(session, command).await,
         Command::Secret(command) => secret::run(session, command).await,
         Command::Context(command) => context::run(session, command).await,

@@ -8,14 +8,16 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use super::api::{Api, Namespace};
+use super::client::ApiError;
 use super::error::CliError;
 use super::nodes;
 use super::prepare::Prepared;
+use super::regions;
 use super::stacks;
 use super::terminal::Terminal;
 use super::upload::{self, Metadata};
 use crate::bundle::Bundle;
-use crate::project::{FileKind, ProjectBinding};
+use crate::project::{FileKind, Project, ProjectBinding};
 use crate::registry::{Binding, Module, ModuleKind, NamespaceId, WorkerName};
 
 /// The validation error of a script that does not compile or throws at start.
@@ -58,6 +60,7 @@ pub(crate) async fn publish(
         subrequests: project.subrequests,
         message: options.message,
     };
+    let regions_set = set_regions(api, &prepared.project, name).await;
     let started = Instant::now();
     let uploaded = api.upload(name, upload::form(&metadata, bundle)).await;
     let upload = started.elapsed();
@@ -68,7 +71,13 @@ pub(crate) async fn publish(
         }
         _ => error.into(),
     })?;
+    if regions_set.is_err() {
+        set_regions(api, &prepared.project, &prepared.name).await?;
+    }
     let urls = attach(api, &prepared).await?;
+    if let Some(regions) = prepared.project.regions.as_ref().filter(|regions| !regions.is_empty()) {
+        regions::warn_of_empty(terminal, api, regions).await;
+    }
     let nodes = nodes::serving(api).await.unwrap_or_default();
     Ok(Published {
         version: uploaded.deployment_id,
@@ -78,6 +87,15 @@ pub(crate) async fn publish(
         bindings: metadata.bindings,
         nodes,
     })
+}
+
+/// Says where the worker may run, before there is a new version to run. A worker that is not there yet gets it
+/// right after its first.
+async fn set_regions(api: &Api, project: &Project, name: &str) -> Result<(), ApiError> {
+    if let Some(regions) = &project.regions {
+        api.set(&api.script(name, "/regions"), json!(regions)).await?;
+    }
+    Ok(())
 }
 
 /// Switches the subdomain, sets routes, schedules and rules, and tells the URLs.

@@ -29,6 +29,7 @@ pub(crate) use presence::{Announced, announce, listen};
 pub(crate) use probe::PING_PATH;
 
 use crate::config::ClusterConfig;
+use crate::dispatch::Neighbourhood;
 use crate::registry::Registry;
 
 /// A node's part in its cluster. Clones share it.
@@ -68,6 +69,17 @@ impl Cluster {
 
     pub(crate) fn connection(&self) -> &NatsConnection {
         &self.0.connection
+    }
+
+    /// What those who serve are told of the others.
+    pub(crate) fn neighbourhood(&self) -> Neighbourhood {
+        let ClusterConfig { name, region, explain, .. } = self.config();
+        Neighbourhood {
+            name: name.clone(),
+            region: region.clone(),
+            explain: *explain,
+            nodes: self.peers().neighbours(name),
+        }
     }
 
     /// What the node knows of the others.

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::Cluster;
 use super::probe::probe_all;
+use crate::dispatch::Neighbourhood;
 use crate::node::NodeError;
 use crate::node::sockets::bind;
 
@@ -27,6 +28,8 @@ pub(crate) struct Peering {
     pub(crate) sockets: Vec<TcpListener>,
     /// What the node shows to others.
     pub(crate) credentials: watch::Receiver<Option<Arc<PeerCredentials>>>,
+    /// What is known of the other nodes.
+    pub(crate) neighbours: watch::Receiver<Arc<Neighbourhood>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -60,9 +63,10 @@ impl Peering {
         let tls = Arc::new(ArcSwap::from_pointee(PeerTls::new(&first)?));
         let (sender, credentials) = watch::channel(Some(Arc::new(first)));
         cluster.advertise_peer(address);
-        let probing = probe_all(cluster.clone(), tls.clone());
+        let (met, neighbours) = watch::channel(Arc::new(cluster.neighbourhood()));
+        let probing = probe_all(cluster.clone(), tls.clone(), met);
         let tasks = vec![tokio::spawn(renew(authority, name, sender, tls)), tokio::spawn(probing)];
-        Ok(Self { sockets, credentials, tasks })
+        Ok(Self { sockets, credentials, neighbours, tasks })
     }
 }
 

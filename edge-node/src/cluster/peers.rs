@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::probe::Way;
+use crate::dispatch::Neighbour;
 
 /// Nodes that are remembered, at most.
 const PEERS_MAX: usize = 1_000;
@@ -92,7 +93,13 @@ impl Peers {
             return false;
         }
         let mut nodes = self.lock();
-        nodes.retain(|_, (_, seen)| now.saturating_duration_since(*seen) < FORGOTTEN_AFTER);
+        let ways = self.ways();
+        // While NATS is away nodes tell nothing, and answer all the same.
+        let answers = |name: &str| ways.get(name).is_some_and(|way| way.failures == 0);
+        nodes.retain(|name, (_, seen)| {
+            now.saturating_duration_since(*seen) < FORGOTTEN_AFTER || answers(name)
+        });
+        drop(ways);
         if status.leaving {
             nodes.remove(&status.name);
         } else if nodes.len() < PEERS_MAX || nodes.contains_key(&status.name) {
@@ -153,6 +160,28 @@ impl Peers {
             .filter_map(|status| Some((Arc::from(&*status.name), status.peer.clone()?)))
             .collect();
         others.sort();
+        others
+    }
+
+    /// The other nodes to which the way was measured.
+    pub(super) fn neighbours(&self, own: &str) -> Vec<Neighbour> {
+        let (nodes, ways) = (self.lock(), self.ways());
+        let others = nodes.values().map(|(status, _)| status).filter(|status| status.name != own);
+        let mut others: Vec<_> = others
+            .filter_map(|status| {
+                let (name, way) = ways.get_key_value(&*status.name)?;
+                Some(Neighbour {
+                    name: name.clone(),
+                    region: status.region.clone(),
+                    address: way.address,
+                    rtt_us: way.rtt_us?,
+                    load: u64::try_from(status.in_flight).unwrap_or(0),
+                    answers: way.failures == 0,
+                    ready: status.ready,
+                })
+            })
+            .collect();
+        others.sort_by(|a, b| a.name.cmp(&b.name));
         others
     }
 

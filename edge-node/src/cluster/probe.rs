@@ -12,10 +12,12 @@ use atoll_isolate::BoxError;
 use atoll_router::{PeerBody, PeerNode, PeerPool, PeerTls};
 use http::Request;
 use http_body_util::{BodyExt, Empty};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::Cluster;
+use crate::dispatch::Neighbourhood;
 
 /// Where a node answers that it is there.
 pub(crate) const PING_PATH: &str = "/ping";
@@ -83,7 +85,11 @@ impl Lookups {
 }
 
 /// Asks all nodes, for ever.
-pub(super) async fn probe_all(cluster: Cluster, tls: Arc<ArcSwap<PeerTls>>) {
+pub(super) async fn probe_all(
+    cluster: Cluster,
+    tls: Arc<ArcSwap<PeerTls>>,
+    met: watch::Sender<Arc<Neighbourhood>>,
+) {
     let pool = Arc::new(PeerPool::new(tls));
     let mut lookups = Lookups::default();
     let mut ticks = interval(INTERVAL);
@@ -113,8 +119,23 @@ pub(super) async fn probe_all(cluster: Cluster, tls: Arc<ArcSwap<PeerTls>>) {
         while let Some(answered) = asked.join_next().await {
             let Ok((node, answered)) = answered else { continue };
             cluster.peers().note_way(&node, |way| way.note(answered));
+            if answered.is_none() {
+                // Nobody waits with it for the slow ones.
+                publish(&cluster, &met);
+            }
         }
+        publish(&cluster, &met);
     }
+}
+
+/// Tells those who serve what is known of the other nodes, if it has changed.
+fn publish(cluster: &Cluster, met: &watch::Sender<Arc<Neighbourhood>>) {
+    let now = cluster.neighbourhood();
+    met.send_if_modified(|known| {
+        let changed = **known != now;
+        *known = Arc::new(now);
+        changed
+    });
 }
 
 /// The body of a request that has none.

@@ -53,6 +53,8 @@ pub struct ClusterConfig {
     pub peer: Option<SocketAddr>,
     /// Where they reach that, as `HOST:PORT`; `peer` itself when absent.
     pub advertise_peer: Option<String>,
+    /// Whether every client may ask, by the header `atoll-explain: 1`, which node served its request.
+    pub explain: bool,
     /// How the connection to NATS is protected.
     pub tls: ClusterTlsConfig,
 }
@@ -90,6 +92,7 @@ impl Default for ClusterConfig {
             advertise_admin: None,
             peer: None,
             advertise_peer: None,
+            explain: false,
             tls: ClusterTlsConfig::default(),
         }
     }

@@ -10,6 +10,8 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::sync::mpsc;
 
+use super::forward::PeerAnswer;
+
 /// Frames of one body that wait between two threads.
 const FRAMES_QUEUED_MAX: usize = 2;
 
@@ -118,6 +120,8 @@ pub(super) enum AnswerBody {
     Here(ResponseBody),
     /// From another thread, as it comes.
     Pumped(PumpedBody),
+    /// From another node.
+    Peer(PeerAnswer),
 }
 
 /// A response's body between two threads.
@@ -153,6 +157,7 @@ impl AnswerBody {
         match self {
             Self::Here(body) => Box::pin(body),
             Self::Pumped(body) => Box::pin(body),
+            Self::Peer(body) => Box::pin(body),
         }
     }
 }
@@ -168,6 +173,7 @@ impl http_body::Body for AnswerBody {
         match self.get_mut() {
             Self::Here(body) => Pin::new(body).poll_frame(cx),
             Self::Pumped(body) => Pin::new(body).poll_frame(cx),
+            Self::Peer(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
@@ -175,6 +181,7 @@ impl http_body::Body for AnswerBody {
         match self {
             Self::Here(body) => body.is_end_stream(),
             Self::Pumped(body) => body.is_end_stream(),
+            Self::Peer(body) => body.is_end_stream(),
         }
     }
 
@@ -182,6 +189,7 @@ impl http_body::Body for AnswerBody {
         match self {
             Self::Here(body) => body.size_hint(),
             Self::Pumped(body) => body.size_hint(),
+            Self::Peer(body) => body.size_hint(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a worker learns of its client: `request.cf`, and the headers that say where a request came from. It is
 //! looked up and written down only for a worker that asks.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -13,6 +14,7 @@ use http::Version;
 use http::header::{ACCEPT_ENCODING, FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 
+use super::forward::{Carried, FromElsewhere};
 use super::host::ThreadHost;
 use super::rules::Decided;
 use crate::config::NodeConfig;
@@ -84,14 +86,14 @@ impl NodeFacts {
         }
     }
 
+    /// Where the node says it is.
+    pub(super) fn colo(&self) -> &str {
+        &self.colo
+    }
+
     /// A request's id with the place that answers it.
     pub(super) fn ray(&self, id: &str) -> HeaderValue {
-        let mut text = String::with_capacity(id.len() + 1 + self.colo.len());
-        text.push_str(id);
-        text.push('-');
-        text.push_str(&self.colo);
-        HeaderValue::from_maybe_shared(Bytes::from(text))
-            .expect("ids and places have no character that a header value may not have")
+        ray(id, &self.colo)
     }
 }
 
@@ -99,21 +101,51 @@ impl NodeFacts {
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     pub(super) ip: IpAddr,
-    version: Version,
     /// What it used itself: a proxy in front may have ended its TLS.
-    scheme: Scheme,
+    pub(super) scheme: Scheme,
+    /// The protocol that it speaks.
+    pub(super) protocol: Cow<'static, str>,
     /// The version and cipher of TLS, if it came over that.
-    tls: Option<(&'static str, &'static str)>,
+    pub(super) tls: Option<(Cow<'static, str>, Cow<'static, str>)>,
     /// Its certificate, where it was asked for one.
-    certificate: Option<Arc<ClientCertificate>>,
+    pub(super) certificate: Option<Arc<ClientCertificate>>,
+    /// What another node knows of it that it came to.
+    from: Option<Arc<FromElsewhere>>,
 }
 
 impl Client {
     pub(super) fn of(version: Version, connection: &Connection) -> Self {
-        let tls = connection.tls.as_ref().map(|tls| (tls.version, tls.cipher));
+        let tls = connection.tls.as_ref().map(|tls| (tls.version.into(), tls.cipher.into()));
         let certificate = connection.tls.as_ref().and_then(|tls| tls.client.clone());
+        let protocol = match version {
+            Version::HTTP_3 => "HTTP/3",
+            Version::HTTP_2 => "HTTP/2",
+            Version::HTTP_10 => "HTTP/1.0",
+            _ => "HTTP/1.1",
+        };
         let ip = connection.peer.ip().to_canonical();
-        Self { ip, version, scheme: connection.scheme, tls, certificate }
+        let scheme = connection.scheme;
+        Self { ip, scheme, protocol: protocol.into(), tls, certificate, from: None }
+    }
+
+    /// The client of a request that another node passed on.
+    pub(super) fn carried(carried: &Carried) -> Self {
+        let Carried { ip, protocol, tls, certificate, from, .. } = carried.clone();
+        let scheme = if carried.https { Scheme::Https } else { Scheme::Http };
+        Self { ip, scheme, protocol, tls, certificate, from: Some(from) }
+    }
+
+    /// Where it is.
+    pub(super) fn place<'a>(&'a self, node: &NodeFacts) -> Cow<'a, Place> {
+        match &self.from {
+            Some(from) => Cow::Borrowed(&from.place),
+            None => Cow::Owned(Place::clone(&node.geo.place(self.ip))),
+        }
+    }
+
+    /// The place of the node that it came to.
+    fn colo<'a>(&'a self, node: &'a NodeFacts) -> &'a str {
+        self.from.as_ref().map_or(&node.colo, |from| &from.colo)
     }
 }
 
@@ -129,10 +161,10 @@ pub(super) struct ClientFacts {
 impl RequestFacts for ClientFacts {
     fn finish_headers(&self, headers: &mut HeaderMap) {
         let node = &self.host.node;
-        let place = node.geo.place(self.client.ip);
+        let place = self.client.place(node);
         strip(headers);
         stamp(headers, &self.client, &place);
-        headers.insert(CF_RAY, node.ray(&self.id));
+        headers.insert(CF_RAY, ray(&self.id, self.client.colo(node)));
         if node.location_headers {
             tell_location(headers, &place);
         }
@@ -141,11 +173,12 @@ impl RequestFacts for ClientFacts {
     fn cf(&self, headers: &HeaderMap) -> String {
         let node = &self.host.node;
         let encodings = headers.get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok());
-        cf(&self.client, &node.geo.place(self.client.ip), &node.colo, encodings)
+        cf(&self.client, &self.client.place(node), self.client.colo(node), encodings)
     }
 
     fn flags(&self) -> Option<String> {
-        self.decided.as_ref().map(Decided::flags)
+        let told = || self.client.from.as_ref()?.flags.clone();
+        self.decided.as_ref().map(Decided::flags).or_else(told)
     }
 
     fn track(&self, metric: &str, value: f64) {
@@ -236,9 +269,9 @@ struct Cf<'a> {
     asn: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     as_organization: Option<&'a str>,
-    http_protocol: &'static str,
-    tls_version: &'static str,
-    tls_cipher: &'static str,
+    http_protocol: &'a str,
+    tls_version: &'a str,
+    tls_cipher: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     tls_client_auth: Option<&'a ClientCertificate>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -246,7 +279,8 @@ struct Cf<'a> {
 }
 
 fn cf(client: &Client, place: &Place, colo: &str, encodings: Option<&str>) -> String {
-    let (tls_version, tls_cipher) = client.tls.unwrap_or_default();
+    let (tls_version, tls_cipher) =
+        client.tls.as_ref().map_or(("", ""), |(version, cipher)| (version, cipher));
     let nobody;
     let tls_client_auth = match &client.certificate {
         Some(certificate) => Some(&**certificate),
@@ -271,18 +305,23 @@ fn cf(client: &Client, place: &Place, colo: &str, encodings: Option<&str>) -> St
         timezone: place.timezone.as_deref(),
         asn: place.asn,
         as_organization: place.as_organization.as_deref(),
-        http_protocol: match client.version {
-            Version::HTTP_3 => "HTTP/3",
-            Version::HTTP_2 => "HTTP/2",
-            Version::HTTP_10 => "HTTP/1.0",
-            _ => "HTTP/1.1",
-        },
+        http_protocol: &client.protocol,
         tls_version,
         tls_cipher,
         tls_client_auth,
         client_accept_encoding: encodings,
     };
     serde_json::to_string(&cf).expect("texts and numbers are JSON")
+}
+
+/// A request's id with the place of the node that the client came to.
+fn ray(id: &str, colo: &str) -> HeaderValue {
+    let mut text = String::with_capacity(id.len() + 1 + colo.len());
+    text.push_str(id);
+    text.push('-');
+    text.push_str(colo);
+    // Places of other nodes are checked like this one's, and ids are hexadecimal.
+    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static("-"))
 }
 
 /// Degrees with as many digits as Cloudflare shows.
@@ -318,10 +357,11 @@ mod tests {
     fn client(tls: Option<(&'static str, &'static str)>) -> Client {
         Client {
             ip: "192.0.2.7".parse().unwrap(),
-            version: Version::HTTP_2,
             scheme: if tls.is_some() { Scheme::Https } else { Scheme::Http },
-            tls,
+            protocol: "HTTP/2".into(),
+            tls: tls.map(|(version, cipher)| (version.into(), cipher.into())),
             certificate: None,
+            from: None,
         }
     }
 

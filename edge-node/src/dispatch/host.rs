@@ -19,6 +19,7 @@ use super::call::{Call, Unanswered};
 use super::cf::NodeFacts;
 use super::depth::{Depth, SERVICES_MAX};
 use super::events::Subject;
+use super::peer::ServingPeering;
 use super::placer::Placer;
 use super::quarantine::Quarantined;
 use super::service::new_id;
@@ -45,6 +46,8 @@ pub(super) struct ThreadHost {
     /// Versions that get no instance.
     pub(super) quarantined: Arc<Quarantined>,
     pub(super) placer: RefCell<Weak<Placer>>,
+    /// The other nodes, in a cluster.
+    pub(super) peering: Option<Arc<ServingPeering>>,
     /// How deep in a chain of calls the invocations are that other invocations called.
     pub(super) depths: RefCell<HashMap<Arc<str>, Depth>>,
 }
@@ -170,6 +173,15 @@ async fn call_service(
         .targets
         .worker(&callee)
         .ok_or_else(|| failed("there is no such worker".to_owned()))?;
+    if let (Some(peering), Some(policy)) = (&thread.peering, target.regions())
+        && let here = peering.neighbours.known()
+        && !policy.permits(&here.region)
+    {
+        return Err(failed(format!(
+            "it runs in certain regions only ({policy}), and this node is in {}: fetch its address instead",
+            here.region
+        )));
+    }
     let version = target
         .version(rand::random_range(0.0..100.0))
         .ok_or_else(|| failed("it has no version".to_owned()))?;

@@ -12,6 +12,7 @@ mod cron;
 mod depth;
 mod events;
 mod fair_queue;
+mod forward;
 mod handshake;
 mod host;
 mod offences;
@@ -32,6 +33,7 @@ mod thread;
 
 pub use check::IsolateCheck;
 pub use cron::{Lines, run_crons};
+pub(crate) use forward::{Neighbour, Neighbourhood};
 pub use host::ConsoleLine;
 pub use peer::ServingPeering;
 pub use quarantine::{Culprit, Quarantined};

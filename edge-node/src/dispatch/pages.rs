@@ -22,6 +22,12 @@ pub(super) enum Problem {
     NoHandshake,
     /// There is room again after so long.
     RateLimited(Duration),
+    /// No node that may serve it can be reached, and none has begun with it.
+    RegionUnavailable,
+    /// The node that it was sent to did not answer.
+    NodeLost,
+    /// A WebSocket to a worker that runs on another node.
+    UpgradeElsewhere,
     NotStarted,
     Quarantined,
     Ended(Outcome),
@@ -35,12 +41,15 @@ impl Problem {
             Self::RateLimited(_) => Outcome::RateLimited,
             Self::Quarantined => Outcome::Overloaded,
             Self::NotStarted => Outcome::Exception,
+            Self::RegionUnavailable => Outcome::Overloaded,
             Self::NoRoute
             | Self::BadHost
             | Self::Refused(_)
             | Self::BodyTooLarge
             | Self::Loop
-            | Self::NoHandshake => Outcome::Internal,
+            | Self::NoHandshake
+            | Self::NodeLost
+            | Self::UpgradeElsewhere => Outcome::Internal,
         }
     }
 }
@@ -175,6 +184,27 @@ fn words(problem: Problem) -> Text {
             "The request's body is larger than this node accepts.",
             "Send it in parts. The node's limit is limits.request_body_bytes_max.",
         ),
+        Problem::RegionUnavailable => text(
+            S::SERVICE_UNAVAILABLE,
+            1201,
+            "Region unavailable",
+            "This worker runs in certain regions only, and no node there can serve it now. Nothing was done.",
+            "Try again in a moment. If this is your worker: `atoll regions show` and `atoll nodes` tell where it may run and who is there.",
+        ),
+        Problem::NodeLost => text(
+            S::BAD_GATEWAY,
+            1202,
+            "No answer from the region",
+            "The request was sent to a node in the worker's region, which did not answer. Whether the worker acted upon it is unknown, so it was not sent again.",
+            "Look whether it has taken effect before you repeat it.",
+        ),
+        Problem::UpgradeElsewhere => text(
+            S::NOT_IMPLEMENTED,
+            1203,
+            "WebSocket in another region",
+            "This worker runs in another region, and WebSockets are not passed on between nodes.",
+            "Connect to a node of the worker's region.",
+        ),
         Problem::Ended(Outcome::Overloaded) => text(
             S::SERVICE_UNAVAILABLE,
             1200,
@@ -262,6 +292,9 @@ pub(super) fn page(problem: Problem, request: &HeaderMap, id: &str) -> Response<
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
     }
+    if problem == Problem::RegionUnavailable {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(1));
+    }
     response.map(AnswerBody::Here)
 }
 
@@ -283,6 +316,9 @@ mod tests {
         (Problem::BodyTooLarge, 413, 413),
         (Problem::Loop, 508, 1019),
         (Problem::RateLimited(Duration::from_millis(1_500)), 429, 1015),
+        (Problem::RegionUnavailable, 503, 1201),
+        (Problem::NodeLost, 502, 1202),
+        (Problem::UpgradeElsewhere, 501, 1203),
         (Problem::NotStarted, 500, 1101),
         (Problem::Quarantined, 503, 1102),
         (Problem::Ended(Outcome::Exception), 500, 1101),

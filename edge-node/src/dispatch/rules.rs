@@ -287,6 +287,11 @@ impl OnResponse {
         Self { headers, unit, explanation }
     }
 
+    /// Whether the client asked for reasons and may know them.
+    pub(super) fn is_explained(&self) -> bool {
+        self.explanation.is_some()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.headers.is_empty() && self.unit.is_none() && self.explanation.is_none()
     }

@@ -18,6 +18,7 @@ use super::call::{Answered, Call};
 use super::cf::Client;
 use super::depth::Depth;
 use super::events::Subject;
+use super::forward::{EXPLAIN_REQUEST, Explain, Forwarding};
 use super::handshake::{Handshake, not_a_handshake};
 use super::pages::{Problem, page};
 use super::placer::Placer;
@@ -60,6 +61,8 @@ pub(super) struct Dispatcher {
     pub(super) limits: LimitsConfig,
     /// Whether anybody may force variants of rules.
     pub(super) development: bool,
+    /// What other nodes are reached by, in a cluster.
+    pub(super) forwarding: Option<Forwarding>,
     /// When the thread's listeners stop, if it has any.
     pub(super) drain: Option<DrainSignal>,
     /// Scripts that decide about requests now.
@@ -77,6 +80,17 @@ pub(super) struct Goal {
     /// When it came, where it is noted how it fares.
     begun: Option<Instant>,
     decided: Option<Decided>,
+    explain: Explain,
+}
+
+/// A request that is known to be for a version, wherever that runs.
+pub(super) struct Serving {
+    pub(super) target: Arc<Target>,
+    pub(super) version: VersionId,
+    pub(super) url: Arc<str>,
+    pub(super) depth: Depth,
+    pub(super) client: Client,
+    pub(super) decided: Option<Decided>,
 }
 
 /// The service of one thread's listeners.
@@ -130,7 +144,7 @@ impl Service for Front {
 pub(super) type Answering =
     Either<Ready<Response<AnswerBody>>, LocalBoxFuture<'static, Response<AnswerBody>>>;
 
-fn now(response: Response<AnswerBody>) -> Answering {
+pub(super) fn now(response: Response<AnswerBody>) -> Answering {
     Either::Left(ready(response))
 }
 
@@ -217,7 +231,8 @@ impl Dispatcher {
             return now(refused(Problem::BodyTooLarge, &request, id));
         }
         let url = whole_url(scheme, authority, path);
-        let goal = Goal { target, version: None, url, depth, begun: None, decided: None };
+        let explain = self.explain(&request);
+        let goal = Goal { target, version: None, url, depth, begun: None, decided: None, explain };
         match goal.target.rules().cloned() {
             None => self.dispatch(request, connection, id, goal),
             Some(rules) => self.dispatch_by_rules(request, connection, id, goal, &rules),
@@ -286,11 +301,24 @@ impl Dispatcher {
         }
         let measured = goal.begun.map(|begun| (ruling.decided.clone(), begun));
         goal.decided = Some(ruling.decided);
+        if ruling.on_response.is_explained() {
+            goal.explain = Explain::Yes;
+        }
         let answering = self.dispatch(request, connection, id, goal);
         told(answering, ruling.on_response, measured)
     }
 
-    /// Lets a request in and calls the worker.
+    /// Whether the client is told where its request was served.
+    fn explain<B>(&self, request: &Request<B>) -> Explain {
+        let asks = || request.headers().get(EXPLAIN_REQUEST).is_some_and(|value| value == "1");
+        let known = self.forwarding.as_ref().map(|to| to.neighbours().known());
+        match known.is_some_and(|known| known.explain || self.development) && asks() {
+            true => Explain::Yes,
+            false => Explain::No,
+        }
+    }
+
+    /// Decides for a version, and has the request served where that may run.
     fn dispatch(
         self: &Rc<Self>,
         request: Request<RequestBody>,
@@ -298,11 +326,24 @@ impl Dispatcher {
         id: &Arc<str>,
         goal: Goal,
     ) -> Answering {
-        let Goal { target, version, url, depth, decided, .. } = goal;
+        let Goal { target, version, url, depth, decided, explain, .. } = goal;
         let Some(version) = version.or_else(|| pick(&target, &request).cloned()) else {
             return now(refused(Problem::NoRoute, &request, id));
         };
         let client = Client::of(request.version(), connection);
+        let request = self.for_worker(request);
+        let serving = Serving { target, version, url, depth, client, decided };
+        self.route(request, id, serving, explain)
+    }
+
+    /// Lets a request in and calls the worker.
+    pub(super) fn serve(
+        self: &Rc<Self>,
+        request: Request<Option<SendBody>>,
+        id: &Arc<str>,
+        serving: Serving,
+    ) -> Answering {
+        let Serving { target, version, url, depth, client, decided } = serving;
         let host = &self.placer.host;
         let (hub, worker) = (&host.hub, target.worker.clone());
         let mut subject =
@@ -313,7 +354,6 @@ impl Dispatcher {
         }
         // The page of a failure is negotiated by what the client accepts.
         let accept = request.headers().get(ACCEPT).cloned();
-        let request = self.for_worker(request);
         let (id, client) = (id.clone(), Some(client));
         self.call(Call { id, subject, request, url, client, depth, decided }, accept)
     }

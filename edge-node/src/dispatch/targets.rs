@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
+use atoll_router::regions::{RegionPolicy, RegionRules};
 use atoll_router::{Match, Pattern, RouteTable, Router, Scheme};
 
 use super::admission::{Admission, WorkerGate};
@@ -19,6 +20,8 @@ pub struct Target {
     /// The versions that serve, with the upper end of each one's share of 100.
     shares: Vec<(VersionId, f64)>,
     rules: Option<Arc<LiveRules>>,
+    /// Where it may run, unless that is anywhere.
+    regions: Option<Arc<RegionPolicy>>,
     /// Looked up when the first call comes.
     gate: OnceLock<Arc<WorkerGate>>,
 }
@@ -31,7 +34,23 @@ impl Target {
             (version.clone(), end)
         });
         let shares = shares.collect();
-        Self { worker: live.worker.clone(), shares, rules, gate: OnceLock::new() }
+        Self { worker: live.worker.clone(), shares, rules, regions: None, gate: OnceLock::new() }
+    }
+
+    /// The same worker where another policy holds.
+    fn with_regions(&self, policy: &RegionPolicy) -> Self {
+        Self {
+            worker: self.worker.clone(),
+            shares: self.shares.clone(),
+            rules: self.rules.clone(),
+            regions: (!policy.is_empty()).then(|| Arc::new(policy.clone())),
+            gate: OnceLock::new(),
+        }
+    }
+
+    /// Where it may run, unless that is anywhere.
+    pub(super) fn regions(&self) -> Option<&Arc<RegionPolicy>> {
+        self.regions.as_ref()
     }
 
     /// What decides about its requests before they reach it.
@@ -91,8 +110,13 @@ impl Targets {
     /// Replaces everything by what the snapshot says.
     pub fn swap(&self, snapshot: &Snapshot) {
         let mut live_rules = self.compile_rules(snapshot);
+        let regions = parse_regions(snapshot);
         let target = |live: &LiveWorker| {
             let target = Target::new(live, live_rules.remove(&live.worker));
+            let target = match regions.get(&live.worker) {
+                Some(regions) => target.with_regions(&regions.policy),
+                None => target,
+            };
             (live.worker.clone(), Arc::new(target))
         };
         let by_worker: HashMap<WorkerRef, Arc<Target>> =
@@ -106,7 +130,7 @@ impl Targets {
                 None => None,
                 Some(name) => {
                     let worker = WorkerRef { account: route.account.clone(), worker: name.clone() };
-                    Some(by_worker.get(&worker)?.clone())
+                    Some(on_route(by_worker.get(&worker)?, regions.get(&worker), &route.pattern))
                 }
             };
             Some((pattern, target))
@@ -181,4 +205,28 @@ impl Targets {
     pub fn serves(&self, version: &VersionId) -> bool {
         self.index.load().versions.contains(version)
     }
+}
+
+/// Where the workers of a snapshot may run that say something of it.
+fn parse_regions(snapshot: &Snapshot) -> HashMap<&WorkerRef, RegionRules> {
+    let parsed = snapshot.regions.iter().filter_map(|source| {
+        // The API refuses what cannot be used: a newer release may have set these.
+        let rules = serde_json::from_str(&source.document).inspect_err(|error| {
+            tracing::error!(worker = %source.worker.worker, %error, "regions are not understood: the worker serves nothing until this node runs the release that set them");
+        });
+        Some((&source.worker, rules.unwrap_or_else(|_| nowhere())))
+    });
+    parsed.collect()
+}
+
+/// What is not understood must not let a worker run where it may not.
+fn nowhere() -> RegionRules {
+    let policy = RegionPolicy { pin: Some(String::new()), ..RegionPolicy::default() };
+    RegionRules { policy, ..RegionRules::default() }
+}
+
+/// A worker as requests by one of its routes find it.
+fn on_route(target: &Arc<Target>, regions: Option<&RegionRules>, pattern: &str) -> Arc<Target> {
+    let own = regions.and_then(|rules| rules.routes.iter().find(|own| own.pattern == pattern));
+    own.map_or_else(|| target.clone(), |own| Arc::new(target.with_regions(&own.policy)))
 }

@@ -27,6 +27,7 @@ use super::call::CronCall;
 use super::cf::NodeFacts;
 use super::counts::Counts;
 use super::events::Subject;
+use super::forward::Forwarding;
 use super::host::{ConsoleLine, ThreadHost};
 use super::peer::{Nodes, ServingPeering};
 use super::placement::BACK_THREADS_MAX;
@@ -305,7 +306,7 @@ async fn run_front(seat: Seat, mut sockets: Sockets, drain: DrainSignal, inbox: 
     };
     let front = Rc::new(Front(tasks.dispatcher.clone()));
     let nodes = sockets.peer.take().zip(shared.peering.clone()).map(|(listener, peering)| {
-        let nodes = Rc::new(Nodes);
+        let nodes = Rc::new(Nodes(tasks.dispatcher.clone()));
         tokio::task::spawn_local(serve_peers(listener, peering.tls.clone(), nodes, drain.clone()))
     });
     let listeners = listen(sockets, &shared, &options, &front, &drain).into_iter().chain(nodes);
@@ -400,6 +401,7 @@ fn dispatcher(seat: &Seat, drain: Option<DrainSignal>) -> std::io::Result<Rc<Dis
         debuggees: shared.debuggees.clone(),
         quarantined: shared.quarantined.clone(),
         placer: RefCell::new(Weak::new()),
+        peering: shared.peering.clone(),
         depths: RefCell::new(HashMap::new()),
     });
     let isolates = shared.engine.thread()?;
@@ -418,6 +420,10 @@ fn dispatcher(seat: &Seat, drain: Option<DrainSignal>) -> std::io::Result<Rc<Dis
     *host.placer.borrow_mut() = Rc::downgrade(&placer);
     let targets = shared.targets.clone();
     let development = config.development;
+    let forwarding = shared
+        .peering
+        .clone()
+        .map(|peering| Forwarding::new(peering, shared.hub.metrics().clone(), limits.wall_ms_max));
     let help = "Scripts that failed to decide about a request";
     let script_failures = shared.hub.metrics().counter("rule_script_failures", help);
     Ok(Rc::new(Dispatcher {
@@ -425,6 +431,7 @@ fn dispatcher(seat: &Seat, drain: Option<DrainSignal>) -> std::io::Result<Rc<Dis
         placer,
         limits,
         development,
+        forwarding,
         drain,
         deciding: Cell::default(),
         script_failures,
@@ -450,6 +457,7 @@ async fn keep_house(seat: Seat, dispatcher: Rc<Dispatcher>) {
             }
         }
         placer.sweep(|version| targets.serves(version)).await;
+        dispatcher.forwarding.iter().for_each(Forwarding::sweep);
         let held = placer.pool.len();
         if let Role::Back(index) = seat.role {
             seat.placement.backs()[index].instances.store(held, Ordering::Relaxed);

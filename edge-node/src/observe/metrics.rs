@@ -9,6 +9,7 @@ use atoll_isolate::Outcome;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
+use super::forwarded::{Forwarded, ForwardedByNode, ForwardedDelta};
 use super::histogram::{Histogram, HistogramCounts};
 use crate::registry::WorkerRef;
 
@@ -92,6 +93,8 @@ pub struct Metrics {
     /// By operation, and then whether it failed.
     pub(super) kv: [[AtomicU64; 2]; KV_OPERATIONS.len()],
     pub(super) counters: Mutex<BTreeMap<String, (String, Count)>>,
+    /// Requests that were sent to other nodes.
+    pub(super) forwarded: ForwardedByNode,
     asked: Mutex<Vec<AskedGauge>>,
     pub(super) labelled: Mutex<Vec<LabelledGauge>>,
     /// What each serving process shows, by the process's number.
@@ -145,6 +148,8 @@ pub struct MetricsDelta {
     gauges: Vec<Named<i64>>,
     /// Bytes that each worker's isolates hold; none stands for those without labels.
     memory: Vec<(Option<WorkerRef>, i64)>,
+    #[serde(default)]
+    forwarded: ForwardedDelta,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -218,6 +223,11 @@ impl Metrics {
         self.worker(worker).memory.fetch_add(change, Ordering::Relaxed);
     }
 
+    /// The counts of requests that are sent to another node.
+    pub(crate) fn forwarded(&self, node: &str) -> Arc<Forwarded> {
+        self.forwarded.of(node)
+    }
+
     /// The counter of this name (`process_restarts`).
     pub fn counter(&self, name: &str, help: &str) -> Count {
         let mut counters = lock(&self.counters);
@@ -284,6 +294,7 @@ impl Metrics {
                 .collect(),
             gauges: self.own_gauges(),
             memory: memory.filter(|(_, bytes)| *bytes != 0).collect(),
+            forwarded: self.forwarded.drain(),
         }
     }
 
@@ -304,6 +315,7 @@ impl Metrics {
             done.fetch_add(more_done, Ordering::Relaxed);
             failed.fetch_add(more_failed, Ordering::Relaxed);
         }
+        self.forwarded.add(delta.forwarded);
         for Named { name, help, value } in delta.counters.into_iter().take(NAMES_MAX) {
             let known = lock(&self.counters);
             let wanted = known.len() < NAMES_MAX || known.contains_key(&name);

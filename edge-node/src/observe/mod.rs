@@ -2,12 +2,14 @@
 //! live tails follow. It never slows down what it observes.
 
 mod exposition;
+mod forwarded;
 mod health;
 mod histogram;
 mod hub;
 mod log;
 mod metrics;
 
+pub(crate) use forwarded::{ForwardOutcome, Forwarded};
 pub use health::{Health, NodeState, ProcessState, ProcessStatus, health_routes};
 pub use hub::{Followed, Heard, Listener, ReportHub};
 pub use log::{LogError, init_log};

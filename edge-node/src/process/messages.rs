@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{CheckError, CheckReport};
 use crate::config::{LimitsConfig, LogConfig, MemoryConfig, NodeConfig};
-use crate::dispatch::Job;
+use crate::dispatch::{Job, Neighbourhood};
 use crate::experiments::Batch;
 use crate::observe::{Followed, MetricsDelta};
 use crate::registry::{Module, ModuleKind, Version, VersionId};
@@ -31,6 +31,8 @@ pub(crate) struct ServingStart {
     pub(crate) followed: Followed,
     /// What the node shows to other nodes, in a cluster.
     pub(crate) credentials: Option<PeerCredentials>,
+    /// The other nodes.
+    pub(crate) neighbours: Neighbourhood,
 }
 
 /// What a process knows of QUIC on the node.
@@ -55,6 +57,8 @@ pub(crate) enum ToServing {
     Followed(Followed),
     /// What the node shows to other nodes from now on.
     Credentials(Box<PeerCredentials>),
+    /// What is known of the other nodes now.
+    Neighbours(Box<Neighbourhood>),
     /// Which versions must not run now.
     Quarantined(Vec<VersionId>),
     /// An event for a worker.

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use atoll_router::regions::RegionRules;
+
 use super::bindings::{self, ProjectBinding};
 use super::document::{Document, Entry, Node, Value};
 use super::fields::Fields;
 use super::keys::{Scope, Support, key};
+use super::regions;
 use super::rules::{self, ProjectRules};
 use super::{Diagnostic, ProjectError};
 
@@ -42,6 +45,8 @@ pub struct Project {
     pub cpu_ms: Option<u64>,
     /// `limits.subrequests`.
     pub subrequests: Option<u64>,
+    /// Where the worker may run; none leaves what is set as it is.
+    pub regions: Option<RegionRules>,
     /// What decides before the worker is called; none leaves the deployed rules as they are.
     pub rules: Option<ProjectRules>,
     /// Whether variables that only the node knows survive a deploy.
@@ -324,12 +329,13 @@ fn read(
         compatibility_date,
         compatibility_flags,
         workers_dev: workers_dev.unwrap_or(routes.is_empty()),
-        routes,
         crons,
         bindings: bindings::read(document, scopes, problems),
         cpu_ms,
         subrequests,
+        regions: regions::read(document, scopes, &routes, problems),
         rules: rules::read(document, scopes, &dir, problems, &mut warnings),
+        routes,
         keep_vars: keep_vars.unwrap_or(false),
         build,
         bundle: read_bundle(document, scopes, &dir, problems),

@@ -308,3 +308,26 @@ fn what_is_wrong_with_rules_has_its_line() {
     let wrong = project("wrangler.toml", "atoll = { rules = 5 }", None);
     assert!(wrong.unwrap_err().to_string().contains("must be a table or a file's name"));
 }
+
+#[test]
+fn regions_stand_in_the_project() {
+    let regions =
+        |text: &str, environment| project("wrangler.toml", text, environment).map(|p| p.regions);
+    let pinned = regions("[atoll.regions]\npin = \"eu\"", None).unwrap().unwrap();
+    assert_eq!(pinned.policy.to_string(), "pin eu");
+    assert_eq!(regions("name = \"a\"", None).unwrap(), None);
+    let own = "[atoll.regions]\npin = \"eu\"\n[env.x.atoll.regions]\nprefer = [\"us\", \"eu\"]";
+    assert_eq!(regions(own, Some("x")).unwrap().unwrap().policy.to_string(), "prefer us eu");
+    assert!(regions("atoll = { regions = {} }", None).unwrap().unwrap().is_empty());
+    let route = "routes = [\"a.b/*\"]\n[[atoll.regions.route]]\npattern = \"a.b/*\"\npin = \"eu\"";
+    assert_eq!(regions(route, None).unwrap().unwrap().routes.len(), 1);
+    for (wrong, expected) in [
+        ("\natoll = { regions = 5 }", "wrangler.toml:2:11: \"atoll.regions\" must be a table"),
+        ("[atoll.regions]\nallow = [\"eu\"]\nprefer = [\"us\"]", "\"us\" is not among"),
+        ("[atoll.regions]\nallowed = [\"eu\"]", "unknown field `allowed`"),
+        ("[[atoll.regions.route]]\npattern = \"a.b/*\"\npin = \"eu\"", "none of the project's"),
+    ] {
+        let told = regions(wrong, None).unwrap_err().to_string();
+        assert!(told.contains(expected), "{told}");
+    }
+}

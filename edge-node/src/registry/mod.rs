@@ -13,6 +13,7 @@ mod key;
 mod model;
 mod namespaces;
 pub(crate) mod private_file;
+mod regions;
 mod replica;
 mod routes;
 mod rules;

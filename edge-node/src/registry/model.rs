@@ -319,6 +319,18 @@ pub struct Snapshot {
     /// The versions that serve and have a script that decides about requests.
     #[serde(default)]
     pub deciding: Vec<VersionId>,
+    /// Where workers may run that say something of it.
+    #[serde(default)]
+    pub regions: Vec<WorkerRegions>,
+}
+
+/// Where a worker may run, as it travels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerRegions {
+    /// Which worker.
+    pub worker: WorkerRef,
+    /// The document, as JSON.
+    pub document: String,
 }
 
 impl WorkerRules {

@@ -2,6 +2,7 @@
 //! when it is told to, when a thread of it fails, and at once when the supervisor is gone.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
@@ -82,11 +83,11 @@ async fn serve() -> Result<(), Fatal> {
     let peers = receive_fds(&socket).await?;
     let fds = Descriptors::sort(fds, inboxes, peers).ok_or("descriptors are missing")?;
     let (link, mut from_supervisor) = open::<FromServing, ToServing>(socket, LIMITS);
-    let (ToServing::Start(start), snapshot) = from_supervisor.next().await? else {
+    let (ToServing::Start(mut start), snapshot) = from_supervisor.next().await? else {
         return Err("the supervisor does not begin with the start".into());
     };
-    let ServingStart { config, tls, quic, quarantined: now_quarantined, followed, credentials } =
-        *start;
+    let (credentials, neighbours) = (start.credentials.take(), mem::take(&mut start.neighbours));
+    let ServingStart { config, tls, quic, quarantined: now_quarantined, followed, .. } = *start;
     let sockets = ThreadSockets::collect(fds.sockets, config.http3).ok_or("sockets are missing")?;
     init_log(&config.log)?;
     atoll_isolate::report_crashes(fds.crashes)?;
@@ -99,7 +100,8 @@ async fn serve() -> Result<(), Fatal> {
     let kv = process::kv::connect(fds.kv, fds.epochs, &config.kv)?;
     let geo = Arc::new(Geo::new(&config.geo)?);
     process::geo::follow(fds.geo, geo.clone()).await?;
-    let peering = credentials.map(|shown| ServingPeering::new(&shown)).transpose()?.map(Arc::new);
+    let peering = credentials.map(|shown| ServingPeering::new(&shown, neighbours));
+    let peering = peering.transpose()?.map(Arc::new);
     let engine = start_engine(&config.memory)?;
     let metrics = Arc::new(Metrics::default());
     let (hub, reports) = ReportHub::relayed(metrics.clone());
@@ -299,6 +301,9 @@ impl Told {
                 if let Some(Err(error)) = renewed {
                     tracing::error!(%error, "other nodes are shown the certificate of before");
                 }
+            }
+            ToServing::Neighbours(now) => {
+                self.peering.iter().for_each(|peering| peering.meet((*now).clone()));
             }
             ToServing::Followed(followed) => self.hub.follow(followed),
             ToServing::Quarantined(versions) => self.quarantined.replace(versions),

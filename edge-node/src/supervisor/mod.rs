@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use crate::cluster::Peering;
 use crate::config::NodeConfig;
-use crate::dispatch::Job;
+use crate::dispatch::{Job, Neighbourhood};
 use crate::experiments::Experiments;
 use crate::geo::GeoWatch;
 use crate::node::control::{Control, ServingSide, bind_admin, raise_file_limit};
@@ -96,6 +96,8 @@ struct Shared {
     geo: GeoWatch,
     /// What the node shows to others, in a cluster.
     credentials: watch::Receiver<Option<Arc<PeerCredentials>>>,
+    /// What is known of the other nodes.
+    neighbours: watch::Receiver<Arc<Neighbourhood>>,
     hub: ReportHub,
     experiments: Experiments,
     health: Health,
@@ -211,6 +213,10 @@ impl Supervisor {
             credentials: peering
                 .as_ref()
                 .map_or_else(|| watch::channel(None).1, |peering| peering.credentials.clone()),
+            neighbours: peering.as_ref().map_or_else(
+                || watch::channel(Arc::default()).1,
+                |peering| peering.neighbours.clone(),
+            ),
             hub: stores.hub.clone(),
             experiments: stores.experiments.clone(),
             health: Health::default(),

@@ -145,6 +145,7 @@ impl<'a> Relay<'a> {
             quarantined: shared.quarantined.borrow().clone(),
             followed: shared.hub.followed().borrow().clone(),
             credentials: shared.credentials.borrow().as_deref().cloned(),
+            neighbours: (**shared.neighbours.borrow()).clone(),
         };
         sender.send(&ToServing::Start(Box::new(start)), vec![snapshot]).await?;
         Ok((sender, reader, snapshots))
@@ -212,11 +213,13 @@ impl<'a> Relay<'a> {
         let mut drain = self.shared.drain.clone();
         let mut tls = self.shared.tls.clone();
         let mut credentials = self.shared.credentials.clone();
+        let mut neighbours = self.shared.neighbours.clone();
         tls.mark_changed();
         // What changed since the start was written counts as a change.
         followed.mark_changed();
         quarantined.mark_changed();
         credentials.mark_changed();
+        neighbours.mark_changed();
         loop {
             let (word, payload) = tokio::select! {
                 biased;
@@ -235,6 +238,10 @@ impl<'a> Relay<'a> {
                 Ok(()) = credentials.changed() => {
                     let Some(now) = credentials.borrow_and_update().clone() else { continue };
                     (ToServing::Credentials(Box::new((*now).clone())), Vec::new())
+                }
+                Ok(()) = neighbours.changed() => {
+                    let now = (**neighbours.borrow_and_update()).clone();
+                    (ToServing::Neighbours(Box::new(now)), Vec::new())
                 }
                 Ok(()) = quarantined.changed() => {
                     (ToServing::Quarantined(quarantined.borrow_and_update().clone()), Vec::new())

@@ -1,9 +1,12 @@
 //! The attributes of an address, by the names of Cloudflare's `request.cf`.
 
+use serde::{Deserialize, Serialize};
+
 use super::countries::{continent_of, is_in_eu};
 
 /// What is known of where a client is.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Place {
     /// ISO 3166-1 alpha-2, in capitals.
     pub country: Option<Box<str>>,

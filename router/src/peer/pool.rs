@@ -60,6 +60,10 @@ pub enum PeerError {
         /// What is wrong.
         cause: NotSent,
     },
+    /// It was sent, and the node has said that it did not begin with it (RFC 9113, 8.7): it can be sent again as
+    /// far as its body can.
+    #[error("the node did not take it: {0}")]
+    Unprocessed(hyper::Error),
     /// The node may have it, and may have acted upon it.
     #[error("the node did not answer: {0}")]
     Unknown(hyper::Error),
@@ -129,8 +133,24 @@ impl fmt::Debug for PeerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotSent { cause, .. } => f.debug_tuple("NotSent").field(cause).finish(),
+            Self::Unprocessed(error) => f.debug_tuple("Unprocessed").field(error).finish(),
             Self::Unknown(error) => f.debug_tuple("Unknown").field(error).finish(),
         }
+    }
+}
+
+impl PeerError {
+    /// What it means that a request was sent and this came instead of a response.
+    fn of_answer(error: hyper::Error) -> Self {
+        let source = std::error::Error::source(&error);
+        let unprocessed =
+            source.and_then(|source| source.downcast_ref::<h2::Error>()).is_some_and(|h2| {
+                // Of a connection that is given up, streams after the last one that the other end took have its
+                // GOAWAY for an error; earlier ones have that of the socket.
+                let refused = h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM);
+                h2.is_remote() && (h2.is_go_away() || refused)
+            });
+        if unprocessed { Self::Unprocessed(error) } else { Self::Unknown(error) }
     }
 }
 
@@ -171,7 +191,7 @@ impl PeerPool {
             }
             Err(mut error) => match error.take_message() {
                 Some(request) => not_sent(request, NotSent::Ended),
-                None => Err(PeerError::Unknown(error.into_error())),
+                None => Err(PeerError::of_answer(error.into_error())),
             },
         }
     }

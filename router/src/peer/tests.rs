@@ -264,3 +264,42 @@ async fn credentials_are_swapped_while_requests_go_on() {
     })
     .await;
 }
+
+/// A node that takes one connection, and does with each of its requests what it is told.
+async fn stubborn(credentials: &PeerCredentials, all: &'static [Option<h2::Reason>]) -> PeerNode {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let node = PeerNode { name: "b".into(), address: listener.local_addr().unwrap() };
+    let acceptor = tokio_rustls::TlsAcceptor::from(tls(credentials).load().server.clone());
+    tokio::task::spawn_local(async move {
+        let socket = listener.accept().await.unwrap().0;
+        let stream = acceptor.accept(socket).await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        for what in all {
+            let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+            match what {
+                Some(reason) => respond.send_reset(*reason),
+                // It was begun with, and the connection breaks.
+                None => return,
+            }
+        }
+        while connection.accept().await.is_some() {}
+    });
+    node
+}
+
+#[tokio::test]
+async fn what_a_node_did_not_begin_with_is_told_apart() {
+    use h2::Reason;
+    on_one_thread(async {
+        let all = &[Some(Reason::REFUSED_STREAM), Some(Reason::INTERNAL_ERROR), None];
+        let b = stubborn(&authority().issue("b").unwrap(), all).await;
+        let a = pool(&authority().issue("a").unwrap());
+        let refused = a.send(&b, request("x")).await.unwrap_err();
+        assert!(matches!(refused, PeerError::Unprocessed(_)), "{refused:?}");
+        for _ in 0..2 {
+            let unknown = a.send(&b, request("x")).await.unwrap_err();
+            assert!(matches!(unknown, PeerError::Unknown(_)), "{unknown:?}");
+        }
+    })
+    .await;
+}

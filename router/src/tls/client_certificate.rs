@@ -1,8 +1,10 @@
 //! What is known of a client by its certificate, under the names that `request.cf.tlsClientAuth` has.
 
+use std::borrow::Cow;
+
 use aws_lc_rs::digest::{Algorithm, SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use rustls::{CertificateError, Error};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 
@@ -29,12 +31,12 @@ pub enum Verified {
 }
 
 /// A client's certificate. Serialises to `request.cf.tlsClientAuth`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientCertificate {
-    cert_presented: &'static str,
+    cert_presented: Cow<'static, str>,
     cert_verified: String,
-    cert_revoked: &'static str,
+    cert_revoked: Cow<'static, str>,
     #[serde(rename = "certIssuerDN")]
     issuer: String,
     #[serde(rename = "certSubjectDN")]
@@ -66,9 +68,9 @@ impl ClientCertificate {
     pub fn none() -> Self {
         let empty = String::new;
         Self {
-            cert_presented: "0",
+            cert_presented: "0".into(),
             cert_verified: "NONE".to_owned(),
-            cert_revoked: "0",
+            cert_revoked: "0".into(),
             issuer: empty(),
             subject: empty(),
             issuer_rfc2253: empty(),
@@ -94,9 +96,9 @@ impl ClientCertificate {
             Verified::Failed(reason) => format!("FAILED:{reason}"),
         };
         let shown = Self {
-            cert_presented: "1",
+            cert_presented: "1".into(),
             cert_verified,
-            cert_revoked: if *verified == Verified::Failed(REVOKED) { "1" } else { "0" },
+            cert_revoked: if *verified == Verified::Failed(REVOKED) { "1" } else { "0" }.into(),
             sha1: fingerprint(&SHA1_FOR_LEGACY_USE_ONLY, der),
             sha256: fingerprint(&SHA256, der),
             ..Self::none()

@@ -162,6 +162,7 @@ impl Plan {
              replicas = {}\n\
              key_file = {}\n\
              peer = \"{peer}\"\n\
+             explain = true\n\
              advertise_http = \"http://{http}\"\n\
              advertise_admin = \"http://{admin}\"\n",
             quoted(&data_dir.to_string_lossy()),

@@ -1,0 +1,380 @@
+//! Sends requests to nodes of the regions that their workers may run in. A request is sent once, or again where it
+//! is known that no node has begun with it or where its method may be repeated; a node that gets one serves it and
+//! never passes it on.
+
+mod carried;
+mod explanation;
+mod neighbours;
+mod replay;
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use atoll_isolate::{BoxError, Outcome};
+use atoll_router::regions::{RegionPolicy, Step};
+use atoll_router::{NotSent, PeerBody, PeerError, PeerPool, PeerResponseBody, Scheme};
+use bytes::Bytes;
+use futures_util::future::Either;
+use http::header::{CONNECTION, HeaderMap, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use http::{Request, Response, Version, request};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Empty};
+
+use super::body::{AnswerBody, SendBody};
+use super::pages::{Problem, page};
+use super::peer::ServingPeering;
+use super::service::{Answering, Dispatcher, Serving, now};
+use crate::observe::{ForwardOutcome, Metrics};
+use explanation::Account;
+use neighbours::{Chosen, Fitness};
+use replay::Replay;
+
+pub(super) use carried::{Carried, FORWARD_PATH, FromElsewhere, HOPS_MAX, REFUSED};
+pub(super) use explanation::{EXPLAIN_REQUEST, Explain};
+pub(crate) use neighbours::{Neighbour, Neighbourhood, Neighbours};
+
+/// Attempts for one request, on all nodes together.
+const ATTEMPTS_MAX: usize = 3;
+
+/// What a node may take to answer beyond the time that its worker has.
+const ANSWER_GRACE: Duration = Duration::from_secs(10);
+
+/// Headers that concern one connection (RFC 9110, 7.6.1).
+const OF_ONE_CONNECTION: [HeaderName; 6] = [
+    CONNECTION,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// What one thread needs to send requests to other nodes.
+pub(super) struct Forwarding {
+    peering: Arc<ServingPeering>,
+    pool: PeerPool,
+    metrics: Arc<Metrics>,
+    /// How long a node may take to answer.
+    answer_max: Duration,
+}
+
+impl Forwarding {
+    pub(super) fn new(
+        peering: Arc<ServingPeering>,
+        metrics: Arc<Metrics>,
+        wall_ms_max: u64,
+    ) -> Self {
+        let pool = PeerPool::new(peering.tls.clone());
+        let answer_max = Duration::from_millis(wall_ms_max).saturating_add(ANSWER_GRACE);
+        Self { peering, pool, metrics, answer_max }
+    }
+
+    pub(super) fn neighbours(&self) -> &Arc<Neighbours> {
+        &self.peering.neighbours
+    }
+
+    /// Closes connections to nodes that are gone.
+    pub(super) fn sweep(&self) {
+        let known = self.neighbours().known();
+        self.pool.keep(|node| known.nodes.iter().any(|other| other.name == node.name));
+    }
+}
+
+/// What came of the attempts for a request.
+enum Ended {
+    Answered(Response<AnswerBody>),
+    /// It is to be served on this node.
+    Here,
+    /// Nobody has begun with it.
+    Unavailable,
+    /// Whether somebody has is unknown.
+    Lost,
+    /// Its sender broke off.
+    Canceled,
+}
+
+/// What came of one attempt.
+enum Attempt {
+    Answered(Response<AnswerBody>),
+    /// The node has not begun with it.
+    Untouched,
+    /// Whether it has is unknown.
+    Lost,
+    /// The request's sender broke off.
+    Canceled,
+}
+
+impl Dispatcher {
+    /// Serves a request where its worker may run: here, or on another node.
+    pub(super) fn route(
+        self: &Rc<Self>,
+        request: Request<Option<SendBody>>,
+        id: &Arc<str>,
+        serving: Serving,
+        explain: Explain,
+    ) -> Answering {
+        let (Some(forwarding), Some(policy)) = (&self.forwarding, serving.target.regions()) else {
+            return self.serve(request, id, serving);
+        };
+        let known = forwarding.neighbours().known();
+        let policy = policy.clone();
+        let account = Account::new(&policy, &known);
+        if policy.steps(&known.region).first() == Some(&Step::Here) {
+            let answering = self.serve(request, id, serving);
+            return explain.told(answering, || account.here());
+        }
+        if is_websocket(request.headers()) {
+            let refused = page(Problem::UpgradeElsewhere, request.headers(), id);
+            return explain.told(now(refused), || account.nowhere());
+        }
+        let (dispatcher, id) = (self.clone(), id.clone());
+        Either::Right(Box::pin(async move {
+            let (parts, body) = request.into_parts();
+            let carried = dispatcher.carried(&id, &serving, &policy);
+            let replay = Replay::of(body);
+            let forwarding = dispatcher.forwarding.as_ref().expect("it was there a moment ago");
+            let mut trip = Trip { forwarding, parts, replay, carried, account, spent: Vec::new() };
+            let ended = trip.run(&policy.steps(&known.region)).await;
+            let Trip { parts, replay, account, .. } = trip;
+            let failed = |problem| (page(problem, &parts.headers, &id), account.nowhere());
+            let (response, told) = match ended {
+                Ended::Answered(response) => (response, account.there()),
+                Ended::Here => {
+                    let request = Request::from_parts(parts, replay.attempt());
+                    (dispatcher.serve(request, &id, serving).await, account.here())
+                }
+                Ended::Unavailable => failed(Problem::RegionUnavailable),
+                Ended::Lost => failed(Problem::NodeLost),
+                Ended::Canceled => failed(Problem::Ended(Outcome::Canceled)),
+            };
+            explain.tell(response, told)
+        }))
+    }
+
+    fn carried(&self, id: &Arc<str>, serving: &Serving, policy: &RegionPolicy) -> Carried {
+        let Serving { target, version, url, client, decided, .. } = serving;
+        let node = &self.placer.host.node;
+        let from = FromElsewhere {
+            place: client.place(node).into_owned(),
+            colo: node.colo().into(),
+            flags: decided.as_ref().map(super::rules::Decided::flags),
+        };
+        Carried {
+            hops: 1,
+            id: id.clone(),
+            worker: target.worker.clone(),
+            version: version.clone(),
+            policy: policy.clone(),
+            url: url.clone(),
+            ip: client.ip,
+            https: client.scheme == Scheme::Https,
+            protocol: client.protocol.clone(),
+            tls: client.tls.clone(),
+            certificate: client.certificate.clone(),
+            from: Arc::new(from),
+        }
+    }
+}
+
+/// A request on its way.
+struct Trip<'a> {
+    forwarding: &'a Forwarding,
+    parts: request::Parts,
+    replay: Replay,
+    carried: Carried,
+    account: Account,
+    /// Nodes that get no further attempt.
+    spent: Vec<Arc<str>>,
+}
+
+impl Trip<'_> {
+    async fn run(&mut self, steps: &[Step<'_>]) -> Ended {
+        let mut lost = false;
+        for (at, step) in steps.iter().enumerate() {
+            let Step::Nearest(regions) = step else { return Ended::Here };
+            // Where it can be served otherwise, only a node in good health is worth the way.
+            let fitness = if at + 1 < steps.len() { Fitness::Good } else { Fitness::Any };
+            while self.account.attempts() < ATTEMPTS_MAX {
+                let (neighbours, metrics) =
+                    (self.forwarding.neighbours(), &self.forwarding.metrics);
+                let spent = |name: &str| self.spent.iter().any(|spent| **spent == *name);
+                let Some(chosen) = neighbours.choose(regions, fitness, metrics, spent) else {
+                    break;
+                };
+                match self.attempt(chosen).await {
+                    Attempt::Answered(response) => return Ended::Answered(response),
+                    Attempt::Canceled => return Ended::Canceled,
+                    Attempt::Untouched if self.replay.is_whole() => {}
+                    Attempt::Untouched if lost => return Ended::Lost,
+                    Attempt::Untouched => return Ended::Unavailable,
+                    Attempt::Lost if self.may_repeat() => lost = true,
+                    Attempt::Lost => return Ended::Lost,
+                }
+            }
+        }
+        if lost { Ended::Lost } else { Ended::Unavailable }
+    }
+
+    /// Whether a request that may have been acted upon may be sent again (RFC 9110, 9.2.2).
+    fn may_repeat(&self) -> bool {
+        self.parts.method.is_idempotent() && self.replay.is_whole()
+    }
+
+    async fn attempt(&mut self, chosen: Chosen) -> Attempt {
+        let request = self.request();
+        let Forwarding { pool, answer_max, .. } = self.forwarding;
+        let answered = tokio::time::timeout(*answer_max, pool.send(&chosen.node, request)).await;
+        let (outcome, attempt) = match answered {
+            Ok(Ok(response)) => return self.answered(chosen, response),
+            Ok(Err(PeerError::NotSent { cause, .. })) => {
+                match cause {
+                    NotSent::Connect(_) | NotSent::Timeout => self.blame(&chosen),
+                    // Its connection was closed when it ended, or for its age: another may be had.
+                    NotSent::Ended if !self.account.has_tried(&chosen.node.name) => {}
+                    _ => self.spent.push(chosen.node.name.clone()),
+                }
+                (ForwardOutcome::Unreachable, Attempt::Untouched)
+            }
+            Ok(Err(PeerError::Unprocessed(_))) => {
+                if self.account.has_tried(&chosen.node.name) {
+                    self.spent.push(chosen.node.name.clone());
+                }
+                (ForwardOutcome::Refused, Attempt::Untouched)
+            }
+            Ok(Err(_)) if self.replay.is_broken() => (ForwardOutcome::Canceled, Attempt::Canceled),
+            Ok(Err(_)) | Err(_) => {
+                self.blame(&chosen);
+                (ForwardOutcome::Lost, Attempt::Lost)
+            }
+        };
+        tracing::info!(
+            id = &*self.carried.id,
+            node = &*chosen.node.name,
+            outcome = outcome.as_str(),
+            "a request got no answer from another node"
+        );
+        chosen.counts.count(outcome);
+        self.account.tried(&chosen, outcome);
+        attempt
+    }
+
+    fn answered(&mut self, chosen: Chosen, response: Response<PeerResponseBody>) -> Attempt {
+        self.forwarding.neighbours().answered(&chosen.node.name);
+        let refused = response.headers().contains_key(REFUSED);
+        let outcome = if refused { ForwardOutcome::Refused } else { ForwardOutcome::Answered };
+        chosen.counts.count(outcome);
+        self.account.tried(&chosen, outcome);
+        if refused {
+            tracing::info!(
+                id = &*self.carried.id,
+                node = &*chosen.node.name,
+                why = ?response.headers().get(REFUSED),
+                "another node refused a request"
+            );
+            self.spent.push(chosen.node.name.clone());
+            return Attempt::Untouched;
+        }
+        self.replay.settle();
+        let (parts, body) = response.into_parts();
+        let mut response = Response::new(AnswerBody::Peer(PeerAnswer { body, _chosen: chosen }));
+        (*response.status_mut(), *response.headers_mut()) = (parts.status, parts.headers);
+        Attempt::Answered(response)
+    }
+
+    fn blame(&mut self, chosen: &Chosen) {
+        self.forwarding.neighbours().failed(&chosen.node.name);
+        self.spent.push(chosen.node.name.clone());
+    }
+
+    /// The request for one attempt.
+    fn request(&self) -> Request<PeerBody> {
+        let body: PeerBody = match self.replay.attempt() {
+            Some(body) => body,
+            None => Box::pin(Empty::new().map_err(|never| match never {})),
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = self.parts.method.clone();
+        *request.version_mut() = Version::HTTP_2;
+        *request.uri_mut() =
+            format!("http://node{FORWARD_PATH}").parse().expect("the address is well formed");
+        let headers = request.headers_mut();
+        headers.clone_from(&self.parts.headers);
+        remove_of_one_connection(headers);
+        self.carried.write(headers);
+        request
+    }
+}
+
+fn is_websocket(headers: &HeaderMap) -> bool {
+    headers.get(UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+fn remove_of_one_connection(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named.iter().chain(&OF_ONE_CONNECTION) {
+        headers.remove(name);
+    }
+}
+
+/// A response's body from another node; the request counts as under way there until it ends.
+pub(super) struct PeerAnswer {
+    body: PeerResponseBody,
+    _chosen: Chosen,
+}
+
+impl Body for PeerAnswer {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::header::{COOKIE, HeaderValue};
+
+    use super::*;
+
+    #[test]
+    fn headers_of_one_connection_stay_on_it() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            (CONNECTION, "keep-alive, x-hop"),
+            (HeaderName::from_static("x-hop"), "1"),
+            (HeaderName::from_static("keep-alive"), "5"),
+            (TE, "gzip"),
+            (TRANSFER_ENCODING, "chunked"),
+            (UPGRADE, "h2c"),
+            (COOKIE, "a=b"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        assert!(!is_websocket(&headers));
+        remove_of_one_connection(&mut headers);
+        assert_eq!(headers.keys().collect::<Vec<_>>(), [COOKIE]);
+        headers.insert(UPGRADE, HeaderValue::from_static("WebSocket"));
+        assert!(is_websocket(&headers));
+    }
+}

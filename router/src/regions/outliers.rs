@@ -1,0 +1,92 @@
+//! Who is left out for a while: whoever failed several times in a row, for a time that grows each time.
+
+use std::time::Duration;
+
+/// Failures in a row after which nothing is sent there for a while.
+pub const FAILURES_IN_A_ROW_MAX: u32 = 3;
+/// How long that is the first time; it doubles with every further time.
+pub const EJECTION_MIN: Duration = Duration::from_secs(1);
+/// How long it is at most.
+pub const EJECTION_MAX: Duration = Duration::from_secs(10);
+/// How long after an ejection has ended it makes the next one longer.
+const MEMORY: Duration = Duration::from_secs(300);
+
+/// What is known of one node or origin by what became of requests to it. Times are those of any clock that goes
+/// forward, since one beginning.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outlier {
+    in_a_row: u32,
+    /// Ejections that are remembered.
+    ejections: u32,
+    until: Duration,
+}
+
+impl Outlier {
+    /// Whether nothing is sent there now.
+    pub fn is_ejected(&self, now: Duration) -> bool {
+        now < self.until
+    }
+
+    /// Notes an answer, whatever it was.
+    pub fn answered(&mut self) {
+        self.in_a_row = 0;
+    }
+
+    /// Notes that there was none; gives for how long nothing is sent there from now on, if that begins now.
+    pub fn failed(&mut self, now: Duration) -> Option<Duration> {
+        if self.is_ejected(now) {
+            // It was on its way before the ejection: it says nothing new.
+            return None;
+        }
+        if now > self.until + MEMORY {
+            self.ejections = 0;
+        }
+        self.in_a_row += 1;
+        if self.in_a_row < FAILURES_IN_A_ROW_MAX {
+            return None;
+        }
+        // After its time it is tried again, and the next failure ejects it at once.
+        self.in_a_row = FAILURES_IN_A_ROW_MAX - 1;
+        let time = EJECTION_MIN.saturating_mul(1 << self.ejections.min(16)).min(EJECTION_MAX);
+        self.ejections = self.ejections.saturating_add(1);
+        self.until = now + time;
+        Some(time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn failures_in_a_row_eject_for_ever_longer() {
+        let mut node = Outlier::default();
+        assert_eq!((node.failed(s(1)), node.failed(s(1))), (None, None));
+        node.answered();
+        assert_eq!((node.failed(s(1)), node.failed(s(1))), (None, None));
+        assert_eq!(node.failed(s(1)), Some(s(1)));
+        assert!(node.is_ejected(s(1)) && !node.is_ejected(s(2)));
+        assert_eq!(node.failed(s(1)), None, "what was under way counts no more");
+        let mut now = s(2);
+        for expected in [2, 4, 8, 10, 10] {
+            assert_eq!(node.failed(now), Some(s(expected)));
+            now += s(expected);
+        }
+    }
+
+    #[test]
+    fn an_answer_ends_the_row_and_time_the_memory() {
+        let mut node = Outlier::default();
+        assert_eq!([(); 3].map(|()| node.failed(s(0))), [None, None, Some(s(1))]);
+        node.answered();
+        assert_eq!(node.failed(s(2)), None);
+        node.failed(s(2));
+        assert_eq!(node.failed(s(2)), Some(s(2)));
+        node.answered();
+        assert_eq!([(); 3].map(|()| node.failed(s(1_000))), [None, None, Some(s(1))]);
+    }
+}
