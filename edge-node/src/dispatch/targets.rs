@@ -209,12 +209,12 @@ impl Targets {
 
 /// Where the workers of a snapshot may run that say something of it.
 fn parse_regions(snapshot: &Snapshot) -> HashMap<&WorkerRef, RegionRules> {
-    let parsed = snapshot.regions.iter().filter_map(|source| {
+    let parsed = snapshot.regions.iter().map(|source| {
         // The API refuses what cannot be used: a newer release may have set these.
         let rules = serde_json::from_str(&source.document).inspect_err(|error| {
             tracing::error!(worker = %source.worker.worker, %error, "regions are not understood: the worker serves nothing until this node runs the release that set them");
         });
-        Some((&source.worker, rules.unwrap_or_else(|_| nowhere())))
+        (&source.worker, rules.unwrap_or_else(|_| nowhere()))
     });
     parsed.collect()
 }

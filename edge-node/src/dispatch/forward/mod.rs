@@ -84,6 +84,7 @@ impl Forwarding {
 }
 
 /// What came of the attempts for a request.
+#[expect(clippy::large_enum_variant, reason = "one is there at a time, and soon taken apart")]
 enum Ended {
     Answered(Response<AnswerBody>),
     /// It is to be served on this node.
@@ -97,6 +98,7 @@ enum Ended {
 }
 
 /// What came of one attempt.
+#[expect(clippy::large_enum_variant, reason = "one is there at a time, and soon taken apart")]
 enum Attempt {
     Answered(Response<AnswerBody>),
     /// The node has not begun with it.
