@@ -86,7 +86,7 @@ impl Forwarding {
 /// What came of the attempts for a request.
 #[expect(clippy::large_enum_variant, reason = "one is there at a time, and soon taken apart")]
 enum Ended {
-    Answered(Response<AnswerBody>),
+    Answered(Box<Response<AnswerBody>>),
     /// It is to be served on this node.
     Here,
     /// Nobody has begun with it.
@@ -100,7 +100,7 @@ enum Ended {
 /// What came of one attempt.
 #[expect(clippy::large_enum_variant, reason = "one is there at a time, and soon taken apart")]
 enum Attempt {
-    Answered(Response<AnswerBody>),
+    Answered(Box<Response<AnswerBody>>),
     /// The node has not begun with it.
     Untouched,
     /// Whether it has is unknown.
@@ -143,7 +143,7 @@ impl Dispatcher {
             let Trip { parts, replay, account, .. } = trip;
             let failed = |problem| (page(problem, &parts.headers, &id), account.nowhere());
             let (response, told) = match ended {
-                Ended::Answered(response) => (response, account.there()),
+                Ended::Answered(response) => (*response, account.there()),
                 Ended::Here => {
                     let request = Request::from_parts(parts, replay.attempt());
                     (dispatcher.serve(request, &id, serving).await, account.here())
@@ -283,7 +283,7 @@ impl Trip<'_> {
         let (parts, body) = response.into_parts();
         let mut response = Response::new(AnswerBody::Peer(PeerAnswer { body, _chosen: chosen }));
         (*response.status_mut(), *response.headers_mut()) = (parts.status, parts.headers);
-        Attempt::Answered(response)
+        Attempt::Answered(Box::new(response))
     }
 
     fn blame(&mut self, chosen: &Chosen) {
