@@ -84,7 +84,6 @@ impl Forwarding {
 }
 
 /// What came of the attempts for a request.
-#[expect(clippy::large_enum_variant, reason = "one is there at a time, and soon taken apart")]
 enum Ended {
     Answered(Box<Response<AnswerBody>>),
     /// It is to be served on this node.
@@ -98,7 +97,6 @@ enum Ended {
 }
 
 /// What came of one attempt.
-#[expect(clippy::large_enum_variant, reason = "one is there at a time, and soon taken apart")]
 enum Attempt {
     Answered(Box<Response<AnswerBody>>),
     /// The node has not begun with it.
