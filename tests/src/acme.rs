@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use crate::binary::profile_dir;
 use crate::captured::Captured;
 use crate::clock::eventually;
+use crate::ports::free_port;
 use crate::tls::Authority;
 
 /// A program of the package.
@@ -99,15 +100,15 @@ impl AcmeServer {
             }
         };
         let (http, tls) = (Door::open().await, Door::open().await);
-        let (port, dns) = (free_port().await, free_port().await);
+        let (port, dns) = (free_port().port(), free_port().port());
         let mut command = Command::new(programs.join(DNS_PROGRAM));
         command.args(["-http01", "", "-https01", "", "-tlsalpn01", "", "-defaultIPv6", ""]);
         command.arg("-dns01").arg(format!("127.0.0.1:{dns}"));
-        command.arg("-management").arg(format!("127.0.0.1:{}", free_port().await));
+        command.arg("-management").arg(format!("127.0.0.1:{}", free_port().port()));
         let dns_server = Captured::spawn(&mut command);
         let roots = Authority::new("of the ACME server itself");
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
-        let config = config(&roots, options, [port, free_port().await, http.port, tls.port]);
+        let config = config(&roots, options, [port, free_port().port(), http.port, tls.port]);
         std::fs::write(dir.path().join("pebble.json"), config).expect("it is writable");
         let pebble = spawn(&programs, dir.path(), dns);
         let server =
@@ -173,17 +174,6 @@ fn config(roots: &Authority, options: AcmeOptions, ports: [u16; 4]) -> String {
         "certificateValidityPeriod": options.life_s,
     });
     json!({ "pebble": config }).to_string()
-}
-
-/// A port that is free for TCP and for UDP.
-async fn free_port() -> u16 {
-    loop {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port is free");
-        let address = listener.local_addr().expect("a listener has an address");
-        if UdpSocket::bind(address).await.is_ok() {
-            return address.port();
-        }
-    }
 }
 
 /// Where the programs are: on the path, or taken out of Debian's package, which needs no privilege.

@@ -22,6 +22,7 @@ mod http3;
 mod metrics;
 mod node;
 mod origin;
+mod ports;
 mod process;
 mod project;
 mod proxy;
@@ -48,6 +49,7 @@ pub use history::{
 pub use metrics::Metrics;
 pub use node::{Addresses, Node, NodeOptions, ServingProcess};
 pub use origin::{Answer, Origin};
+pub use ports::free_port;
 pub use process::Process;
 pub use project::{CommandOutput, Project, country_database};
 pub use proxy::{FaultProxy, Link};

@@ -3,12 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use atoll_kv::nats_program;
-use atoll_tests::{Node, NodeOptions, Script, eventually, fixture};
+use atoll_tests::{Node, NodeOptions, Script, eventually, fixture, free_port};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use nkeys::KeyPair;
@@ -79,7 +78,7 @@ impl Servers {
     /// Starts them with the guide's file, in which texts are replaced: first those given, then names and ports.
     fn start(replaced: &[(&str, &str)]) -> Self {
         let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new());
-        let ports = free_ports(3 * REGIONS.len());
+        let ports: Vec<u16> = (0..3 * REGIONS.len()).map(|_| free_port().port()).collect();
         let mut names = Vec::new();
         for (number, region) in REGIONS.iter().enumerate() {
             let (client, route) = (ports[number], ports[3 + number]);
@@ -201,13 +200,6 @@ impl Drop for Servers {
             end.iter().rev().for_each(|line| eprintln!("{line}"));
         }
     }
-}
-
-/// Ports that nobody has now; another process can still be faster.
-fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<_> =
-        (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap()).collect();
-    listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }
 
 fn key_of(node: &Node) -> Vec<u8> {

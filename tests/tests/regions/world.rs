@@ -1,12 +1,12 @@
 //! Three nodes far from each other, and a record of what their workers did.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use atoll_kv::contract::nats::NatsServers;
 use atoll_tests::{
-    Answer, FaultProxy, Link, Node, NodeOptions, Origin, Request, Script, eventually,
+    Answer, FaultProxy, Link, Node, NodeOptions, Origin, Request, Script, eventually, free_port,
 };
 use http::Method;
 use serde_json::{Value, json};
@@ -174,9 +174,4 @@ fn config(servers: &NatsServers, region: &str, listens: SocketAddr, reached: Soc
          [outbound]\nallow = [\"127.0.0.0/8\"]\n{place}",
         servers.url(0)
     )
-}
-
-/// An address that is free now, and stays a node's when it is started again.
-fn free_port() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
