@@ -180,34 +180,15 @@ class ScheduledController {
   noRetry() {}
 }
 
-// Called by Rust for one cron line that came due.
-function dispatchScheduled(id, cron, scheduledTime) {
-  const invocation = newState(id, "", "", false);
-  setAsyncContext(invocation);
-  try {
-    const result = call("scheduled", new ScheduledController(cron, scheduledTime), invocation);
-    PromisePrototypeThen(
-      PromiseResolve(result),
-      () => op_invocation_handled(id),
-      (error) => failed(invocation, error),
-    );
-  } catch (error) {
-    failed(invocation, error);
-  } finally {
-    setAsyncContext(undefined);
-  }
-}
-
-// Called by Rust for one request that a script is to decide about. The script's handler gets no body.
-function dispatchRule(id, method, url) {
-  const invocation = newState(id, typeof method === "number" ? METHODS[method] : method, url, false);
+// Calls a handler whose result is no response, and hands that over once it is there.
+function run(invocation, name, argument, done) {
   setAsyncContext(invocation);
   try {
     PromisePrototypeThen(
-      PromiseResolve(call("rule", fromState(invocation), invocation)),
-      (decision) => {
+      PromiseResolve(call(name, argument, invocation)),
+      (result) => {
         try {
-          op_rule_decided(id, decision === undefined || decision === null ? "" : JSONStringify(decision) ?? "false");
+          done(result);
         } catch (error) {
           failed(invocation, error);
         }
@@ -219,6 +200,20 @@ function dispatchRule(id, method, url) {
   } finally {
     setAsyncContext(undefined);
   }
+}
+
+// Called by Rust for one cron line that came due.
+function dispatchScheduled(id, cron, scheduledTime) {
+  const controller = new ScheduledController(cron, scheduledTime);
+  run(newState(id, "", "", false), "scheduled", controller, () => op_invocation_handled(id));
+}
+
+// Called by Rust for one request that a script is to decide about. The script's handler gets no body.
+function dispatchRule(id, method, url) {
+  const invocation = newState(id, typeof method === "number" ? METHODS[method] : method, url, false);
+  run(invocation, "rule", fromState(invocation), (decision) => {
+    op_rule_decided(id, decision === undefined || decision === null ? "" : JSONStringify(decision) ?? "false");
+  });
 }
 
 function wasmModule(bytes) {
