@@ -14,6 +14,7 @@ mod experiments;
 mod file_look;
 mod form;
 mod geo;
+mod hop_by_hop;
 pub mod inspect;
 pub mod node;
 mod node_file;

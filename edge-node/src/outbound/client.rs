@@ -4,10 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{
-    CONNECTION, HOST, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TRAILER};
 use http::{HeaderMap, Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty};
@@ -25,6 +22,7 @@ use super::decode::{self, DecodeBody};
 use super::error::OutboundError;
 use super::system::SystemNetwork;
 use super::upload::{Progress, Upload};
+use crate::hop_by_hop::remove_hop_by_hop;
 
 /// A request's body.
 pub type ReqBody = UnsyncBoxBody<Bytes, BoxError>;
@@ -173,24 +171,12 @@ async fn stalled(progress: &Progress, limit: Duration) {
     }
 }
 
-/// Removes the headers that concern one connection (RFC 9110, 7.6.1).
+/// Removes the headers that concern one connection, and those that only proxies and trailers have a use for.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named {
+    remove_hop_by_hop(headers);
+    for name in [PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TRAILER] {
         headers.remove(name);
     }
-    let fixed = [CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER];
-    for name in fixed.into_iter().chain([TRANSFER_ENCODING, UPGRADE]) {
-        headers.remove(name);
-    }
-    headers.remove("keep-alive");
-    headers.remove("proxy-connection");
 }
 
 fn tls_config(

@@ -37,3 +37,18 @@ pub(crate) fn config() -> WebSocketConfig {
 pub(crate) fn is_asked(headers: &HeaderMap) -> bool {
     headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_asks_in_any_case_of_letters() {
+        let mut headers = HeaderMap::new();
+        assert!(!is_asked(&headers));
+        for (value, asked) in [("h2c", false), ("WebSocket", true)] {
+            headers.insert(UPGRADE, HeaderValue::from_static(value));
+            assert_eq!(is_asked(&headers), asked, "{value}");
+        }
+    }
+}

@@ -18,7 +18,6 @@ use atoll_router::regions::{RegionPolicy, Step};
 use atoll_router::{NotSent, PeerBody, PeerError, PeerPool, PeerResponseBody, Scheme};
 use bytes::Bytes;
 use futures_util::future::Either;
-use http::header::{CONNECTION, HeaderMap, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{Request, Response, Version, request};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty};
@@ -27,7 +26,9 @@ use super::body::{AnswerBody, SendBody};
 use super::pages::{Problem, page};
 use super::peer::ServingPeering;
 use super::service::{Answering, Dispatcher, Serving, now};
+use crate::hop_by_hop::remove_hop_by_hop;
 use crate::observe::{ForwardOutcome, Metrics};
+use crate::websocket;
 use explanation::Account;
 use neighbours::{Chosen, Fitness};
 use replay::Replay;
@@ -41,16 +42,6 @@ const ATTEMPTS_MAX: usize = 3;
 
 /// What a node may take to answer beyond the time that its worker has.
 const ANSWER_GRACE: Duration = Duration::from_secs(10);
-
-/// Headers that concern one connection (RFC 9110, 7.6.1).
-const OF_ONE_CONNECTION: [HeaderName; 6] = [
-    CONNECTION,
-    TE,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
 
 /// What one thread needs to send requests to other nodes.
 pub(super) struct Forwarding {
@@ -126,7 +117,7 @@ impl Dispatcher {
             let answering = self.serve(request, id, serving);
             return explain.told(answering, || account.here());
         }
-        if is_websocket(request.headers()) {
+        if websocket::is_asked(request.headers()) {
             let refused = page(Problem::UpgradeElsewhere, request.headers(), id);
             return explain.told(now(refused), || account.nowhere());
         }
@@ -302,26 +293,9 @@ impl Trip<'_> {
             format!("http://node{FORWARD_PATH}").parse().expect("the address is well formed");
         let headers = request.headers_mut();
         headers.clone_from(&self.parts.headers);
-        remove_of_one_connection(headers);
+        remove_hop_by_hop(headers);
         self.carried.write(headers);
         request
-    }
-}
-
-fn is_websocket(headers: &HeaderMap) -> bool {
-    headers.get(UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"))
-}
-
-fn remove_of_one_connection(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named.iter().chain(&OF_ONE_CONNECTION) {
-        headers.remove(name);
     }
 }
 
@@ -348,33 +322,5 @@ impl Body for PeerAnswer {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use http::header::{COOKIE, HeaderValue};
-
-    use super::*;
-
-    #[test]
-    fn headers_of_one_connection_stay_on_it() {
-        let mut headers = HeaderMap::new();
-        for (name, value) in [
-            (CONNECTION, "keep-alive, x-hop"),
-            (HeaderName::from_static("x-hop"), "1"),
-            (HeaderName::from_static("keep-alive"), "5"),
-            (TE, "gzip"),
-            (TRANSFER_ENCODING, "chunked"),
-            (UPGRADE, "h2c"),
-            (COOKIE, "a=b"),
-        ] {
-            headers.insert(name, HeaderValue::from_static(value));
-        }
-        assert!(!is_websocket(&headers));
-        remove_of_one_connection(&mut headers);
-        assert_eq!(headers.keys().collect::<Vec<_>>(), [COOKIE]);
-        headers.insert(UPGRADE, HeaderValue::from_static("WebSocket"));
-        assert!(is_websocket(&headers));
     }
 }
