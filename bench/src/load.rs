@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::footprint;
 use crate::generator;
 use crate::histogram::Histogram;
 use crate::http::{Bodies, Parser};
@@ -53,6 +54,9 @@ pub(crate) struct LoadArgs {
     /// The generator's core: its busy share is measured.
     #[arg(long)]
     pub(crate) load_core: usize,
+    /// The server's process: the CPU time of it and its descendants is measured.
+    #[arg(long)]
+    pub(crate) server: Option<u32>,
 }
 
 /// What one window showed.
@@ -71,6 +75,10 @@ pub(crate) struct Measurement {
     pub(crate) server_core_busy: f64,
     /// Share of the window in which the generator's core was busy.
     pub(crate) load_core_busy: f64,
+    /// Microseconds of the server's CPU time a request, the kernel's part for it included; absent where the server's
+    /// process is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) server_cpu_us: Option<f64>,
 }
 
 /// The requests to send, in turn over all connections.
@@ -98,9 +106,13 @@ impl LoadArgs {
             ("--server-core", self.server_core.to_string()),
             ("--load-core", self.load_core.to_string()),
         ];
+        let server = self.server.iter().map(|id| ("--server", id.to_string()));
         let hosts = self.host.iter().map(|host| ("--host", host.clone()));
-        let arguments =
-            values.into_iter().chain(hosts).flat_map(|(name, value)| [name.to_owned(), value]);
+        let arguments = values
+            .into_iter()
+            .chain(server)
+            .chain(hosts)
+            .flat_map(|(name, value)| [name.to_owned(), value]);
         generator::measure(Some(self.load_core), "load", arguments, b"")
     }
 }
@@ -126,8 +138,10 @@ async fn measure(args: &LoadArgs) -> std::io::Result<Measurement> {
 
     tokio::time::sleep_until(start.into()).await;
     let before = CoreTimes::read()?;
+    let server_before = args.server.map(footprint::cpu_time_of_tree).transpose()?;
     tokio::time::sleep_until(end.into()).await;
     let after = CoreTimes::read()?;
+    let server_after = args.server.map(footprint::cpu_time_of_tree).transpose()?;
     for task in connections {
         if tokio::time::timeout_at((end + GRACE).into(), task).await.is_err() {
             lock(&tally).error("a response did not end".to_owned());
@@ -135,6 +149,8 @@ async fn measure(args: &LoadArgs) -> std::io::Result<Measurement> {
     }
 
     let tally = lock(&tally);
+    let server_cpu =
+        server_after.zip(server_before).map(|(after, before)| after.saturating_sub(before));
     let micros = |fraction| tally.histogram.quantile(fraction).as_nanos() as f64 / 1_000.0;
     Ok(Measurement {
         requests: tally.histogram.total(),
@@ -145,6 +161,8 @@ async fn measure(args: &LoadArgs) -> std::io::Result<Measurement> {
         p99_us: micros(0.99),
         server_core_busy: after.busy_since(&before, args.server_core),
         load_core_busy: after.busy_since(&before, args.load_core),
+        server_cpu_us: server_cpu
+            .map(|time| time.as_secs_f64() * 1e6 / tally.histogram.total().max(1) as f64),
     })
 }
 

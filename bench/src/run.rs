@@ -114,6 +114,7 @@ impl Run {
         body_bytes: u64,
     ) -> Result<Measurement, String> {
         let load = LoadArgs {
+            server: None,
             target: server.address,
             host: vec![server.host.clone()],
             visitors: 0,

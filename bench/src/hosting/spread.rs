@@ -87,6 +87,7 @@ fn measure(stage: &Stage, args: &Args, kind: Kind, tenants: &[Tenant]) -> Result
     let hosts: Vec<String> = callees(tenants).into_iter().map(|callee| callee.host).collect();
     let load = |hosts: &[String]| {
         let load = LoadArgs {
+            server: None,
             target: fleet.address(),
             host: hosts.to_vec(),
             visitors: 0,
