@@ -19,6 +19,7 @@ mod geo;
 mod http3;
 mod listener;
 mod options;
+mod outlier;
 mod pattern;
 mod peer;
 mod prefix;
@@ -42,6 +43,7 @@ pub use geo::{GEO_NETWORKS_MAX, GeoError, GeoNetwork, GeoTable, Place};
 pub use http3::{Http3Body, QuicKeys, QuicSocket, serve_http3};
 pub use listener::{BACKLOG, BindError, UDP_BUFFER_BYTES, bind_reuse_port, bind_udp_reuse_port};
 pub use options::*;
+pub use outlier::{Ejection, Outlier};
 pub use pattern::{HOST_BYTES_MAX, PATTERN_BYTES_MAX, Pattern, PatternError, Scheme, bare_host};
 pub use peer::{
     AUTHORITY_SEED_BYTES, CERTIFICATE_LIFE, NotSent, PEER_HANDSHAKE_TIMEOUT, PeerAuthority,

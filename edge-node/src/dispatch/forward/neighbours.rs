@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use atoll_router::PeerNode;
-use atoll_router::regions::{Near, Outlier, RTT_US_MAX, nearest};
+use atoll_router::regions::{Near, RTT_US_MAX, nearest};
+use atoll_router::{Ejection, Outlier, PeerNode};
 use serde::{Deserialize, Serialize};
 
 use crate::observe::{Forwarded, Metrics};
@@ -163,7 +163,7 @@ impl Neighbours {
     /// Notes that a node failed a request; for how long it gets no more, if that begins now.
     pub(super) fn failed(&self, node: &str) -> Option<Duration> {
         let now = self.begun.elapsed();
-        let ejected = self.met().get_mut(node)?.outlier.failed(now)?;
+        let ejected = self.met().get_mut(node)?.outlier.failed(now, Ejection::default())?;
         tracing::warn!(
             node,
             ms = ejected.as_millis() as u64,

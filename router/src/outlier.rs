@@ -2,14 +2,25 @@
 
 use std::time::Duration;
 
-/// Failures in a row after which nothing is sent there for a while.
-pub const FAILURES_IN_A_ROW_MAX: u32 = 3;
-/// How long that is the first time; it doubles with every further time.
-pub const EJECTION_MIN: Duration = Duration::from_secs(1);
-/// How long it is at most.
-pub const EJECTION_MAX: Duration = Duration::from_secs(10);
+/// How long nothing is sent there the first time; it doubles with every further time.
+const EJECTION_MIN: Duration = Duration::from_secs(1);
 /// How long after an ejection has ended it makes the next one longer.
 const MEMORY: Duration = Duration::from_secs(300);
+
+/// When somebody is left out, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ejection {
+    /// Failures in a row after which nothing is sent there for a while.
+    pub failures: u32,
+    /// How long that is at most.
+    pub time_max: Duration,
+}
+
+impl Default for Ejection {
+    fn default() -> Self {
+        Self { failures: 3, time_max: Duration::from_secs(10) }
+    }
+}
 
 /// What is known of one node or origin by what became of requests to it. Times are those of any clock that goes
 /// forward, since one beginning.
@@ -33,7 +44,7 @@ impl Outlier {
     }
 
     /// Notes that there was none; gives for how long nothing is sent there from now on, if that begins now.
-    pub fn failed(&mut self, now: Duration) -> Option<Duration> {
+    pub fn failed(&mut self, now: Duration, ejection: Ejection) -> Option<Duration> {
         if self.is_ejected(now) {
             // It was on its way before the ejection: it says nothing new.
             return None;
@@ -42,12 +53,12 @@ impl Outlier {
             self.ejections = 0;
         }
         self.in_a_row += 1;
-        if self.in_a_row < FAILURES_IN_A_ROW_MAX {
+        if self.in_a_row < ejection.failures {
             return None;
         }
         // After its time it is tried again, and the next failure ejects it at once.
-        self.in_a_row = FAILURES_IN_A_ROW_MAX - 1;
-        let time = EJECTION_MIN.saturating_mul(1 << self.ejections.min(16)).min(EJECTION_MAX);
+        self.in_a_row = ejection.failures.saturating_sub(1);
+        let time = EJECTION_MIN.saturating_mul(1 << self.ejections.min(16)).min(ejection.time_max);
         self.ejections = self.ejections.saturating_add(1);
         self.until = now + time;
         Some(time)
@@ -62,18 +73,22 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    fn failed(node: &mut Outlier, now: Duration) -> Option<Duration> {
+        node.failed(now, Ejection::default())
+    }
+
     #[test]
     fn failures_in_a_row_eject_for_ever_longer() {
         let mut node = Outlier::default();
-        assert_eq!((node.failed(s(1)), node.failed(s(1))), (None, None));
+        assert_eq!((failed(&mut node, s(1)), failed(&mut node, s(1))), (None, None));
         node.answered();
-        assert_eq!((node.failed(s(1)), node.failed(s(1))), (None, None));
-        assert_eq!(node.failed(s(1)), Some(s(1)));
+        assert_eq!((failed(&mut node, s(1)), failed(&mut node, s(1))), (None, None));
+        assert_eq!(failed(&mut node, s(1)), Some(s(1)));
         assert!(node.is_ejected(s(1)) && !node.is_ejected(s(2)));
-        assert_eq!(node.failed(s(1)), None, "what was under way counts no more");
+        assert_eq!(failed(&mut node, s(1)), None, "what was under way counts no more");
         let mut now = s(2);
         for expected in [2, 4, 8, 10, 10] {
-            assert_eq!(node.failed(now), Some(s(expected)));
+            assert_eq!(failed(&mut node, now), Some(s(expected)));
             now += s(expected);
         }
     }
@@ -81,12 +96,12 @@ mod tests {
     #[test]
     fn an_answer_ends_the_row_and_time_the_memory() {
         let mut node = Outlier::default();
-        assert_eq!([(); 3].map(|()| node.failed(s(0))), [None, None, Some(s(1))]);
+        assert_eq!([(); 3].map(|()| failed(&mut node, s(0))), [None, None, Some(s(1))]);
         node.answered();
-        assert_eq!(node.failed(s(2)), None);
-        node.failed(s(2));
-        assert_eq!(node.failed(s(2)), Some(s(2)));
+        assert_eq!(failed(&mut node, s(2)), None);
+        failed(&mut node, s(2));
+        assert_eq!(failed(&mut node, s(2)), Some(s(2)));
         node.answered();
-        assert_eq!([(); 3].map(|()| node.failed(s(1_000))), [None, None, Some(s(1))]);
+        assert_eq!([(); 3].map(|()| failed(&mut node, s(1_000))), [None, None, Some(s(1))]);
     }
 }
