@@ -19,6 +19,7 @@ mod geo;
 mod http3;
 mod listener;
 mod options;
+pub mod origins;
 mod outlier;
 mod pattern;
 mod peer;
