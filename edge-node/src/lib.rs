@@ -19,6 +19,7 @@ pub mod inspect;
 pub mod node;
 mod node_file;
 pub mod observe;
+mod origins;
 pub mod outbound;
 pub mod preflight;
 mod process;

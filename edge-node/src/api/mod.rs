@@ -14,6 +14,7 @@ mod kv;
 mod kv_values;
 mod node;
 mod nodes;
+mod pools;
 mod regions;
 mod routes;
 mod rule_results;
@@ -163,6 +164,7 @@ pub fn router(config: ApiConfig) -> Router {
         .merge(secrets::routes())
         .merge(schedules::routes())
         .merge(routes::routes())
+        .merge(pools::routes())
         .merge(regions::routes())
         .merge(rules::routes())
         .merge(rule_results::routes())

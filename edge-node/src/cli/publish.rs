@@ -60,7 +60,7 @@ pub(crate) async fn publish(
         subrequests: project.subrequests,
         message: options.message,
     };
-    let regions_set = set_regions(api, &prepared.project, name).await;
+    let set_before = set_regions_and_pools(api, &prepared.project, name).await;
     let started = Instant::now();
     let uploaded = api.upload(name, upload::form(&metadata, bundle)).await;
     let upload = started.elapsed();
@@ -71,8 +71,8 @@ pub(crate) async fn publish(
         }
         _ => error.into(),
     })?;
-    if regions_set.is_err() {
-        set_regions(api, &prepared.project, &prepared.name).await?;
+    if set_before.is_err() {
+        set_regions_and_pools(api, &prepared.project, &prepared.name).await?;
     }
     let urls = attach(api, &prepared).await?;
     if let Some(regions) = prepared.project.regions.as_ref().filter(|regions| !regions.is_empty()) {
@@ -89,11 +89,14 @@ pub(crate) async fn publish(
     })
 }
 
-/// Says where the worker may run, before there is a new version to run. A worker that is not there yet gets it
-/// right after its first.
-async fn set_regions(api: &Api, project: &Project, name: &str) -> Result<(), ApiError> {
+/// Says where the worker may run and where its requests go, before there is a new version to run. A worker that is
+/// not there yet gets it right after its first.
+async fn set_regions_and_pools(api: &Api, project: &Project, name: &str) -> Result<(), ApiError> {
     if let Some(regions) = &project.regions {
         api.set(&api.script(name, "/regions"), json!(regions)).await?;
+    }
+    if let Some(pools) = &project.pools {
+        api.set(&api.script(name, "/pools"), json!(pools)).await?;
     }
     Ok(())
 }

@@ -14,11 +14,13 @@ use super::body::{PumpedBody, SendBody};
 use super::cf::{Client, ClientFacts};
 use super::depth::Depth;
 use super::events::{Subject, on_end};
-use super::host::ThreadHost;
+use super::host::{Remembered, ThreadHost};
 use super::pages::Problem;
 use super::pool::LoadError;
 use super::rules::Decided;
 use crate::observe::ReportHub;
+use crate::origins::Whence;
+use crate::registry::WorkerRef;
 
 /// A request that was let in and has a version to go to.
 pub(super) struct Call<B = SendBody> {
@@ -139,13 +141,16 @@ impl Call<Body> {
     /// Calls the handler.
     pub(super) fn start(self, instance: &Instance, host: &Rc<ThreadHost>) -> Fetching {
         let Self { id, subject, request, url, client, depth, decided } = self;
+        let whence = client.as_ref().and_then(|client| whence(host, subject.worker(), client));
         let facts = client.map(|client| {
             let (id, host) = (id.clone(), host.clone());
             Box::new(ClientFacts { client, id, host, decided }) as Box<dyn RequestFacts>
         });
         let report = on_end(host.hub.clone(), subject);
-        let over =
-            if depth == Depth::default() { report } else { at_depth(host, &id, depth, report) };
+        let over = match (depth == Depth::default(), whence) {
+            (true, None) => report,
+            (_, whence) => remembered(host, &id, Remembered { depth, whence }, report),
+        };
         instance.fetch(FetchEvent { id, url, request, facts }, over)
     }
 }
@@ -155,12 +160,21 @@ fn read_decision(text: &str) -> Result<Scripted, String> {
     Scripted::parse(&decision).map_err(|error| format!("the decision cannot be used: {error}"))
 }
 
-/// Remembers how deep in a chain of calls the invocation is, until it is over.
-fn at_depth(host: &Rc<ThreadHost>, id: &Arc<str>, depth: Depth, report: OnEnd) -> OnEnd {
-    host.depths.borrow_mut().insert(id.clone(), depth);
+/// Where a client is, for a worker whose requests depend on that.
+fn whence(host: &ThreadHost, worker: &WorkerRef, client: &Client) -> Option<Whence> {
+    if !host.targets.pools(worker)?.wants_place() {
+        return None;
+    }
+    let place = client.place(&host.node);
+    Some(Whence { country: place.country.clone(), continent: place.continent.clone() })
+}
+
+/// Remembers something of an invocation until it is over.
+fn remembered(host: &Rc<ThreadHost>, id: &Arc<str>, what: Remembered, report: OnEnd) -> OnEnd {
+    host.remembered.borrow_mut().insert(id.clone(), what);
     let (host, id) = (host.clone(), id.clone());
     Box::new(move |record| {
-        host.depths.borrow_mut().remove(&id);
+        host.remembered.borrow_mut().remove(&id);
         report(record);
     })
 }

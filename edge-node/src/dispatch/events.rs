@@ -60,6 +60,11 @@ impl Subject {
         Self { worker, version, cause, permit: None }
     }
 
+    /// Whose invocation it is.
+    pub(super) fn worker(&self) -> &WorkerRef {
+        &self.worker
+    }
+
     pub(super) fn rule<B>(
         worker: WorkerRef,
         version: VersionId,

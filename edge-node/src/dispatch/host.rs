@@ -19,6 +19,7 @@ use super::call::{Call, Unanswered};
 use super::cf::NodeFacts;
 use super::depth::{Depth, SERVICES_MAX};
 use super::events::Subject;
+use super::origins;
 use super::peer::ServingPeering;
 use super::placer::Placer;
 use super::quarantine::Quarantined;
@@ -26,6 +27,7 @@ use super::service::new_id;
 use super::targets::Targets;
 use crate::inspect::Debuggees;
 use crate::observe::{KvOperation, ReportHub};
+use crate::origins::{OriginClients, Whence};
 use crate::outbound::{DecodeBody, Outbound, ReqBody, ServerSocket};
 use crate::registry::{WorkerName, WorkerRef};
 use crate::websocket;
@@ -48,13 +50,30 @@ pub(super) struct ThreadHost {
     pub(super) placer: RefCell<Weak<Placer>>,
     /// The other nodes, in a cluster.
     pub(super) peering: Option<Arc<ServingPeering>>,
-    /// How deep in a chain of calls the invocations are that other invocations called.
-    pub(super) depths: RefCell<HashMap<Arc<str>, Depth>>,
+    /// Connections to origins of workers' pools.
+    pub(super) origins: Rc<OriginClients>,
+    /// Of the invocations of which something has to be.
+    pub(super) remembered: RefCell<HashMap<Arc<str>, Remembered>>,
+}
+
+/// What is remembered of an invocation.
+#[derive(Default)]
+pub(super) struct Remembered {
+    /// How deep in a chain of calls it is.
+    pub(super) depth: Depth,
+    /// Where its client is, for workers whose requests depend on that.
+    pub(super) whence: Option<Whence>,
 }
 
 impl ThreadHost {
-    fn depth(&self, invocation: &Arc<str>) -> Depth {
-        self.depths.borrow().get(invocation).copied().unwrap_or_default()
+    pub(super) fn depth(&self, invocation: &Arc<str>) -> Depth {
+        self.remembered.borrow().get(invocation).map(|known| known.depth).unwrap_or_default()
+    }
+
+    /// Where an invocation's client is, if its worker's requests depend on that.
+    pub(super) fn whence(&self, invocation: &Arc<str>) -> Whence {
+        let remembered = self.remembered.borrow();
+        remembered.get(invocation).and_then(|known| known.whence.clone()).unwrap_or_default()
     }
 }
 
@@ -106,7 +125,7 @@ impl InstanceHost {
             let (response, wire) = outbound.websocket(request).await.map_err(failed)?;
             let mut response = response.map(|body| Box::pin(body) as Body);
             if let Some(wire) = wire {
-                open(&mut response, wire);
+                open(&mut response, wire, ());
             }
             Ok(response)
         })
@@ -133,12 +152,15 @@ impl InstanceHost {
     }
 }
 
-/// Lets a worker go on with a server's socket.
-fn open(response: &mut Response<Body>, wire: ServerSocket) {
+/// Lets a worker go on with a server's socket. What is held is dropped with it.
+pub(super) fn open(response: &mut Response<Body>, wire: ServerSocket, held: impl Sized + 'static) {
     let (theirs, ours) = Socket::pair();
     SocketSlot::put(response, theirs);
     // It ends with the worker's end, which no invocation outlives.
-    atoll_isolate::spawn(websocket::relay(wire, ours, std::future::pending()));
+    atoll_isolate::spawn(async move {
+        websocket::relay(wire, ours, std::future::pending()).await;
+        drop(held);
+    });
 }
 
 /// A call of a service, ended with whoever waits for it.
@@ -219,18 +241,17 @@ impl Host for InstanceHost {
         if let Via::Service(capability) = hop.via {
             return self.service(capability, hop);
         }
+        let pools = self.thread.targets.pools(&self.worker);
+        if let Some(pool) = pools.and_then(|pools| pools.find(hop.request.uri())) {
+            return origins::fetch(&self.thread, pool, hop);
+        }
         if websocket::is_asked(hop.request.headers()) {
             return self.websocket(hop);
         }
         let (outbound, depth) = (self.thread.outbound.clone(), self.thread.depth(&hop.invocation));
         Box::pin(async move {
-            let decode = if hop.decode == Decode::Yes { DecodeBody::Yes } else { DecodeBody::No };
-            let (parts, body) = hop.request.into_parts();
-            let mut request = Request::from_parts(parts, sendable(body));
-            request.extensions_mut().insert(decode);
-            depth.stamp(request.headers_mut());
             let response = outbound
-                .send(request)
+                .send(outgoing(hop, depth))
                 .await
                 .map_err(|error| HostError::Refused(format!("Fetch failed: {error}")))?;
             Ok(response.map(|body| Box::pin(body) as Body))
@@ -317,6 +338,16 @@ async fn kv_call(
 
 fn entry(entry: atoll_kv::Entry) -> KvEntry {
     KvEntry { value: entry.value, metadata: entry.metadata }
+}
+
+/// A request as it goes out.
+pub(super) fn outgoing(hop: FetchHop, depth: Depth) -> Request<ReqBody> {
+    let decode = if hop.decode == Decode::Yes { DecodeBody::Yes } else { DecodeBody::No };
+    let (parts, body) = hop.request.into_parts();
+    let mut request = Request::from_parts(parts, sendable(body));
+    request.extensions_mut().insert(decode);
+    depth.stamp(request.headers_mut());
+    request
 }
 
 /// The client's connections are not tied to the isolate's futures.

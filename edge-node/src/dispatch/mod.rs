@@ -16,6 +16,7 @@ mod forward;
 mod handshake;
 mod host;
 mod offences;
+mod origins;
 mod pages;
 mod peer;
 mod placement;
@@ -33,6 +34,7 @@ mod thread;
 
 pub use check::IsolateCheck;
 pub use cron::{Lines, run_crons};
+pub(crate) use depth::stamp_as_node;
 pub(crate) use forward::{Neighbour, Neighbourhood};
 pub use host::ConsoleLine;
 pub use peer::ServingPeering;

@@ -11,6 +11,7 @@ use atoll_router::{Match, Pattern, RouteTable, Router, Scheme};
 use super::admission::{Admission, WorkerGate};
 use super::rules::LiveRules;
 use crate::experiments::Recorder;
+use crate::origins::{Checkers, LivePools, live_pools};
 use crate::registry::{LiveWorker, Snapshot, VersionId, WorkerRef, WorkerRules};
 
 /// A deployed worker, as a request finds it.
@@ -84,6 +85,8 @@ struct Index {
     versions: HashSet<VersionId>,
     /// Those that have a script that decides about requests.
     deciding: HashSet<VersionId>,
+    /// Of workers that have some.
+    pools: HashMap<WorkerRef, LivePools>,
 }
 
 /// The route table and the index of workers. Reads take no lock.
@@ -92,6 +95,7 @@ pub struct Targets {
     index: ArcSwap<Index>,
     domain: String,
     recorder: Recorder,
+    checkers: Checkers,
 }
 
 impl Targets {
@@ -102,6 +106,7 @@ impl Targets {
             index: ArcSwap::default(),
             domain: domain.to_owned(),
             recorder,
+            checkers: Checkers::default(),
         };
         targets.swap(snapshot);
         targets
@@ -150,7 +155,8 @@ impl Targets {
             .chain(snapshot.rules.iter().flat_map(|rules| rules.versions.iter().cloned()))
             .collect();
         let deciding = snapshot.deciding.iter().cloned().collect();
-        self.index.store(Arc::new(Index { by_worker, versions, deciding }));
+        let pools = live_pools(snapshot, &self.index.load().pools, &self.checkers);
+        self.index.store(Arc::new(Index { by_worker, versions, deciding, pools }));
     }
 
     /// The rules of a snapshot's workers. Those that have not changed are not compiled again.
@@ -194,6 +200,13 @@ impl Targets {
     /// A worker by name.
     pub fn worker(&self, worker: &WorkerRef) -> Option<Arc<Target>> {
         self.index.load().by_worker.get(worker).cloned()
+    }
+
+    /// The origin pools of a worker that has some.
+    pub(super) fn pools(&self, worker: &WorkerRef) -> Option<LivePools> {
+        let index = self.index.load();
+        // Where nobody has any, looking is free.
+        if index.pools.is_empty() { None } else { index.pools.get(worker).cloned() }
     }
 
     /// Whether a version has a script that decides about requests.

@@ -43,6 +43,7 @@ use crate::config::NodeConfig;
 use crate::geo::Geo;
 use crate::inspect::{Debuggees, serving};
 use crate::observe::ReportHub;
+use crate::origins::OriginClients;
 use crate::outbound::{Outbound, OutboundOptions, SystemNetwork};
 use crate::registry::WorkerRef;
 use crate::state::ServingState;
@@ -391,7 +392,10 @@ fn dispatcher(seat: &Seat, drain: Option<DrainSignal>) -> std::io::Result<Rc<Dis
     let options =
         OutboundOptions { allow: config.outbound.allow.clone(), ..OutboundOptions::default() };
     let outbound = Outbound::new(options, &shared.system);
+    let region = config.cluster.as_ref().map(|cluster| cluster.region.as_str());
+    let region = region.or(config.geo.colo.as_deref());
     let host = Rc::new(ThreadHost {
+        origins: Rc::new(OriginClients::new(outbound.clone(), region)),
         outbound,
         kv: shared.kv.clone(),
         node: NodeFacts::new(config, shared.geo.clone()),
@@ -402,7 +406,7 @@ fn dispatcher(seat: &Seat, drain: Option<DrainSignal>) -> std::io::Result<Rc<Dis
         quarantined: shared.quarantined.clone(),
         placer: RefCell::new(Weak::new()),
         peering: shared.peering.clone(),
-        depths: RefCell::new(HashMap::new()),
+        remembered: RefCell::new(HashMap::new()),
     });
     let isolates = shared.engine.thread()?;
     tokio::task::spawn_local(spares::keep(isolates.clone(), config.isolates.spares_per_thread));

@@ -66,6 +66,7 @@ impl Collector for Exposed {
         encode_workers(&mut encoder, &labelled)?;
         self.encode_kv(&mut encoder)?;
         self.0.forwarded.encode(&mut encoder)?;
+        self.0.origins.encode(&mut encoder)?;
         for (name, (help, count)) in
             &*self.0.counters.lock().unwrap_or_else(PoisonError::into_inner)
         {

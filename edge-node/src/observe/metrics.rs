@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::forwarded::{Forwarded, ForwardedByNode, ForwardedDelta};
 use super::histogram::{Histogram, HistogramCounts};
+use super::origins::{OriginCounts, Origins, OriginsDelta};
 use crate::registry::WorkerRef;
 
 /// Workers with labels of their own.
@@ -95,6 +96,8 @@ pub struct Metrics {
     pub(super) counters: Mutex<BTreeMap<String, (String, Count)>>,
     /// Requests that were sent to other nodes.
     pub(super) forwarded: ForwardedByNode,
+    /// Requests that workers sent to origins of their pools.
+    pub(super) origins: Origins,
     asked: Mutex<Vec<AskedGauge>>,
     pub(super) labelled: Mutex<Vec<LabelledGauge>>,
     /// What each serving process shows, by the process's number.
@@ -150,6 +153,8 @@ pub struct MetricsDelta {
     memory: Vec<(Option<WorkerRef>, i64)>,
     #[serde(default)]
     forwarded: ForwardedDelta,
+    #[serde(default)]
+    origins: OriginsDelta,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -228,6 +233,11 @@ impl Metrics {
         self.forwarded.of(node)
     }
 
+    /// The counts of an origin of a worker's pool.
+    pub(crate) fn origin(&self, worker: &WorkerRef, host: &str, origin: &str) -> Arc<OriginCounts> {
+        self.origins.of(worker, host, origin)
+    }
+
     /// The counter of this name (`process_restarts`).
     pub fn counter(&self, name: &str, help: &str) -> Count {
         let mut counters = lock(&self.counters);
@@ -295,6 +305,7 @@ impl Metrics {
             gauges: self.own_gauges(),
             memory: memory.filter(|(_, bytes)| *bytes != 0).collect(),
             forwarded: self.forwarded.drain(),
+            origins: self.origins.drain(),
         }
     }
 
@@ -316,6 +327,7 @@ impl Metrics {
             failed.fetch_add(more_failed, Ordering::Relaxed);
         }
         self.forwarded.add(delta.forwarded);
+        self.origins.add(delta.origins);
         for Named { name, help, value } in delta.counters.into_iter().take(NAMES_MAX) {
             let known = lock(&self.counters);
             let wanted = known.len() < NAMES_MAX || known.contains_key(&name);

@@ -8,9 +8,11 @@ mod histogram;
 mod hub;
 mod log;
 mod metrics;
+mod origins;
 
 pub(crate) use forwarded::{ForwardOutcome, Forwarded};
 pub use health::{Health, NodeState, ProcessState, ProcessStatus, health_routes};
 pub use hub::{Followed, Heard, Listener, ReportHub};
 pub use log::{LogError, init_log};
 pub use metrics::{Count, InFlight, KvOperation, Labelled, Metrics, MetricsDelta};
+pub(crate) use origins::{OriginCounts, OriginEvent};

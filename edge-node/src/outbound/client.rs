@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TRAILER};
+use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty};
@@ -17,11 +18,11 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 
 use super::BoxError;
-use super::connect::{Connector, Policy, PrivateAddresses};
+use super::connect::{Connector, Destination, Policy, PrivateAddresses};
 use super::decode::{self, DecodeBody};
 use super::error::OutboundError;
 use super::system::SystemNetwork;
-use super::upload::{Progress, Upload};
+use super::upload::{Progress, Resendable, Upload};
 use crate::hop_by_hop::remove_hop_by_hop;
 
 /// A request's body.
@@ -82,6 +83,34 @@ pub struct Outbound {
     /// For WebSockets: over HTTP/1.1, and no connection is used twice.
     pub(super) sockets: Client<HttpsConnector<Connector>, Empty<Bytes>>,
     pub(super) response_timeout: Duration,
+    making: Making,
+}
+
+/// What clients are made of.
+#[derive(Clone)]
+struct Making {
+    connector: Connector,
+    tls: ClientConfig,
+    header_bytes_max: usize,
+    pool_idle_per_host_max: usize,
+}
+
+/// Why an attempt has no response.
+#[derive(Debug)]
+pub(crate) struct Unanswered {
+    pub(crate) error: OutboundError,
+    pub(crate) stage: Stage,
+}
+
+/// How far an attempt came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// There was no connection: nothing of the request was sent.
+    Connecting,
+    /// Some of it may have been sent.
+    Sending,
+    /// The time for an answer is over.
+    Waiting,
 }
 
 impl Outbound {
@@ -90,7 +119,24 @@ impl Outbound {
         let policy = Policy { allow: options.allow, private: options.allow_private };
         let connector =
             Connector::new(policy, system.resolver(), options.dns_timeout, options.connect_timeout);
-        let tls = tls_config(system.roots(), options.extra_roots);
+        let making = Making {
+            connector,
+            tls: tls_config(system.roots(), options.extra_roots),
+            header_bytes_max: options.response_header_bytes_max.max(8192),
+            pool_idle_per_host_max: options.pool_idle_per_host_max,
+        };
+        Self::made_of(making, options.response_timeout)
+    }
+
+    /// A client with connections of its own, all of which go to one place, whatever the URL. The place's addresses
+    /// are checked as those of a URL; TLS asks for the URL's host.
+    pub(crate) fn to(&self, destination: Destination) -> Self {
+        let connector = self.making.connector.to(destination);
+        Self::made_of(Making { connector, ..self.making.clone() }, self.response_timeout)
+    }
+
+    fn made_of(making: Making, response_timeout: Duration) -> Self {
+        let Making { connector, tls, header_bytes_max, pool_idle_per_host_max } = making.clone();
         let https = HttpsConnectorBuilder::new()
             .with_tls_config(tls.clone())
             .https_or_http()
@@ -101,12 +147,11 @@ impl Outbound {
             .https_or_http()
             .enable_http1()
             .wrap_connector(connector);
-        let header_bytes_max = options.response_header_bytes_max.max(8192);
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-            .pool_max_idle_per_host(options.pool_idle_per_host_max)
+            .pool_max_idle_per_host(pool_idle_per_host_max)
             .http1_max_buf_size(header_bytes_max)
             .http2_max_header_list_size(u32::try_from(header_bytes_max).unwrap_or(u32::MAX))
             .http2_keep_alive_interval(H2_PING_INTERVAL)
@@ -115,7 +160,7 @@ impl Outbound {
             .pool_max_idle_per_host(0)
             .http1_max_buf_size(header_bytes_max)
             .build(https_for_sockets);
-        Self { client, sockets, response_timeout: options.response_timeout }
+        Self { client, sockets, response_timeout, making }
     }
 
     /// Sends one request and returns its response once the head has come; both bodies stream.
@@ -125,10 +170,22 @@ impl Outbound {
         &self,
         request: Request<ReqBody>,
     ) -> Result<Response<ResBody>, OutboundError> {
-        let (mut parts, body) = request.into_parts();
+        let (parts, body) = request.into_parts();
+        self.attempt(parts, &Resendable::new(body)).await.map_err(|unanswered| unanswered.error)
+    }
+
+    /// As [`Outbound::send`], with a body that can be sent again if this attempt has not begun with it.
+    pub(crate) async fn attempt(
+        &self,
+        mut parts: Parts,
+        body: &Resendable,
+    ) -> Result<Response<ResBody>, Unanswered> {
         let host = match (parts.uri.scheme_str(), parts.uri.host()) {
             (Some("http" | "https"), Some(host)) => host.to_owned(),
-            _ => return Err(OutboundError::Url(parts.uri.to_string())),
+            _ => {
+                let error = OutboundError::Url(parts.uri.to_string());
+                return Err(Unanswered { error, stage: Stage::Connecting });
+            }
         };
         let decode_body = parts.extensions.get::<DecodeBody>().copied().unwrap_or_default();
         // The connection decides the version, and the URL the host.
@@ -140,13 +197,17 @@ impl Outbound {
         }
         let method = parts.method.clone();
         let progress = Arc::new(Progress::default());
-        let upload = Upload::new(body, Arc::clone(&progress));
+        let upload = Upload::new(body.clone(), Arc::clone(&progress));
         let answer = self.client.request(Request::from_parts(parts, upload));
         let limit = self.response_timeout;
         let response = tokio::select! {
-            answer = answer => answer.map_err(|error| OutboundError::from_client(&host, &error))?,
+            answer = answer => answer.map_err(|error| Unanswered {
+                stage: if error.is_connect() { Stage::Connecting } else { Stage::Sending },
+                error: OutboundError::from_client(&host, &error),
+            })?,
             () = stalled(&progress, limit) => {
-                return Err(OutboundError::ResponseTimeout { host, limit });
+                let error = OutboundError::ResponseTimeout { host, limit };
+                return Err(Unanswered { error, stage: Stage::Waiting });
             }
         };
         let mut response = response.map(|body| body.map_err(BoxError::from).boxed_unsync());

@@ -53,6 +53,18 @@ impl Policy {
 #[derive(Clone)]
 pub(super) struct Connector {
     shared: Arc<Shared>,
+    /// Where all connections go, unless the URL says it.
+    destination: Option<Arc<Destination>>,
+}
+
+/// A place to connect to in place of the URL's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Destination {
+    /// A name, or an address as URLs write it.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// The time for connecting, over all addresses of a name.
+    pub(crate) connect_timeout: Duration,
 }
 
 struct Shared {
@@ -70,7 +82,13 @@ impl Connector {
         dns_timeout: Duration,
         connect_timeout: Duration,
     ) -> Self {
-        Self { shared: Arc::new(Shared { resolver, policy, dns_timeout, connect_timeout }) }
+        let shared = Arc::new(Shared { resolver, policy, dns_timeout, connect_timeout });
+        Self { shared, destination: None }
+    }
+
+    /// The same, to one place.
+    pub(super) fn to(&self, destination: Destination) -> Self {
+        Self { shared: self.shared.clone(), destination: Some(Arc::new(destination)) }
     }
 }
 
@@ -84,23 +102,35 @@ impl tower_service::Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let shared = Arc::clone(&self.shared);
-        Box::pin(async move { shared.connect(&uri).await.map(TokioIo::new) })
+        let (shared, destination) = (Arc::clone(&self.shared), self.destination.clone());
+        Box::pin(async move {
+            let connected = match destination {
+                Some(to) => shared.connect(&to).await,
+                None => shared.connect(&shared.destination(&uri)?).await,
+            };
+            connected.map(TokioIo::new)
+        })
     }
 }
 
 impl Shared {
-    async fn connect(&self, uri: &Uri) -> Result<TcpStream, OutboundError> {
-        let host = uri.host().ok_or_else(|| OutboundError::Url(uri.to_string()))?;
+    /// Where a URL leads.
+    fn destination(&self, uri: &Uri) -> Result<Destination, OutboundError> {
+        let host = uri.host().ok_or_else(|| OutboundError::Url(uri.to_string()))?.to_owned();
         let default = if uri.scheme_str() == Some("https") { 443 } else { 80 };
         let port = uri.port_u16().unwrap_or(default);
+        Ok(Destination { host, port, connect_timeout: self.connect_timeout })
+    }
+
+    async fn connect(&self, to: &Destination) -> Result<TcpStream, OutboundError> {
+        let Destination { host, port, connect_timeout } = to;
         let addresses = self.addresses(host).await?;
-        let deadline = Instant::now() + self.connect_timeout;
-        let attempt_max = (self.connect_timeout / addresses.len() as u32).max(ATTEMPT_MIN);
+        let deadline = Instant::now() + *connect_timeout;
+        let attempt_max = (*connect_timeout / addresses.len() as u32).max(ATTEMPT_MIN);
         let mut failure = None;
         for address in addresses {
             let left = deadline.saturating_duration_since(Instant::now());
-            let attempt = TcpStream::connect(SocketAddr::new(address, port));
+            let attempt = TcpStream::connect(SocketAddr::new(address, *port));
             let reason = match timeout(attempt_max.min(left), attempt).await {
                 Ok(Ok(socket)) => {
                     // A failure costs latency, not correctness.
@@ -110,7 +140,7 @@ impl Shared {
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "no answer in time".to_owned(),
             };
-            failure = Some(OutboundError::Connect { host: host.to_owned(), address, reason });
+            failure = Some(OutboundError::Connect { host: host.clone(), address, reason });
         }
         Err(failure.unwrap_or_else(|| no_address(host)))
     }

@@ -15,11 +15,14 @@ mod websocket;
 mod tests;
 
 pub use client::{Outbound, OutboundOptions, ReqBody, ResBody};
+pub(crate) use client::{Stage, Unanswered};
+pub(crate) use connect::Destination;
 pub use connect::PrivateAddresses;
 pub use decode::DecodeBody;
 pub use error::OutboundError;
 pub use system::SystemNetwork;
 pub(crate) use system::system_roots;
+pub(crate) use upload::Resendable;
 pub use websocket::ServerSocket;
 
 /// An error of a body, whoever made it.

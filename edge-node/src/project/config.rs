@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use atoll_router::origins::OriginPool;
 use atoll_router::regions::RegionRules;
 
 use super::bindings::{self, ProjectBinding};
 use super::document::{Document, Entry, Node, Value};
 use super::fields::Fields;
 use super::keys::{Scope, Support, key};
+use super::pools;
 use super::regions;
 use super::rules::{self, ProjectRules};
 use super::{Diagnostic, ProjectError};
@@ -47,6 +49,8 @@ pub struct Project {
     pub subrequests: Option<u64>,
     /// Where the worker may run; none leaves what is set as it is.
     pub regions: Option<RegionRules>,
+    /// Where requests to some hosts go; none leaves what is set as it is.
+    pub pools: Option<Vec<OriginPool>>,
     /// What decides before the worker is called; none leaves the deployed rules as they are.
     pub rules: Option<ProjectRules>,
     /// Whether variables that only the node knows survive a deploy.
@@ -334,6 +338,7 @@ fn read(
         cpu_ms,
         subrequests,
         regions: regions::read(document, scopes, &routes, problems),
+        pools: pools::read(document, scopes, problems),
         rules: rules::read(document, scopes, &dir, problems, &mut warnings),
         routes,
         keep_vars: keep_vars.unwrap_or(false),

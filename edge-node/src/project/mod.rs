@@ -10,6 +10,7 @@ mod error;
 mod fields;
 mod keys;
 mod locate;
+mod pools;
 mod regions;
 mod rules;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::document::{Document, Entry, Node, Value};
 use super::{Diagnostic, ProjectError};
 
 /// What stands under `atoll`.
-const KEYS: [&str; 2] = ["regions", "rules"];
+const KEYS: [&str; 3] = ["pools", "regions", "rules"];
 
 /// A project's rules.
 #[derive(Clone, Debug, PartialEq)]

@@ -310,6 +310,30 @@ fn what_is_wrong_with_rules_has_its_line() {
 }
 
 #[test]
+fn origin_pools_stand_in_the_project() {
+    let pools =
+        |text: &str, environment| project("wrangler.toml", text, environment).map(|p| p.pools);
+    let two = "[[atoll.pools]]\nhost = \"api.b\"\norigins = [{ address = \"http://a.b\" }]\n\
+        [atoll.pools.health]\npath = \"/up\"\n\
+        [[atoll.pools]]\nhost = \"cdn.b\"\nsteering = \"least-outstanding\"\n\
+        [[atoll.pools.origins]]\naddress = \"http://a.b\"";
+    let read = pools(two, None).unwrap().unwrap();
+    assert_eq!(read.len(), 2);
+    assert_eq!(read[0].health.as_ref().unwrap().path, "/up");
+    assert_eq!(pools("name = \"a\"", None).unwrap(), None);
+    assert_eq!(pools("atoll = { pools = [] }", None).unwrap(), Some(Vec::new()));
+    for (wrong, expected) in [
+        ("[atoll.pools]\nhost = \"a.b\"", "must be a list of tables"),
+        ("[[atoll.pools]]\nhost = \"a.b\"", "missing field `origins`"),
+        ("[[atoll.pools]]\nhosts = \"a.b\"", "wrangler.toml:1:"),
+        ("[[atoll.pools]]\nhost = \"a.b\"\norigins = []", "it has 0 origins"),
+    ] {
+        let told = pools(wrong, None).unwrap_err().to_string();
+        assert!(told.contains(expected), "{told}");
+    }
+}
+
+#[test]
 fn regions_stand_in_the_project() {
     let regions =
         |text: &str, environment| project("wrangler.toml", text, environment).map(|p| p.regions);

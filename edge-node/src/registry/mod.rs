@@ -12,6 +12,7 @@ mod error;
 mod key;
 mod model;
 mod namespaces;
+mod pools;
 pub(crate) mod private_file;
 mod regions;
 mod replica;
@@ -24,6 +25,7 @@ mod tests;
 mod tls_keys;
 mod tokens;
 mod versions;
+mod worker_document;
 mod workers;
 
 use std::path::{Path, PathBuf};

@@ -321,12 +321,15 @@ pub struct Snapshot {
     pub deciding: Vec<VersionId>,
     /// Where workers may run that say something of it.
     #[serde(default)]
-    pub regions: Vec<WorkerRegions>,
+    pub regions: Vec<WorkerDocument>,
+    /// The origin pools of workers that have some.
+    #[serde(default)]
+    pub pools: Vec<WorkerDocument>,
 }
 
-/// Where a worker may run, as it travels.
+/// What a worker says of one thing, as it travels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WorkerRegions {
+pub struct WorkerDocument {
     /// Which worker.
     pub worker: WorkerRef,
     /// The document, as JSON.

@@ -1,13 +1,9 @@
 //! Where workers may run: one document each, among the worker's settings, so that it holds for every version.
 
 use atoll_router::regions::RegionRules;
-use rusqlite::{Transaction, params};
-use serde_json::Value;
+use rusqlite::Transaction;
 
-use super::{
-    AccountId, Registry, RegistryError, WorkerName, WorkerRef, WorkerRegions, now_ms, to_json,
-    workers,
-};
+use super::{Registry, RegistryError, WorkerDocument, WorkerRef, worker_document};
 
 /// Its name among a worker's settings.
 const KEY: &str = "regions";
@@ -18,10 +14,7 @@ impl Registry {
     /// # Errors
     /// Fails when the worker does not exist.
     pub fn regions(&self, worker: &WorkerRef) -> Result<RegionRules, RegistryError> {
-        let settings = self.worker(worker)?.settings;
-        let stored = settings.get(KEY).cloned().unwrap_or(Value::Object(Default::default()));
-        serde_json::from_value(stored)
-            .map_err(|_| RegistryError::Corrupt { what: "a worker's regions".to_owned() })
+        Ok(self.worker_document(worker, KEY)?.unwrap_or_default())
     }
 
     /// Says where the worker may run from now on, in place of what it said before.
@@ -34,40 +27,13 @@ impl Registry {
         regions: &RegionRules,
     ) -> Result<(), RegistryError> {
         regions.check().map_err(|error| RegistryError::Invalid(error.to_string()))?;
-        let change = match regions.is_empty() {
-            true => {
-                "UPDATE worker SET settings = json_remove(settings, '$.regions'),
-                     modified_ms = ?3 WHERE account = ?1 AND name = ?2 AND ?4 IS NOT NULL"
-            }
-            false => {
-                "UPDATE worker SET settings = json_set(settings, '$.regions', json(?4)),
-                      modified_ms = ?3 WHERE account = ?1 AND name = ?2"
-            }
-        };
-        let (document, now) = (to_json(regions), super::database::to_sql(now_ms()));
-        self.write(|transaction| {
-            workers::ensure_exists(transaction, worker)?;
-            let (account, name) = (worker.account.as_str(), worker.worker.as_str());
-            transaction.execute(change, params![account, name, now, document])?;
-            Ok(())
-        })
+        self.set_worker_document(worker, KEY, (!regions.is_empty()).then_some(regions))
     }
 }
 
 /// Every worker that says something of regions, for the snapshot.
-pub(super) fn all(view: &Transaction<'_>) -> Result<Vec<WorkerRegions>, RegistryError> {
-    let mut statement = view.prepare_cached(
-        "SELECT account, name, json_extract(settings, '$.regions') AS regions FROM worker
-         WHERE regions IS NOT NULL ORDER BY account, name",
-    )?;
-    let rows = statement.query_map([], |row| {
-        let worker = WorkerRef {
-            account: AccountId::new(row.get::<_, String>(0)?),
-            worker: WorkerName::new(row.get::<_, String>(1)?),
-        };
-        Ok(WorkerRegions { worker, document: row.get(2)? })
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+pub(super) fn all(view: &Transaction<'_>) -> Result<Vec<WorkerDocument>, RegistryError> {
+    worker_document::all(view, KEY)
 }
 
 #[cfg(test)]
@@ -75,7 +41,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::registry::{Deploy, test_version};
+    use crate::registry::{Deploy, WorkerName, test_version};
 
     #[test]
     fn regions_are_kept_apart_from_other_settings() {
@@ -92,7 +58,7 @@ mod tests {
         registry.set_regions(&worker, &pinned).unwrap();
         assert_eq!(registry.regions(&worker).unwrap(), pinned);
         let document = r#"{"pin":"eu"}"#.to_owned();
-        let expected = WorkerRegions { worker: worker.clone(), document };
+        let expected = WorkerDocument { worker: worker.clone(), document };
         assert_eq!(registry.snapshot().regions, [expected]);
         let wrong = rules(json!({ "pin": "eu", "allow": ["us"] }));
         let told = registry.set_regions(&worker, &wrong).unwrap_err().to_string();

@@ -5,7 +5,7 @@ use rusqlite::Transaction;
 use super::database::from_sql;
 use super::{
     AccountId, LiveWorker, RegistryError, Route, Schedule, Snapshot, VersionId, WorkerName,
-    WorkerRef, WorkerRules, acme, certificates, deployments, regions, routes, rules,
+    WorkerRef, WorkerRules, acme, certificates, deployments, pools, regions, routes, rules,
 };
 
 pub(super) fn build(view: &Transaction<'_>) -> Result<Snapshot, RegistryError> {
@@ -22,6 +22,7 @@ pub(super) fn build(view: &Transaction<'_>) -> Result<Snapshot, RegistryError> {
         certificates: [certificates::ids(view)?, acme::ids(view)?].concat(),
         rules,
         regions: regions::all(view)?,
+        pools: pools::all(view)?,
     })
 }
 

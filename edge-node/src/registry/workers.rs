@@ -12,7 +12,7 @@ use super::{
 /// A DNS label, because the name is one in `<worker>.<subdomain>.<domain>`.
 const NAME_BYTES_MAX: usize = 63;
 /// A worker's settings as JSON, in bytes.
-const SETTINGS_BYTES_MAX: usize = 16 << 10;
+const SETTINGS_BYTES_MAX: usize = 32 << 10;
 /// Workers of one account.
 const WORKERS_MAX: usize = 500;
 

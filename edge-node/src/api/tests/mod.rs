@@ -2,6 +2,7 @@
 
 mod accounts;
 mod kv;
+mod pools;
 mod regions;
 mod rules;
 mod tails;

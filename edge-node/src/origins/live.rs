@@ -1,0 +1,243 @@
+//! The pools of a snapshot's workers, and what this process knows of their origins. A pool that a change of the
+//! snapshot leaves as it is keeps what is known.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use atoll_router::origins::{
+    Change, CheckOutcome, HealthCheck, OriginPool, PoolState, Steering, Vantage,
+};
+use http::Uri;
+use http::uri::{Authority, Scheme};
+use tokio::sync::Semaphore;
+
+use crate::observe::{Metrics, OriginCounts, OriginEvent};
+use crate::outbound::Destination;
+use crate::registry::{Snapshot, WorkerRef};
+
+/// Pools of one process whose origins are checked at the same time. Those that come later are not checked.
+const CHECKED_POOLS_MAX: usize = 256;
+
+/// Places for pools whose origins are checked, of one process.
+#[derive(Clone)]
+pub(crate) struct Checkers(pub(super) Arc<Semaphore>);
+
+impl Default for Checkers {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(CHECKED_POOLS_MAX)))
+    }
+}
+
+/// The pools of one worker.
+#[derive(Clone)]
+pub(crate) struct LivePools(Arc<[Arc<LivePool>]>);
+
+/// One pool, and what is known of its origins.
+pub(crate) struct LivePool {
+    pub(super) worker: WorkerRef,
+    pub(super) pool: OriginPool,
+    pub(super) origins: Vec<LiveOrigin>,
+    state: Mutex<PoolState>,
+    begun: Instant,
+    /// When the last request came, in milliseconds since the beginning.
+    used_ms: AtomicU64,
+    /// Whether a thread checks the origins.
+    pub(super) checking: AtomicBool,
+    pub(super) checkers: Checkers,
+}
+
+/// An origin, ready to be connected to.
+pub(super) struct LiveOrigin {
+    scheme: Scheme,
+    /// What it is asked for in place of the URL's host.
+    authority: Option<Authority>,
+    pub(super) destination: Destination,
+    counts: OnceLock<Arc<OriginCounts>>,
+}
+
+/// Where an invocation's client is, as far as a pool wants to know.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Whence {
+    pub(crate) country: Option<Box<str>>,
+    pub(crate) continent: Option<Box<str>>,
+}
+
+/// The pools of a snapshot's workers.
+pub(crate) fn live_pools(
+    snapshot: &Snapshot,
+    before: &HashMap<WorkerRef, LivePools>,
+    checkers: &Checkers,
+) -> HashMap<WorkerRef, LivePools> {
+    let parsed = snapshot.pools.iter().filter_map(|source| {
+        // The API refuses what cannot be used: a newer release may have set these.
+        let pools: Vec<OriginPool> = serde_json::from_str(&source.document)
+            .inspect_err(|error| {
+                tracing::error!(worker = %source.worker.worker, %error, "origin pools are not understood: the worker's requests go to the hosts of their URLs");
+            })
+            .ok()?;
+        let known = before.get(&source.worker);
+        let live = pools.into_iter().filter_map(|pool| {
+            let same = known.and_then(|known| known.0.iter().find(|live| live.pool == pool));
+            same.cloned().or_else(|| LivePool::new(&source.worker, pool, checkers).map(Arc::new))
+        });
+        Some((source.worker.clone(), LivePools(live.collect())))
+    });
+    parsed.collect()
+}
+
+impl LivePools {
+    /// The pool for a URL.
+    pub(crate) fn find(&self, uri: &Uri) -> Option<Arc<LivePool>> {
+        let (scheme, host) = (uri.scheme_str()?, uri.host()?);
+        let port = uri.port_u16();
+        self.0.iter().find(|live| live.pool.is_for(scheme, host, port)).cloned()
+    }
+
+    /// Whether some pool asks where clients are.
+    pub(crate) fn wants_place(&self) -> bool {
+        self.0.iter().any(|live| live.pool.steering == Steering::Geo)
+    }
+}
+
+impl LivePool {
+    fn new(worker: &WorkerRef, pool: OriginPool, checkers: &Checkers) -> Option<Self> {
+        let connect_timeout = Duration::from_millis(pool.connect_timeout_ms);
+        let live = |origin: &atoll_router::origins::Origin| {
+            let (scheme, host, port) = origin.parts()?;
+            let authority = origin.host_header.as_deref().map(str::parse).transpose().ok()?;
+            let scheme = if scheme == "https" { Scheme::HTTPS } else { Scheme::HTTP };
+            let destination = Destination { host, port, connect_timeout };
+            Some(LiveOrigin { scheme, authority, destination, counts: OnceLock::new() })
+        };
+        Some(Self {
+            origins: pool.origins.iter().map(live).collect::<Option<_>>()?,
+            state: Mutex::new(PoolState::new(&pool)),
+            worker: worker.clone(),
+            pool,
+            begun: Instant::now(),
+            used_ms: AtomicU64::new(0),
+            checking: AtomicBool::new(false),
+            checkers: checkers.clone(),
+        })
+    }
+
+    /// The origin for the next attempt of a request.
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        vantage: &Vantage<'_>,
+        tried: &[usize],
+    ) -> Option<UnderWay> {
+        let (now, draw) = (self.begun.elapsed(), |below| rand::random_range(0..below));
+        let at = self.state().begin(&self.pool, vantage, tried, now, draw)?;
+        Some(UnderWay { pool: self.clone(), at })
+    }
+
+    /// The URL that an origin is asked for instead of `uri`.
+    pub(super) fn addressed(&self, uri: &Uri, at: usize) -> Uri {
+        let origin = &self.origins[at];
+        let mut parts = uri.clone().into_parts();
+        parts.scheme = Some(origin.scheme.clone());
+        if let Some(authority) = &origin.authority {
+            parts.authority = Some(authority.clone());
+        }
+        Uri::from_parts(parts).unwrap_or_else(|_| uri.clone())
+    }
+
+    /// Notes a response to a request.
+    pub(super) fn answered(&self, at: usize, status: u16, took: Duration, metrics: &Metrics) {
+        if status < 500 {
+            self.counts(at, metrics).count(OriginEvent::Answered);
+            self.state().answered(at, took);
+        } else {
+            self.counts(at, metrics).count(OriginEvent::Error);
+            self.failed(at, &format!("status {status}"), metrics);
+        }
+    }
+
+    /// Notes that a request had no response.
+    pub(super) fn unanswered(&self, at: usize, event: OriginEvent, why: &str, metrics: &Metrics) {
+        self.counts(at, metrics).count(event);
+        self.failed(at, why, metrics);
+    }
+
+    fn failed(&self, at: usize, why: &str, metrics: &Metrics) {
+        let change = self.state().failed(&self.pool, at, self.begun.elapsed());
+        self.tell(at, change, why, metrics);
+    }
+
+    /// Notes what became of a check.
+    pub(super) fn checked(
+        &self,
+        health: &HealthCheck,
+        at: usize,
+        outcome: CheckOutcome,
+        why: &str,
+        metrics: &Metrics,
+    ) {
+        let change = self.state().checked(health, at, outcome);
+        self.tell(at, change, why, metrics);
+    }
+
+    /// Logs and counts that an origin is left out or comes back.
+    fn tell(&self, at: usize, change: Option<Change>, why: &str, metrics: &Metrics) {
+        let (worker, host) = (&self.worker.worker, &self.pool.host);
+        let origin = &self.pool.origins[at].address;
+        match change {
+            None => {}
+            Some(Change::Ejected(time)) => {
+                self.counts(at, metrics).count(OriginEvent::Ejected);
+                let ms = time.as_millis() as u64;
+                tracing::warn!(%worker, host, origin, ms, why, "requests to an origin fail: it gets none for a while");
+            }
+            Some(Change::Ill) => {
+                self.counts(at, metrics).count(OriginEvent::Ill);
+                tracing::warn!(%worker, host, origin, why, "checks of an origin fail: it gets no requests until they pass");
+            }
+            Some(Change::Well) => {
+                tracing::info!(%worker, host, origin, "checks of an origin pass: it gets requests again");
+            }
+        }
+    }
+
+    /// Forgets what checks said, since nobody checks any more.
+    pub(super) fn forget_checks(&self) {
+        self.state().forget_checks();
+    }
+
+    /// Notes that a request came.
+    pub(super) fn touch(&self) {
+        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.used_ms.store(now, Ordering::Relaxed);
+    }
+
+    /// For how long no request came.
+    pub(super) fn idle(&self) -> Duration {
+        let used = Duration::from_millis(self.used_ms.load(Ordering::Relaxed));
+        self.begun.elapsed().saturating_sub(used)
+    }
+
+    fn counts(&self, at: usize, metrics: &Metrics) -> &OriginCounts {
+        self.origins[at].counts.get_or_init(|| {
+            metrics.origin(&self.worker, &self.pool.host, &self.pool.origins[at].address)
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, PoolState> {
+        // The state is whole between any two statements under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request under way to an origin, until this is dropped with its response's body.
+pub(crate) struct UnderWay {
+    pool: Arc<LivePool>,
+    pub(super) at: usize,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.pool.state().ended(self.at);
+    }
+}

@@ -1,0 +1,41 @@
+//! The origin pools of a project, under `atoll.pools`.
+
+use atoll_router::origins::{OriginPool, check_pools};
+
+use super::Diagnostic;
+use super::config::Scopes;
+use super::document::{Document, Value};
+
+/// The pools of a project; none where its file says nothing of them, so that those that are set stay.
+pub(super) fn read(
+    document: &Document,
+    scopes: &Scopes<'_>,
+    problems: &mut Vec<Diagnostic>,
+) -> Option<Vec<OriginPool>> {
+    let entries = scopes.inherited("atoll");
+    let atoll = entries.iter().rfind(|entry| entry.key == "atoll")?;
+    // Whatever else it may be is told where the rules are read.
+    let Value::Object(entries) = &atoll.node.value else { return None };
+    let entry = entries.iter().rfind(|entry| entry.key == "pools")?;
+    let mut problem = |span: &std::ops::Range<usize>, message: String| {
+        problems.push(document.diagnostic(span.clone(), message));
+    };
+    let Value::Array(items) = &entry.node.value else {
+        let noun = entry.node.value.noun();
+        let message =
+            format!("\"atoll.pools\" must be a list of tables ([[atoll.pools]]), not {noun}");
+        problem(&entry.key_span, message);
+        return None;
+    };
+    let mut pools = Vec::new();
+    for item in items {
+        match serde_json::from_value::<OriginPool>(item.value.to_json()) {
+            Ok(pool) => pools.push(pool),
+            Err(error) => problem(&item.span, format!("\"atoll.pools\": {error}")),
+        }
+    }
+    if let Err(error) = check_pools(&pools) {
+        problem(&entry.key_span, format!("\"atoll.pools\": {error}"));
+    }
+    Some(pools)
+}

@@ -1,0 +1,71 @@
+//! Documents among a worker's settings, one for each thing that it says something of, so that they hold for every
+//! version.
+
+use rusqlite::{Transaction, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{
+    AccountId, Registry, RegistryError, WorkerDocument, WorkerName, WorkerRef, database, now_ms,
+    to_json, workers,
+};
+
+impl Registry {
+    /// A worker's document; none unless it has one.
+    pub(super) fn worker_document<T: DeserializeOwned>(
+        &self,
+        worker: &WorkerRef,
+        key: &str,
+    ) -> Result<Option<T>, RegistryError> {
+        let settings = self.worker(worker)?.settings;
+        let Some(stored) = settings.get(key) else { return Ok(None) };
+        let read = serde_json::from_value(stored.clone());
+        read.map(Some).map_err(|_| RegistryError::Corrupt { what: format!("a worker's {key}") })
+    }
+
+    /// Replaces a worker's document, or removes it.
+    pub(super) fn set_worker_document(
+        &self,
+        worker: &WorkerRef,
+        key: &str,
+        document: Option<&impl Serialize>,
+    ) -> Result<(), RegistryError> {
+        let change = match document {
+            None => {
+                "UPDATE worker SET settings = json_remove(settings, ?5),
+                     modified_ms = ?3 WHERE account = ?1 AND name = ?2 AND ?4 IS NOT NULL"
+            }
+            Some(_) => {
+                "UPDATE worker SET settings = json_set(settings, ?5, json(?4)),
+                      modified_ms = ?3 WHERE account = ?1 AND name = ?2"
+            }
+        };
+        let (text, now) = (to_json(&document), database::to_sql(now_ms()));
+        self.write(|transaction| {
+            workers::ensure_exists(transaction, worker)?;
+            let (account, name) = (worker.account.as_str(), worker.worker.as_str());
+            transaction.execute(change, params![account, name, now, text, path(key)])?;
+            Ok(())
+        })
+    }
+}
+
+/// Every worker that has such a document, for the snapshot.
+pub(super) fn all(view: &Transaction<'_>, key: &str) -> Result<Vec<WorkerDocument>, RegistryError> {
+    let mut statement = view.prepare_cached(
+        "SELECT account, name, json_extract(settings, ?1) AS document FROM worker
+         WHERE document IS NOT NULL ORDER BY account, name",
+    )?;
+    let rows = statement.query_map([path(key)], |row| {
+        let worker = WorkerRef {
+            account: AccountId::new(row.get::<_, String>(0)?),
+            worker: WorkerName::new(row.get::<_, String>(1)?),
+        };
+        Ok(WorkerDocument { worker, document: row.get(2)? })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn path(key: &str) -> String {
+    format!("$.{key}")
+}
