@@ -24,7 +24,7 @@ pub enum Answer {
 
 type Route = Arc<dyn Fn(&str) -> Answer + Send + Sync>;
 
-/// A server that answers by the request's path and counts connections. It ends when dropped.
+/// A server that answers by the request's head and counts connections. It ends when dropped.
 pub struct Origin {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
@@ -55,7 +55,19 @@ impl Origin {
         ip: IpAddr,
         route: impl Fn(&str) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind((ip, 0)).await.expect("a port is free");
+        let by_path = move |head: &str| route(head.split(' ').nth(1).unwrap_or_default());
+        Self::at((ip, 0).into(), by_path).await
+    }
+
+    /// Answers each head of a request as `route` says, at an address that another may have had before.
+    ///
+    /// # Panics
+    /// Panics when the address is taken.
+    pub async fn at(
+        address: SocketAddr,
+        route: impl Fn(&str) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.expect("the address is free");
         let address = listener.local_addr().expect("a bound listener has an address");
         let connections = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&connections);
@@ -94,13 +106,14 @@ impl Drop for Origin {
 /// Answers one request and closes; a failed connection is the client's affair.
 async fn respond(mut stream: TcpStream, route: Route) {
     let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") && head.len() < HEAD_BYTES_MAX {
+    // A part of the body may come along.
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") && head.len() < HEAD_BYTES_MAX {
         if !matches!(stream.read_buf(&mut head).await, Ok(1..)) {
             return;
         }
     }
     let head = String::from_utf8_lossy(&head);
-    match route(head.split(' ').nth(1).unwrap_or_default()) {
+    match route(&head) {
         Answer::Whole(bytes) => {
             let _ = stream.write_all(&bytes).await;
         }

@@ -139,6 +139,19 @@ async fn serve(tls: Option<Arc<rustls::ServerConfig>>) -> (SocketAddr, Arc<Atomi
     (address, asked)
 }
 
+fn tls_server(certificate: Arc<rustls::sign::CertifiedKey>) -> Arc<rustls::ServerConfig> {
+    let mut certificates = atoll_router::Certificates::default();
+    certificates.add(certificate);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(certificates));
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(tls)
+}
+
 #[tokio::test]
 async fn what_is_not_public_is_refused_by_default() {
     let (address, _) = serve(None).await;
@@ -275,16 +288,7 @@ async fn limits_and_failures_say_what_happened() {
 async fn http2_is_used_over_tls_from_a_trusted_authority_only() {
     let directory = tempfile::tempdir().unwrap();
     let made = atoll_router::self_signed(directory.path(), &[]).unwrap();
-    let mut certificates = atoll_router::Certificates::default();
-    certificates.add(made.certificate);
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(certificates));
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let (address, _) = serve(Some(Arc::new(tls))).await;
+    let (address, _) = serve(Some(tls_server(made.certificate))).await;
     let url = format!("https://localhost:{}/", address.port());
     let error = client(to_loopback()).send(get(url.clone())).await.unwrap_err();
     assert!(error.to_string().contains("certificate"), "{error}");
@@ -298,4 +302,51 @@ async fn http2_is_used_over_tls_from_a_trusted_authority_only() {
     let sent = Arc::new(AtomicUsize::new(0));
     let upload = Request::post(format!("{url}count")).body(chunks(512, sent)).unwrap();
     assert_eq!(text(outbound.send(upload).await.unwrap()).await, (512 * CHUNK_BYTES).to_string());
+}
+
+fn place(address: SocketAddr) -> Destination {
+    let connect_timeout = Duration::from_secs(5);
+    Destination { host: address.ip().to_string(), port: address.port(), connect_timeout }
+}
+
+#[tokio::test]
+async fn a_client_to_one_place_asks_there_for_the_host_of_the_url() {
+    let directory = tempfile::tempdir().unwrap();
+    let made = atoll_router::self_signed(directory.path(), &[]).unwrap();
+    let (address, _) = serve(Some(tls_server(made.certificate))).await;
+    let root = CertificateDer::from_pem_file(made.path).unwrap();
+    let outbound = client(OutboundOptions { extra_roots: vec![root], ..to_loopback() });
+    let there = outbound.to(place(address));
+    // The certificate is for localhost: not for the address that is connected to, nor for another host.
+    let response = there.send(get("https://localhost/".to_owned())).await.unwrap();
+    assert_eq!(text(response).await, "hello HTTP/2.0");
+    let error = there.send(get("https://other.example/".to_owned())).await.unwrap_err();
+    assert!(error.to_string().contains("certificate"), "{error}");
+    let strict = client(OutboundOptions::default()).to(place(address));
+    let error = strict.send(get("https://localhost/".to_owned())).await.unwrap_err();
+    assert!(matches!(error, OutboundError::NotPublic { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_body_is_whole_until_some_server_could_have_some_of_it() {
+    let (address, _) = serve(None).await;
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let outbound = client(to_loopback());
+    let sent = Arc::new(AtomicUsize::new(0));
+    let body = Resendable::new(chunks(16, sent));
+    let attempt = async |to| {
+        let (parts, ()) =
+            Request::post(format!("http://{to}/count")).body(()).unwrap().into_parts();
+        outbound.attempt(parts, &body).await
+    };
+    let unanswered = attempt(closed).await.unwrap_err();
+    assert_eq!(unanswered.stage, Stage::Connecting);
+    assert!(body.is_whole());
+    let response = attempt(address).await.unwrap();
+    assert!(!body.is_whole());
+    assert_eq!(text(response).await, (16 * CHUNK_BYTES).to_string());
+    assert_eq!(attempt(address).await.unwrap_err().stage, Stage::Sending);
+    let empty = Resendable::new(empty());
+    let (parts, ()) = Request::get(format!("http://{address}/")).body(()).unwrap().into_parts();
+    assert!(outbound.attempt(parts, &empty).await.is_ok() && empty.is_whole());
 }
