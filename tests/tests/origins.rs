@@ -270,7 +270,11 @@ async fn a_project_brings_its_pools() {
     let origin = saying("from the project").await;
     let project = Project::copy("dev");
     project.write("src/index.ts", ASK);
-    let config = |pools: &str| format!("name = \"ask\"\nmain = \"src/index.ts\"\n{pools}");
+    let config = |pools: &str| {
+        format!(
+            "name = \"ask\"\nmain = \"src/index.ts\"\ncompatibility_date = \"2026-11-01\"\n{pools}"
+        )
+    };
     let pools = format!(
         "[[atoll.pools]]\nhost = \"api.invalid\"\norigins = [{{ address = \"http://{}\" }}]\n",
         origin.address()
