@@ -40,12 +40,17 @@ pub(crate) async fn run(session: &Session, args: DeployArgs) -> Result<(), CliEr
     let crons = prepared.project.crons.clone().unwrap_or_default();
     let spinner = session.terminal.spinner(format!("deploying {name} to {}", api.client.base()));
     let regions = prepared.project.regions.clone();
+    let pools = prepared.project.pools.clone().unwrap_or_default();
     let published = publish::publish(&api, prepared, options, session.terminal).await;
     drop(spinner);
     let published = published?;
     report(session.terminal, &name, &published, sizes, &crons);
     if let Some(regions) = regions.filter(|_| !session.terminal.json) {
         session.terminal.line(format!("  regions: {}", regions.policy));
+    }
+    for pool in pools.iter().filter(|_| !session.terminal.json) {
+        let (host, steering, count) = (&pool.host, pool.steering, pool.origins.len());
+        session.terminal.line(format!("  pool for {host}: {steering} of {count} origins"));
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use atoll_router::origins::{
-    Change, CheckOutcome, HealthCheck, OriginPool, PoolState, Steering, Vantage,
+    Change, CheckOutcome, HealthCheck, OriginPool, PoolState, Steering, Vantage, check_pools,
 };
 use http::Uri;
 use http::uri::{Authority, Scheme};
@@ -71,10 +71,9 @@ pub(crate) fn live_pools(
     checkers: &Checkers,
 ) -> HashMap<WorkerRef, LivePools> {
     let parsed = snapshot.pools.iter().filter_map(|source| {
-        // The API refuses what cannot be used: a newer release may have set these.
-        let pools: Vec<OriginPool> = serde_json::from_str(&source.document)
+        let pools = usable(&source.document)
             .inspect_err(|error| {
-                tracing::error!(worker = %source.worker.worker, %error, "origin pools are not understood: the worker's requests go to the hosts of their URLs");
+                tracing::error!(worker = %source.worker.worker, %error, "origin pools cannot be used: the worker's requests go to the hosts of their URLs");
             })
             .ok()?;
         let known = before.get(&source.worker);
@@ -85,6 +84,14 @@ pub(crate) fn live_pools(
         Some((source.worker.clone(), LivePools(live.collect())))
     });
     parsed.collect()
+}
+
+/// Pools as the API takes them. It refuses others, but a newer release may have set these.
+fn usable(document: &str) -> Result<Vec<OriginPool>, String> {
+    let pools: Vec<OriginPool> =
+        serde_json::from_str(document).map_err(|error| error.to_string())?;
+    check_pools(&pools).map_err(|error| error.to_string())?;
+    Ok(pools)
 }
 
 impl LivePools {
@@ -239,5 +246,63 @@ pub(crate) struct UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.pool.state().ended(self.at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::registry::{AccountId, WorkerDocument, WorkerName};
+
+    fn worker() -> WorkerRef {
+        WorkerRef { account: AccountId::new("a"), worker: WorkerName::new("w") }
+    }
+
+    fn snapshot(pools: &Value) -> Snapshot {
+        let document = WorkerDocument { worker: worker(), document: pools.to_string() };
+        Snapshot { pools: vec![document], ..Snapshot::default() }
+    }
+
+    fn pool(host: &str, address: &str) -> Value {
+        json!({ "host": host, "origins": [
+            { "address": address },
+            { "address": "http://[2001:db8::1]:81", "host_header": "inner.b:82" },
+        ] })
+    }
+
+    #[test]
+    fn a_pool_that_stays_keeps_what_is_known() {
+        let checkers = Checkers::default();
+        let uri = |text: &str| text.parse::<Uri>().unwrap();
+        let first = json!([pool("a.b", "http://o1"), pool("c.d", "http://o2")]);
+        let before = live_pools(&snapshot(&first), &HashMap::new(), &checkers);
+        let second = json!([pool("c.d", "http://o2"), pool("a.b", "http://other")]);
+        let after = live_pools(&snapshot(&second), &before, &checkers);
+        let find = |pools: &HashMap<WorkerRef, LivePools>, url| pools[&worker()].find(&uri(url));
+        let same = |url| Arc::ptr_eq(&find(&before, url).unwrap(), &find(&after, url).unwrap());
+        assert!(same("https://c.d/x") && !same("https://a.b/x"));
+        assert!(find(&after, "https://c.d:444/").is_none());
+        for wrong in [json!([{ "host": "a.b", "origins": [] }]), json!({ "newer": true })] {
+            assert!(live_pools(&snapshot(&wrong), &before, &checkers).is_empty(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_asked_for_the_urls_host_or_its_own() {
+        let pools = live_pools(
+            &snapshot(&json!([pool("a.b", "https://o1:8443")])),
+            &HashMap::new(),
+            &Checkers::default(),
+        );
+        let uri: Uri = "http://a.b/p?q=1".parse().unwrap();
+        let live = pools[&worker()].find(&uri).unwrap();
+        assert_eq!(live.addressed(&uri, 0).to_string(), "https://a.b/p?q=1");
+        assert_eq!(live.addressed(&uri, 1).to_string(), "http://inner.b:82/p?q=1");
+        let to = |at: usize| {
+            (live.origins[at].destination.host.as_str(), live.origins[at].destination.port)
+        };
+        assert_eq!((to(0), to(1)), (("o1", 8443), ("[2001:db8::1]", 81)));
     }
 }

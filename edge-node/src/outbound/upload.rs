@@ -91,6 +91,6 @@ impl Body for Upload {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.begun.as_ref().map_or_else(|| self.source.length.clone(), Body::size_hint)
+        self.begun.as_ref().map_or_else(|| self.source.length, Body::size_hint)
     }
 }

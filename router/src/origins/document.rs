@@ -72,6 +72,19 @@ pub enum Steering {
     Latency,
 }
 
+/// As it is written.
+impl std::fmt::Display for Steering {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Failover => "failover",
+            Self::Weighted => "weighted",
+            Self::Geo => "geo",
+            Self::LeastOutstanding => "least-outstanding",
+            Self::Latency => "latency",
+        })
+    }
+}
+
 /// A server that answers for the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
