@@ -29,13 +29,16 @@ pub(super) fn read(
     };
     let mut pools = Vec::new();
     for item in items {
-        match serde_json::from_value::<OriginPool>(item.value.to_json()) {
-            Ok(pool) => pools.push(pool),
-            Err(error) => problem(&item.span, format!("\"atoll.pools\": {error}")),
+        let pool = serde_json::from_value::<OriginPool>(item.value.to_json());
+        let checked = pool.map_err(|error| error.to_string()).and_then(|pool| {
+            pools.push(pool);
+            // With those before it: its host may have a pool already.
+            check_pools(&pools).map_err(|error| error.to_string())
+        });
+        if let Err(error) = checked {
+            problem(&item.span, format!("\"atoll.pools\": {error}"));
+            break;
         }
-    }
-    if let Err(error) = check_pools(&pools) {
-        problem(&entry.key_span, format!("\"atoll.pools\": {error}"));
     }
     Some(pools)
 }

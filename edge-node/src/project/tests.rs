@@ -327,6 +327,10 @@ fn origin_pools_stand_in_the_project() {
         ("[[atoll.pools]]\nhost = \"a.b\"", "missing field `origins`"),
         ("[[atoll.pools]]\nhosts = \"a.b\"", "wrangler.toml:1:"),
         ("[[atoll.pools]]\nhost = \"a.b\"\norigins = []", "it has 0 origins"),
+        (
+            "[[atoll.pools]]\nhost = \"a.b\"\norigins = [{ address = \"http://c\" }]\n\n[[atoll.pools]]\nhost = \"d.e\"\norigins = []",
+            "wrangler.toml:5:",
+        ),
     ] {
         let told = pools(wrong, None).unwrap_err().to_string();
         assert!(told.contains(expected), "{told}");
