@@ -1,8 +1,12 @@
 //! What a process tree holds, from the operating system's own figures.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Serialize;
+
+/// What one tick of times in `/proc` is: Linux shows a hundred a second whatever it counts in.
+const TICK_MS: u64 = 10;
 
 /// Every process of a tree, by its id.
 pub(crate) struct Footprint(BTreeMap<u32, Held>);
@@ -20,17 +24,10 @@ pub(crate) struct Held {
 impl Footprint {
     /// Reads `/proc` for `root` and all its descendants.
     pub(crate) fn of_tree(root: u32) -> Result<Self, String> {
-        let parents = parents().map_err(|error| format!("cannot read /proc: {error}"))?;
-        let mut held = BTreeMap::new();
-        for &process in parents.keys() {
-            let mut lineage = std::iter::successors(Some(process), |id| parents.get(id).copied());
-            // A process may end between the two looks; then it holds nothing.
-            if lineage.any(|id| id == root)
-                && let Ok(one) = Held::of(process)
-            {
-                held.insert(process, one);
-            }
-        }
+        let tree = tree(root).map_err(|error| format!("cannot read /proc: {error}"))?;
+        // A process may end between the two looks; then it holds nothing.
+        let held = tree.into_iter().filter_map(|process| Some((process, Held::of(process).ok()?)));
+        let held: BTreeMap<_, _> = held.collect();
         if held.contains_key(&root) {
             Ok(Self(held))
         } else {
@@ -65,6 +62,21 @@ impl Footprint {
     }
 }
 
+/// The CPU time that a process and all its descendants have used so far, and those that have ended and were waited
+/// for.
+pub(crate) fn cpu_time_of_tree(root: u32) -> std::io::Result<Duration> {
+    let ticks: u64 = tree(root)?.into_iter().map(cpu_ticks).sum();
+    Ok(Duration::from_millis(ticks * TICK_MS))
+}
+
+/// User and system time of a process, and of its children that were waited for (proc_pid_stat(5), fields 14 to 17).
+/// One that has ended since it was listed has none.
+fn cpu_ticks(process: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+    fields.skip(11).take(4).filter_map(|field| field.parse::<u64>().ok()).sum()
+}
+
 impl Held {
     fn of(process: u32) -> std::io::Result<Self> {
         let rollup = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
@@ -78,6 +90,16 @@ impl Held {
             mappings: maps.lines().count() as u64,
         })
     }
+}
+
+/// A process and all its descendants.
+fn tree(root: u32) -> std::io::Result<Vec<u32>> {
+    let parents = parents()?;
+    let of_tree = |process: &u32| {
+        let mut lineage = std::iter::successors(Some(*process), |id| parents.get(id).copied());
+        lineage.any(|id| id == root)
+    };
+    Ok(parents.keys().copied().filter(of_tree).collect())
 }
 
 /// Each process's parent.
@@ -119,6 +141,7 @@ mod tests {
     fn this_process_has_a_footprint() {
         let footprint = Footprint::of_tree(std::process::id()).unwrap();
         let held = footprint.total();
+        assert!(cpu_time_of_tree(std::process::id()).is_ok());
         assert!(held.pss_bytes > 0 && held.private_bytes > 0 && held.mappings > 0, "{held:?}");
         assert_eq!(footprint.since(&footprint), Held::default());
     }

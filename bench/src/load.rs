@@ -61,8 +61,9 @@ impl LoadArgs {
             ("--load-core", self.span.load_core.to_string()),
         ];
         let hosts = self.host.iter().map(|host| ("--host", host.clone()));
-        let arguments =
-            values.into_iter().chain(hosts).flat_map(|(name, value)| [name.to_owned(), value]);
+        let server = self.span.server.iter().map(|id| ("--server", id.to_string()));
+        let values = values.into_iter().chain(server);
+        let arguments = values.chain(hosts).flat_map(|(name, value)| [name.to_owned(), value]);
         generator::measure(Some(self.span.load_core), "load", arguments, b"")
     }
 }

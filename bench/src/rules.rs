@@ -114,6 +114,7 @@ fn load(place: &Place, args: &Args, node: &PageNode, host: &str, bytes: usize) -
             window_ms: (args.seconds * 1e3).max(1.0) as u64,
             server_core: place.site.core,
             load_core: place.load_core,
+            server: None,
         },
     }
 }

@@ -125,6 +125,7 @@ impl Run {
                 window_ms: self.plan.window_ms,
                 server_core: self.plan.site.core,
                 load_core: self.plan.load_core,
+                server: None,
             },
         };
         load.measure()

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
+use crate::footprint;
 use crate::histogram::Histogram;
 use crate::machine::CoreTimes;
 
@@ -28,6 +29,10 @@ pub(crate) struct Measurement {
     pub(crate) server_core_busy: f64,
     /// Share of the window in which the generator's core was busy.
     pub(crate) load_core_busy: f64,
+    /// Microseconds of the server's CPU time a request, the kernel's part for it included; absent where the server's
+    /// process is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) server_cpu_us: Option<f64>,
 }
 
 /// When is measured, and on which cores.
@@ -45,6 +50,9 @@ pub(crate) struct Span {
     /// The generator's core: its busy share is measured.
     #[arg(long)]
     pub(crate) load_core: usize,
+    /// The server's process: the CPU time of it and its descendants is measured.
+    #[arg(long)]
+    pub(crate) server: Option<u32>,
 }
 
 /// A span that has begun. All clients of a generator share it.
@@ -93,11 +101,14 @@ impl Window {
     pub(crate) async fn watch(&self, clients: Vec<JoinHandle<()>>) -> std::io::Result<Measurement> {
         tokio::time::sleep_until(self.start.into()).await;
         let before = CoreTimes::read()?;
+        let server_before = self.server_cpu()?;
         tokio::time::sleep_until(self.end.into()).await;
         let after = CoreTimes::read()?;
+        let server_cpu = self.server_cpu()?.zip(server_before);
+        let server_cpu = server_cpu.map(|(after, before)| after.saturating_sub(before));
         for client in clients {
             if tokio::time::timeout_at((self.end + GRACE).into(), client).await.is_err() {
-                self.error("a response did not end".to_owned());
+                self.error("what was begun did not end".to_owned());
             }
         }
         let tally = self.tally();
@@ -112,7 +123,12 @@ impl Window {
             p99_us: micros(0.99),
             server_core_busy: after.busy_since(&before, self.span.server_core),
             load_core_busy: after.busy_since(&before, self.span.load_core),
+            server_cpu_us: server_cpu.map(|time| time.as_secs_f64() * 1e6 / requests.max(1) as f64),
         })
+    }
+
+    fn server_cpu(&self) -> std::io::Result<Option<Duration>> {
+        self.span.server.map(footprint::cpu_time_of_tree).transpose()
     }
 
     /// One thread runs every client, so the lock is never waited for.

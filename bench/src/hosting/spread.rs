@@ -98,6 +98,7 @@ fn measure(stage: &Stage, args: &Args, kind: Kind, tenants: &[Tenant]) -> Result
                 window_ms: (args.seconds * 1e3).max(1.0) as u64,
                 server_core: stage.site.core,
                 load_core: stage.load_core,
+                server: None,
             },
         };
         load.measure()

@@ -126,6 +126,11 @@ impl FrontDoor {
         Ok(started)
     }
 
+    /// Its process, the root of its tree.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     fn await_ready(&mut self) -> Result<(), String> {
         let give_up = Instant::now() + READY_WITHIN;
         while std::net::TcpStream::connect(self.address).is_err() {

@@ -9,12 +9,13 @@ use crate::report::{busy_core, median};
 use crate::results::Grid;
 use crate::servers::Door;
 
-const HEADINGS: [&str; 10] = [
+const HEADINGS: [&str; 11] = [
     "what",
     "server",
     "a second",
     "least",
     "most",
+    "CPU us each",
     "p50 ms",
     "p99 ms",
     "errors",
@@ -38,7 +39,7 @@ pub(super) fn findings(args: &Args, versions: Vec<String>, all: &[Asked]) -> Fin
     let mut notes = versions;
     notes.extend([COMPARED.to_owned(), HANDSHAKES.to_owned(), requests(args)]);
     if all.iter().flat_map(|asked| &asked.servers).any(|one| one.rounds.is_empty()) {
-        notes.push("nginx has HTTP/3 from 1.25 on; Debian's is older, hence the -.".to_owned());
+        notes.push("nginx speaks HTTP/3 from 1.25 on; Debian's is older, hence \"-\".".to_owned());
     }
     notes.extend(all.iter().flat_map(Asked::first_errors));
     Findings {
@@ -46,7 +47,7 @@ pub(super) fn findings(args: &Args, versions: Vec<String>, all: &[Asked]) -> Fin
         title: "TLS handshakes, and requests by HTTP/1.1, 2 and 3",
         grid: Grid {
             headings: &HEADINGS,
-            numbers: 2..9,
+            numbers: 2..10,
             rows: all.iter().flat_map(Asked::rows).collect(),
         },
         notes,
@@ -63,7 +64,8 @@ fn requests(args: &Args) -> String {
          once; HTTP/1.1 on {http1} connections, HTTP/2 and HTTP/3 on {connections} connections of {streams} requests \
          at once. Medians of {} rounds of {} s after {} s of warm-up, with the least and the most, in turn, whoever \
          was first in a round last in the next. *atoll is*: its figure over the server's in the same round, the \
-         median. The generator's clients are in one thread on the other core; where that core is the busy one the \
+         median. *CPU us each* is the CPU time of the server's processes, the kernel's part included, which other work \
+         on the machine changes least. The generator's clients are in one thread on the other core; where that core is the busy one the \
          server could do more.",
         args.rounds.max(1),
         args.seconds,
@@ -132,6 +134,7 @@ impl Answered {
             format!("{:.0}", self.rate()),
             format!("{:.0}", rates().fold(f64::INFINITY, f64::min)),
             format!("{:.0}", rates().fold(0.0, f64::max)),
+            format!("{:.1}", median(&self.rounds, |round| round.server_cpu_us.unwrap_or(f64::NAN))),
             milliseconds(median(&self.rounds, |round| round.p50_us)),
             milliseconds(median(&self.rounds, |round| round.p99_us)),
             self.rounds.iter().map(|round| round.errors).sum::<u64>().to_string(),

@@ -68,26 +68,25 @@ struct Doors {
 pub(crate) fn ask(place: &Place, args: &Args) -> Result<Findings, String> {
     let doors = Doors::start(place)?;
     let works = if args.only.is_empty() { &Work::ALL[..] } else { &args.only };
+    let mut all: Vec<_> = works.iter().map(|&work| Asked::new(work, &doors)).collect();
     let bar = progress::bar(works.len() * args.rounds.max(1) * doors.running.len());
-    let mut all = Vec::new();
-    for &work in works {
-        let mut asked = Asked::new(work, &doors);
-        for round in 0..args.rounds.max(1) {
-            // Whoever comes first in one round comes last in the next.
-            let mut order: Vec<usize> = (0..doors.running.len()).collect();
-            if round % 2 == 1 {
-                order.reverse();
-            }
-            for at in order {
+    // All works in each round, so that a disturbance falls on few rounds of each.
+    for round in 0..args.rounds.max(1) {
+        // Whoever comes first in one round comes last in the next.
+        let mut order: Vec<usize> = (0..doors.running.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for asked in &mut all {
+            for &at in &order {
                 let (door, server) = &doors.running[at];
-                progress::step(&bar, &format!("measuring {} on {}", work.name(), door.name()));
-                if door.speaks(work) {
-                    let measured = doors.measure(place, args, work, server)?;
+                progress::step(&bar, &format!("{} on {}", asked.work.name(), door.name()));
+                if door.speaks(asked.work) {
+                    let measured = doors.measure(place, args, asked.work, server)?;
                     asked.servers[at].rounds.push(measured);
                 }
             }
         }
-        all.push(asked);
     }
     bar.finish_and_clear();
     Ok(findings::findings(args, doors.notes, &all))
@@ -130,6 +129,7 @@ impl Doors {
                 window_ms: (args.seconds * 1e3).max(1.0) as u64,
                 server_core: place.site.core,
                 load_core: place.load_core,
+                server: Some(server.id()),
             },
         };
         let input = serde_json::to_vec(&plan).map_err(|error| error.to_string())?;

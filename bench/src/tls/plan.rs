@@ -57,7 +57,7 @@ impl Work {
     /// Connections at once, and requests at once on each.
     pub(super) fn shape(self) -> (usize, usize) {
         match self {
-            Self::Full | Self::Resumed | Self::Quic => (16, 0),
+            Self::Full | Self::Resumed | Self::Quic => (32, 1),
             Self::Http1 => (64, 1),
             Self::Http2 | Self::Http3 => (8, 8),
         }
