@@ -65,8 +65,8 @@ fn requests(args: &Args) -> String {
          at once. Medians of {} rounds of {} s after {} s of warm-up, with the least and the most, in turn, whoever \
          was first in a round last in the next. *atoll is*: its figure over the server's in the same round, the \
          median. *CPU us each* is the CPU time of the server's processes, the kernel's part included, which other work \
-         on the machine changes least. The generator's clients are in one thread on the other core; where that core is the busy one the \
-         server could do more.",
+         on the machine changes less than the rates. The generator's clients are in one thread on the other core; where \
+         that core is the busy one the server could do more.",
         args.rounds.max(1),
         args.seconds,
         args.warmup_seconds,
@@ -145,5 +145,43 @@ impl Answered {
             ),
         ]);
         cells
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::window::Measurement;
+
+    fn answered(door: Door, rates: &[f64]) -> Answered {
+        let round = |&requests_per_second| Measurement {
+            requests: 1,
+            errors: 0,
+            first_error: None,
+            requests_per_second,
+            p50_us: 1_500.0,
+            p99_us: 2_500.0,
+            server_core_busy: 1.0,
+            load_core_busy: 0.5,
+            server_cpu_us: Some(20.0),
+        };
+        Answered { door, rounds: rates.iter().map(round).collect() }
+    }
+
+    #[test]
+    fn ratios_are_of_the_same_round_and_missing_protocols_are_dashes() {
+        let servers = vec![
+            answered(Door::Atoll, &[100.0, 300.0, 200.0]),
+            answered(Door::Nginx, &[]),
+            answered(Door::Caddy, &[50.0, 100.0, 400.0]),
+        ];
+        let rows = Asked { work: Work::Http3, servers }.rows();
+        assert_eq!(
+            rows[0][2..],
+            ["200", "100", "300", "20.0", "1.50", "2.50", "0", "", "server's"]
+        );
+        assert_eq!(rows[1][2..], ["-"; 9]);
+        assert_eq!(rows[2][2..5], ["100", "50", "400"]);
+        assert_eq!(rows[2][9], "2.00x");
     }
 }
