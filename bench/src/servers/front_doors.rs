@@ -48,11 +48,10 @@ impl Door {
         let output = output.map_err(|error| {
             format!("there is no {0} ({error}); `apt-get install {0}` brings it", self.name())
         })?;
-        // nginx says it on standard error, as "nginx version: nginx/1.22.1".
+        // nginx says "nginx version: nginx/1.22.1", on standard error; Caddy "2.6.2" or "v2.6.2 h1:…".
         let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        let word = text.lines().next().and_then(|line| line.split(['/', ':']).next_back());
-        let version = word.and_then(|word| word.split_whitespace().next());
-        Ok(version.unwrap_or("of an unknown version").to_owned())
+        let version = text.split_once("nginx/").map_or(&*text, |(_, version)| version);
+        Ok(version.split_whitespace().next().unwrap_or("of an unknown version").to_owned())
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) fn findings(args: &Args, versions: Vec<String>, all: &[Asked]) -> Fin
     let mut notes = versions;
     notes.extend([COMPARED.to_owned(), HANDSHAKES.to_owned(), requests(args)]);
     if all.iter().flat_map(|asked| &asked.servers).any(|one| one.rounds.is_empty()) {
-        notes.push("nginx speaks HTTP/3 from 1.25 on; Debian's is older, hence \"-\".".to_owned());
+        notes.push("nginx is not measured over QUIC, hence \"-\": it has HTTP/3 from 1.25 on, and Debian 12 has 1.22.".to_owned());
     }
     notes.extend(all.iter().flat_map(Asked::first_errors));
     Findings {

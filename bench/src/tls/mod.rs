@@ -145,7 +145,7 @@ impl Asked {
 }
 
 impl Door {
-    /// Debian's nginx is older than nginx's HTTP/3.
+    /// The nginx of Debian 12 is older than nginx's HTTP/3.
     fn speaks(self, work: Work) -> bool {
         self != Self::Nginx || !work.is_quic()
     }
