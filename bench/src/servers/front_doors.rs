@@ -37,6 +37,15 @@ impl Door {
         }
     }
 
+    fn program(self) -> &'static str {
+        // Debian keeps it where the PATH of most users does not lead.
+        const NGINX: &str = "/usr/sbin/nginx";
+        match self {
+            Self::Nginx if Path::new(NGINX).exists() => NGINX,
+            other => other.name(),
+        }
+    }
+
     /// What it calls its version, or how to get it.
     pub(crate) fn version(self) -> Result<String, String> {
         let argument = match self {
@@ -44,7 +53,7 @@ impl Door {
             Self::Nginx => "-v",
             Self::Caddy => "version",
         };
-        let output = Command::new(self.name()).arg(argument).output();
+        let output = Command::new(self.program()).arg(argument).output();
         let output = output.map_err(|error| {
             format!("there is no {0} ({error}); `apt-get install {0}` brings it", self.name())
         })?;
@@ -172,7 +181,7 @@ fn nginx(
     let file = directory.join("nginx.conf");
     let config = nginx_config(address, directory, identity, page);
     std::fs::write(&file, config).map_err(|error| error.to_string())?;
-    let mut command = on_core(site.core, Door::Nginx.name());
+    let mut command = on_core(site.core, Door::Nginx.program());
     command.arg("-p").arg(directory).arg("-c").arg(&file).args(["-e", "stderr"]);
     Ok((Pinned::start(command, directory)?, address))
 }
@@ -216,7 +225,7 @@ fn caddy(
     let file = directory.join("caddy.json");
     let config = caddy_config(address, identity, page).to_string();
     std::fs::write(&file, config).map_err(|error| error.to_string())?;
-    let mut command = on_core(site.core, Door::Caddy.name());
+    let mut command = on_core(site.core, Door::Caddy.program());
     command.arg("run").arg("--config").arg(&file);
     // One thread that runs Go's code, for one core; what it keeps goes away with the directory.
     command.env("GOMAXPROCS", "1");
