@@ -14,13 +14,23 @@ use crate::cluster::Place;
 use crate::hosting::Findings;
 use crate::load::LoadArgs;
 use crate::plot::{self, Bar, Panel, Scale};
+use crate::progress;
 use crate::report::median;
 use crate::results::Grid;
 use crate::servers::PageNode;
 use crate::window::{Measurement, Span};
 
-const HEADINGS: [&str; 7] =
-    ["page", "requests/s", "ratio", "least", "most", "p99 ms", "evaluation us"];
+const HEADINGS: [&str; 9] = [
+    "page",
+    "requests/s",
+    "ratio",
+    "least",
+    "most",
+    "CPU us/request",
+    "CPU ratio",
+    "p99 ms",
+    "evaluation us",
+];
 /// What is in front of the page.
 const FRONTS: [(&str, usize); 3] = [("no rule", 0), ("one A/B rule", 1), ("100 rules", 100)];
 /// Evaluations that are timed together.
@@ -32,14 +42,17 @@ const PAGE_BYTES: usize = 2_048;
 /// How long.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How often the pages are measured, in turn.
-    #[arg(long, default_value_t = 10)]
+    /// How often the node is started anew: where its code and data come to lie makes a difference of some percent.
+    #[arg(long, default_value_t = 9)]
+    starts: usize,
+    /// How often the pages are measured, in turn, at each start.
+    #[arg(long, default_value_t = 4)]
     rounds: usize,
     /// Seconds of each measurement.
-    #[arg(long, default_value_t = 3.0)]
+    #[arg(long, default_value_t = 1.0)]
     seconds: f64,
     /// Seconds of load before each measurement.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 0.5)]
     warmup_seconds: f64,
     /// Concurrent connections.
     #[arg(long, default_value_t = 64)]
@@ -56,6 +69,8 @@ struct Front {
     rounds: Vec<Measurement>,
     /// In each round, requests a second over those of the page without rules.
     ratios: Vec<f64>,
+    /// In each round, the server's CPU time a request over that of the page without rules.
+    cpu_ratios: Vec<f64>,
     /// Microseconds of one evaluation, the median of batches; nothing without rules.
     evaluation_us: Option<f64>,
 }
@@ -68,8 +83,6 @@ pub(crate) fn ask(place: &Place, args: &Args) -> Result<Findings, String> {
     );
     let names = ["plain", "one", "hundred"];
     let sets = FRONTS.map(|(_, count)| (count > 0).then(|| rules(count)));
-    let workers: Vec<_> = names.into_iter().zip(sets.clone()).collect();
-    let (node, hosts) = PageNode::start(&place.site, &source, &workers)?;
     let mut fronts: Vec<Front> = FRONTS
         .iter()
         .zip(&sets)
@@ -78,28 +91,46 @@ pub(crate) fn ask(place: &Place, args: &Args) -> Result<Findings, String> {
             rules: *rules,
             rounds: Vec::new(),
             ratios: Vec::new(),
+            cpu_ratios: Vec::new(),
             evaluation_us: set.as_ref().map(evaluation_us),
         })
         .collect();
-    for round in 0..args.rounds.max(1) {
-        // Whoever comes first in one round comes last in the next.
+    let bar = progress::bar(args.starts.max(1));
+    for start in 0..args.starts.max(1) {
+        progress::step(&bar, &format!("start {}", start + 1));
         let mut order: Vec<usize> = (0..fronts.len()).collect();
-        if round % 2 == 1 {
-            order.reverse();
-        }
-        for at in order {
-            let load = load(place, args, &node, &hosts[at], page.len());
-            fronts[at].rounds.push(load.measure()?);
+        order.rotate_left(start % FRONTS.len());
+        let workers: Vec<_> = order.iter().map(|at| (names[*at], sets[*at].clone())).collect();
+        let (node, hosts) = PageNode::start(&place.site, &source, &workers)?;
+        let mut turns: Vec<_> = order.into_iter().zip(hosts).collect();
+        for _ in 0..args.rounds.max(1) {
+            for (at, host) in &turns {
+                let load = load(place, args, &node, host, page.len());
+                fronts[*at].rounds.push(load.measure()?);
+            }
+            // Whoever comes first in one round comes last in the next.
+            turns.reverse();
         }
     }
-    for at in 0..fronts.len() {
-        let rates = |front: &Front| -> Vec<f64> {
-            front.rounds.iter().map(|round| round.requests_per_second).collect()
-        };
-        let (own, plain) = (rates(&fronts[at]), rates(&fronts[0]));
-        fronts[at].ratios = own.iter().zip(plain).map(|(own, plain)| own / plain).collect();
+    let plain = fronts[0].rounds.clone();
+    for front in &mut fronts {
+        front.ratios = ratios(&front.rounds, &plain, |round| round.requests_per_second);
+        front.cpu_ratios = ratios(&front.rounds, &plain, cpu_us);
     }
     Ok(findings(args, &fronts))
+}
+
+fn cpu_us(round: &Measurement) -> f64 {
+    round.server_cpu_us.unwrap_or(f64::NAN)
+}
+
+/// In each round, a figure over the same of the page without rules.
+fn ratios(
+    own: &[Measurement],
+    plain: &[Measurement],
+    figure: impl Fn(&Measurement) -> f64,
+) -> Vec<f64> {
+    own.iter().zip(plain).map(|(own, plain)| figure(own) / figure(plain)).collect()
 }
 
 fn load(place: &Place, args: &Args, node: &PageNode, host: &str, bytes: usize) -> LoadArgs {
@@ -114,7 +145,7 @@ fn load(place: &Place, args: &Args, node: &PageNode, host: &str, bytes: usize) -
             window_ms: (args.seconds * 1e3).max(1.0) as u64,
             server_core: place.site.core,
             load_core: place.load_core,
-            server: None,
+            server: Some(node.id()),
         },
     }
 }
@@ -184,20 +215,23 @@ fn findings(args: &Args, fronts: &[Front]) -> Findings {
     let notes = fronts[1..].iter().map(|front| {
         let ratio = median(&front.ratios, |ratio| *ratio);
         format!(
-            "**Behind {} a page has {:.3} of the requests a second that it has without: {:.1} % less.**",
+            "**Behind {} a page has {:.3} of the requests a second that it has without ({:.1} % less), and one takes \
+             {:.3} of the CPU time.**",
             front.name,
             ratio,
-            (1.0 - ratio) * 100.0
+            (1.0 - ratio) * 100.0,
+            median(&front.cpu_ratios, |ratio| *ratio),
         )
     });
     let mut notes: Vec<String> = notes.collect();
     notes.push(format!(
         "A page of {} bytes from a worker, {} connections, {} visitors with a cookie each, so that every visitor's \
-         exposure is counted; {} rounds of {} s after {} s of warm-up, in turn, whoever was first in a round last in the \
-         next. Ratios are of the same round: the median, the least and the most. The node on one core, the load on \
+         exposure is counted; {} starts of the node with {} rounds each of {} s after {} s of warm-up, in turn, whoever \
+         was first in a round last in the next. Of two like workers either can be some percent ahead in one start. Ratios are of the same round: the median, the least and the most. CPU time \
+         is that of the node's processes, the kernel's part included. The node on one core, the load on \
          another. Of the hundred rules, 99 look at country and path and do not hold, and the last is the A/B rule. \
          An evaluation is measured by itself, with what it decides filled in.",
-        page().len(), args.connections, args.visitors, args.rounds, args.seconds, args.warmup_seconds,
+        page().len(), args.connections, args.visitors, args.starts, args.rounds, args.seconds, args.warmup_seconds,
     ));
     let errors = fronts.iter().flat_map(|front| &front.rounds);
     if let Some(error) = errors.into_iter().find_map(|round| round.first_error.as_ref()) {
@@ -231,6 +265,8 @@ impl Front {
             format!("{:.3}", median(&self.ratios, |ratio| *ratio)),
             format!("{least:.3}"),
             format!("{most:.3}"),
+            format!("{:.2}", median(&self.rounds, cpu_us)),
+            format!("{:.3}", median(&self.cpu_ratios, |ratio| *ratio)),
             format!("{:.2}", median(&self.rounds, |round| round.p99_us) / 1e3),
             self.evaluation_us.map_or_else(|| "-".to_owned(), |us| format!("{us:.2}")),
         ]

@@ -96,7 +96,7 @@ impl StoreNode {
 
 /// A node of its own with pages behind it.
 pub(crate) struct PageNode {
-    _node: Node,
+    node: Node,
     pub(crate) address: SocketAddr,
     // Removed after the process has ended: fields are dropped in order.
     _state: tempfile::TempDir,
@@ -121,7 +121,12 @@ impl PageNode {
         }
         let hosts = workers.iter().map(|(worker, _)| format!("{worker}.demo.localhost")).collect();
         let address = node.http;
-        Ok((Self { _node: node, address, _state: state }, hosts))
+        Ok((Self { node, address, _state: state }, hosts))
+    }
+
+    /// The node's process, the root of its tree.
+    pub(crate) fn id(&self) -> u32 {
+        self.node.process.id()
     }
 }
 

@@ -12,10 +12,14 @@ use atoll_router::{Place, Scheme};
 use http::header::{HeaderMap, HeaderName, HeaderValue, LOCATION, SET_COOKIE};
 use http::{Request, Response, StatusCode};
 use serde_json::json;
+use smallvec::SmallVec;
 
 use super::body::AnswerBody;
 use crate::experiments::{Recorder, Tally};
 use crate::registry::{WorkerRules, now_ms, random_hex_id};
+
+/// Looked for in every request: its name is read once.
+const PREVIEW_TOKEN_NAME: HeaderName = HeaderName::from_static(PREVIEW_TOKEN);
 
 /// How long a client keeps the id that it is given, in seconds.
 const UNIT_AGE_S: u32 = 365 * 24 * 60 * 60;
@@ -27,6 +31,7 @@ const EXPLAINED_CHARS_MAX: usize = 1_000;
 pub(super) struct LiveRules {
     source: WorkerRules,
     set: Arc<RuleSet>,
+    looks_at_place: bool,
     /// Where it is noted what comes of decisions, if they compare anything.
     tally: Option<Arc<Tally>>,
 }
@@ -49,7 +54,13 @@ impl LiveRules {
         });
         let set = Arc::new(set.ok()?);
         let tally = recorder.tally(&source.worker, &set);
-        Some(Arc::new(Self { source: source.clone(), set, tally }))
+        let looks_at_place = set.looks_at_place();
+        Some(Arc::new(Self { source: source.clone(), set, looks_at_place, tally }))
+    }
+
+    /// Whether it matters where a request came from.
+    pub(super) fn looks_at_place(&self) -> bool {
+        self.looks_at_place
     }
 
     /// Whether it is to be noted how requests fare.
@@ -101,7 +112,8 @@ pub(super) struct Sent<'a, B> {
     pub(super) request: &'a Request<B>,
     pub(super) scheme: Scheme,
     pub(super) host: &'a str,
-    pub(super) place: &'a Place,
+    /// Where it came from; nothing where the rules do not look at that.
+    pub(super) place: Option<&'a Place>,
     /// Whether anybody may force variants, as in development.
     pub(super) trusted: bool,
 }
@@ -117,7 +129,7 @@ impl<B> Sent<'_, B> {
             path: uri.path(),
             query: uri.query(),
             headers: self.request.headers(),
-            geo: geo(self.place),
+            geo: self.place.map(geo).unwrap_or_default(),
             now_ms: now_ms(),
             fresh_unit: &random_hex_id,
             trusted: self.trusted,
@@ -137,13 +149,16 @@ pub(super) enum Script {
     Failed(Arc<str>),
 }
 
+/// Changes of headers that outlive the rules. Most requests have one, if any.
+type Changes = SmallVec<[HeaderChange; 1]>;
+
 /// What rules made of a request.
 pub(super) struct Ruling {
     /// Who answers instead.
     pub(super) picked: Option<Picked>,
     /// What becomes of the address.
     pub(super) path: Option<PathEffect>,
-    request_headers: Vec<HeaderChange>,
+    request_headers: Changes,
     pub(super) on_response: OnResponse,
     pub(super) decided: Decided,
 }
@@ -176,7 +191,7 @@ impl Ruling {
 
     /// Changes the request's headers, and takes away what is the operator's alone.
     pub(super) fn change_request(&self, headers: &mut HeaderMap) {
-        headers.remove(PREVIEW_TOKEN);
+        headers.remove(&PREVIEW_TOKEN_NAME);
         for HeaderChange { name, value } in &self.request_headers {
             match value {
                 Some(value) => drop(headers.insert(name, value.clone())),
@@ -186,7 +201,7 @@ impl Ruling {
     }
 }
 
-fn add_headers(all: &mut Vec<HeaderChange>, more: &[&HeaderChange]) {
+fn add_headers(all: &mut Changes, more: &[&HeaderChange]) {
     for change in more {
         if all.iter().all(|known| known.name != change.name) {
             all.push((*change).clone());
@@ -266,9 +281,8 @@ impl Decided {
 }
 
 /// What the client is told along with its response.
-#[derive(Default)]
 pub(super) struct OnResponse {
-    headers: Vec<HeaderChange>,
+    headers: Changes,
     unit: Option<HeaderValue>,
     explanation: Option<HeaderValue>,
 }
@@ -296,7 +310,7 @@ impl OnResponse {
         self.headers.is_empty() && self.unit.is_none() && self.explanation.is_none()
     }
 
-    pub(super) fn apply<B>(self, mut response: Response<B>) -> Response<B> {
+    pub(super) fn apply<B>(self, response: &mut Response<B>) {
         let headers = response.headers_mut();
         for HeaderChange { name, value } in self.headers {
             match value {
@@ -312,7 +326,6 @@ impl OnResponse {
         if let Some(explanation) = self.explanation {
             headers.insert(HeaderName::from_static(EXPLAIN), explanation);
         }
-        response
     }
 }
 

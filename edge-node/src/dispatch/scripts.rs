@@ -15,7 +15,7 @@ use super::call::Call;
 use super::cf::Client;
 use super::events::Subject;
 use super::rules::{LiveRules, Ruling, Script, Sent};
-use super::service::{Dispatcher, Goal, authority, pick};
+use super::service::{Answer, Dispatcher, Goal, authority, pick};
 use super::targets::Target;
 use crate::registry::{VersionId, WorkerName, WorkerRef};
 
@@ -102,12 +102,12 @@ impl Dispatcher {
         };
         let script = match decided {
             Ok(Some(scripted)) => {
-                let place = self.placer.host.node.geo.place(connection.peer.ip().to_canonical());
+                let place = self.place(&connection);
                 let sent = Sent {
                     request: &request,
                     scheme: connection.scheme,
                     host: authority(&request).unwrap_or_default(),
-                    place: &place,
+                    place: Some(&place),
                     trusted: self.development,
                 };
                 ruling.add(scripted.effects(&sent.visit()));
@@ -121,7 +121,12 @@ impl Dispatcher {
             }
         };
         ruling.note(script);
-        self.obey(request, &connection, &id, goal, ruling).await
+        let Answer { answering, told } = self.obey(request, &connection, &id, goal, ruling);
+        let mut response = answering.await;
+        if let Some(told) = told {
+            told.tell(&mut response);
+        }
+        response
     }
 
     async fn ask(

@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use atoll_isolate::{Fetched, ResponseBody};
 use atoll_router::rules::{PathEffect, Picked};
-use atoll_router::{Connection, DrainSignal, Refusal, RequestBody, Scheme, Service, Upgrade};
+use atoll_router::{
+    Connection, DrainSignal, Place, Refusal, RequestBody, Scheme, Service, Upgrade,
+};
 use futures_util::future::{Either, LocalBoxFuture, Ready, ready};
 use http::header::{ACCEPT, CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
@@ -107,13 +109,16 @@ impl Service for Front {
     ) -> impl Future<Output = Response<AnswerBody>> + use<> + 'static {
         let id = new_id();
         let handshake = Handshake::of(&request);
-        match self.0.answer(request, connection, &id) {
+        let Answer { answering, told } = self.0.answer(request, connection, &id);
+        match answering {
             Either::Left(response) => {
-                Either::Left(ready(self.0.finished(response.into_inner(), handshake, &id)))
+                Either::Left(ready(self.0.finished(response.into_inner(), told, handshake, &id)))
             }
             Either::Right(response) => {
                 let dispatcher = self.0.clone();
-                Either::Right(async move { dispatcher.finished(response.await, handshake, &id) })
+                Either::Right(
+                    async move { dispatcher.finished(response.await, told, handshake, &id) },
+                )
             }
         }
     }
@@ -148,24 +153,30 @@ pub(super) fn now(response: Response<AnswerBody>) -> Answering {
     Either::Left(ready(response))
 }
 
-/// The response with what rules add to it, once it is noted how the request fared.
-fn told(
-    answering: Answering,
+/// A response with what becomes of it when it is there.
+pub(super) struct Answer {
+    pub(super) answering: Answering,
+    pub(super) told: Option<Box<Told>>,
+}
+
+impl From<Answering> for Answer {
+    fn from(answering: Answering) -> Self {
+        Self { answering, told: None }
+    }
+}
+
+/// What rules add to a response, and where it is noted how the request fared.
+pub(super) struct Told {
     on_response: OnResponse,
     measured: Option<(Decided, Instant)>,
-) -> Answering {
-    if on_response.is_empty() && measured.is_none() {
-        return answering;
-    }
-    let finish = move |response: Response<AnswerBody>| {
-        if let Some((decided, begun)) = measured {
+}
+
+impl Told {
+    pub(super) fn tell(self, response: &mut Response<AnswerBody>) {
+        if let Some((decided, begun)) = self.measured {
             decided.served(response.status(), begun.elapsed());
         }
-        on_response.apply(response)
-    };
-    match answering {
-        Either::Left(response) => now(finish(response.into_inner())),
-        Either::Right(response) => Either::Right(Box::pin(async move { finish(response.await) })),
+        self.on_response.apply(response);
     }
 }
 
@@ -189,14 +200,18 @@ fn whole_url(scheme: Scheme, authority: &str, path: &str) -> Arc<str> {
 }
 
 impl Dispatcher {
-    /// The response with what every one says: the id under which the log has its request, and where it was
-    /// answered. A worker's socket becomes the client's.
+    /// The response with what rules add, and what every one says: the id under which the log has its request, and
+    /// where it was answered. A worker's socket becomes the client's.
     fn finished(
         &self,
         mut response: Response<AnswerBody>,
+        told: Option<Box<Told>>,
         handshake: Option<Box<Handshake>>,
         id: &str,
     ) -> Response<AnswerBody> {
+        if let Some(told) = told {
+            told.tell(&mut response);
+        }
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             response = match handshake {
                 Some(handshake) => handshake.finish(response, self.drain.as_ref(), id),
@@ -212,29 +227,29 @@ impl Dispatcher {
         request: Request<RequestBody>,
         connection: &Rc<Connection>,
         id: &Arc<str>,
-    ) -> Answering {
+    ) -> Answer {
         let scheme = connection.scheme;
         let Some(authority) = authority(&request).filter(|host| !host.is_empty()) else {
-            return now(refused(Problem::BadHost, &request, id));
+            return now(refused(Problem::BadHost, &request, id)).into();
         };
         let depth = Depth::of(request.headers());
         if depth.is_loop() {
-            return now(refused(Problem::Loop, &request, id));
+            return now(refused(Problem::Loop, &request, id)).into();
         }
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         let Some(target) = self.targets.route(scheme, authority, path) else {
-            return now(refused(Problem::NoRoute, &request, id));
+            return now(refused(Problem::NoRoute, &request, id)).into();
         };
         if declared_length(&request)
             .is_some_and(|length| length > self.limits.request_body_bytes_max)
         {
-            return now(refused(Problem::BodyTooLarge, &request, id));
+            return now(refused(Problem::BodyTooLarge, &request, id)).into();
         }
         let url = whole_url(scheme, authority, path);
         let explain = self.explain(&request);
         let goal = Goal { target, version: None, url, depth, begun: None, decided: None, explain };
         match goal.target.rules().cloned() {
-            None => self.dispatch(request, connection, id, goal),
+            None => self.dispatch(request, connection, id, goal).into(),
             Some(rules) => self.dispatch_by_rules(request, connection, id, goal, &rules),
         }
     }
@@ -247,23 +262,27 @@ impl Dispatcher {
         id: &Arc<str>,
         mut goal: Goal,
         rules: &Arc<LiveRules>,
-    ) -> Answering {
-        let place = self.placer.host.node.geo.place(connection.peer.ip().to_canonical());
+    ) -> Answer {
+        let place = rules.looks_at_place().then(|| self.place(connection));
         let (scheme, host) = (connection.scheme, authority(&request).unwrap_or_default());
         let trusted = self.development;
         goal.begun = rules.is_measured().then(Instant::now);
-        let sent = Sent { request: &request, scheme, host, place: &place, trusted };
+        let sent = Sent { request: &request, scheme, host, place: place.as_deref(), trusted };
         let ruling = rules.judge(&sent);
         match self.judge(&request, &mut goal, rules, &ruling) {
             None => self.obey(request, connection, id, goal, ruling),
             Some(judge) => {
                 let (dispatcher, connection, id) = (self.clone(), connection.clone(), id.clone());
                 let by = (goal, ruling);
-                Either::Right(Box::pin(
-                    dispatcher.dispatch_by_script(request, connection, id, by, judge),
-                ))
+                let answered = dispatcher.dispatch_by_script(request, connection, id, by, judge);
+                Answering::Right(Box::pin(answered)).into()
             }
         }
+    }
+
+    /// Where a client is.
+    pub(super) fn place(&self, connection: &Connection) -> Rc<Place> {
+        self.placer.host.node.geo.place(connection.peer.ip().to_canonical())
     }
 
     /// Does what was decided about a request.
@@ -274,14 +293,16 @@ impl Dispatcher {
         id: &Arc<str>,
         mut goal: Goal,
         ruling: Ruling,
-    ) -> Answering {
+    ) -> Answer {
         let (scheme, host) = (connection.scheme, authority(&request).unwrap_or_default());
         match &ruling.path {
             Some(PathEffect::Redirect { status, location }) => {
                 if let Some(begun) = goal.begun {
                     ruling.decided.served(*status, begun.elapsed());
                 }
-                return now(ruling.on_response.apply(redirect(*status, location)));
+                let mut response = redirect(*status, location);
+                ruling.on_response.apply(&mut response);
+                return now(response).into();
             }
             Some(PathEffect::Rewrite(path)) => goal.url = whole_url(scheme, host, path),
             None => {}
@@ -304,8 +325,10 @@ impl Dispatcher {
         if ruling.on_response.is_explained() {
             goal.explain = Explain::Yes;
         }
-        let answering = self.dispatch(request, connection, id, goal);
-        told(answering, ruling.on_response, measured)
+        let on_response = ruling.on_response;
+        let is_told = !on_response.is_empty() || measured.is_some();
+        let told = is_told.then(|| Box::new(Told { on_response, measured }));
+        Answer { answering: self.dispatch(request, connection, id, goal), told }
     }
 
     /// Whether the client is told where its request was served.

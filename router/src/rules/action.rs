@@ -3,6 +3,7 @@
 use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
+use smallvec::SmallVec;
 
 use super::template::Template;
 
@@ -14,6 +15,17 @@ pub(super) struct Action {
     pub(super) request_headers: Box<[HeaderChange]>,
     pub(super) response_headers: Box<[HeaderChange]>,
     pub(super) variables: Map<String, Value>,
+}
+
+impl Action {
+    pub(super) fn looks_at_place(&self) -> bool {
+        match &self.path {
+            Some(PathAction::Rewrite(path) | PathAction::Redirect(_, path)) => {
+                path.looks_at_place()
+            }
+            None => false,
+        }
+    }
 }
 
 /// Who answers instead.
@@ -41,6 +53,9 @@ pub struct HeaderChange {
     pub value: Option<HeaderValue>,
 }
 
+/// Changes of headers, at most one of each name. Few: they need no memory of their own.
+pub type HeaderChanges<'r> = SmallVec<[&'r HeaderChange; 4]>;
+
 /// What is to be done with a request. Where layers disagree, the earlier one has its way.
 #[derive(Debug, Default)]
 pub struct Effects<'r> {
@@ -49,9 +64,9 @@ pub struct Effects<'r> {
     /// What becomes of the address.
     pub path: Option<PathEffect>,
     /// For the worker.
-    pub request_headers: Vec<&'r HeaderChange>,
+    pub request_headers: HeaderChanges<'r>,
     /// For the client.
-    pub response_headers: Vec<&'r HeaderChange>,
+    pub response_headers: HeaderChanges<'r>,
 }
 
 /// What becomes of an address, filled in.
@@ -88,7 +103,7 @@ impl<'r> Effects<'r> {
     }
 }
 
-fn add_headers<'r>(all: &mut Vec<&'r HeaderChange>, more: &'r [HeaderChange]) {
+fn add_headers<'r>(all: &mut HeaderChanges<'r>, more: &'r [HeaderChange]) {
     for change in more {
         if all.iter().all(|known| known.name != change.name) {
             all.push(change);

@@ -80,6 +80,18 @@ impl Condition {
         }
     }
 
+    pub(super) fn looks_at_place(&self) -> bool {
+        match self {
+            Self::All(conditions) | Self::Any(conditions) => {
+                conditions.iter().any(Self::looks_at_place)
+            }
+            Self::Not(condition) => condition.looks_at_place(),
+            Self::Text(fact, _) | Self::Exists(fact, _) => fact.is_of_place(),
+            Self::Asn(_) | Self::AsnExists(_) | Self::AsnCompare(..) | Self::Eu(_) => true,
+            Self::Language(_) | Self::Accepts(_) | Self::Time(_) | Self::Bucket { .. } => false,
+        }
+    }
+
     pub(super) fn holds(&self, facts: &Facts<'_>) -> bool {
         let geo = &facts.visit.geo;
         match self {

@@ -4,6 +4,7 @@ use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
+use smallvec::SmallVec;
 
 use super::rule::State;
 use super::rule_set::RuleSet;
@@ -121,7 +122,7 @@ pub struct LeftOut {
 #[derive(Clone, Debug, Default)]
 pub struct Decision {
     /// At most one for each layer, in their order.
-    pub assigned: Vec<Assigned>,
+    pub assigned: SmallVec<[Assigned; 2]>,
     /// The id that the client is to keep in its cookie, when it had none and one was needed.
     pub fresh_unit: Option<Arc<str>>,
     /// Units that got nothing and are what a rule's only variant is compared with.

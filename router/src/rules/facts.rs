@@ -5,6 +5,7 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 
 use http::header::HeaderName;
+use smallvec::SmallVec;
 
 use super::device::Device;
 use super::language;
@@ -66,6 +67,27 @@ pub(super) enum Fact {
 }
 
 impl Fact {
+    /// Whether it is about where the client is.
+    pub(super) fn is_of_place(self) -> bool {
+        match self {
+            Self::Country
+            | Self::Continent
+            | Self::Region
+            | Self::RegionCode
+            | Self::City
+            | Self::PostalCode
+            | Self::Timezone => true,
+            Self::Scheme
+            | Self::Host
+            | Self::Method
+            | Self::Path
+            | Self::Device
+            | Self::Header(_)
+            | Self::Cookie(_)
+            | Self::Query(_) => false,
+        }
+    }
+
     /// Whether upper and lower case are the same in it.
     pub(super) fn folds(self) -> bool {
         !matches!(self, Self::Path | Self::Header(_) | Self::Cookie(_) | Self::Query(_))
@@ -80,7 +102,7 @@ pub(super) struct Facts<'a> {
     queries: OnceCell<Box<[Option<Cow<'a, str>>]>>,
     device: OnceCell<Device>,
     language: OnceCell<Option<&'a str>>,
-    units: OnceCell<Box<[OnceCell<Arc<str>>]>>,
+    units: OnceCell<SmallVec<[OnceCell<Arc<str>>; 2]>>,
     fresh_unit: OnceCell<Arc<str>>,
 }
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::action::{Effects, PathAction, PathEffect};
 use super::allotment::{Allotment, OUT};
+use super::condition::Condition;
 use super::decision::{Assigned, Decision, LeftOut, Outcome, Reason, Trace};
 use super::error::RulesError;
 use super::facts::{Facts, Names};
@@ -94,6 +95,14 @@ impl RuleSet {
     /// What the node added to the document.
     pub fn overlay(&self) -> &Overlay {
         &self.overlay
+    }
+
+    /// Whether it matters where a request came from: to some condition, or to an address that is filled in.
+    pub fn looks_at_place(&self) -> bool {
+        let paths =
+            |rule: &Rule| rule.variants.iter().any(|variant| variant.action.looks_at_place());
+        let when = |rule: &Rule| rule.when.as_ref().is_some_and(Condition::looks_at_place);
+        self.rules.iter().any(|rule| when(rule) || paths(rule))
     }
 
     /// The worker whose script decides after the rules, where it is not the worker's own.

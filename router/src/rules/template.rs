@@ -96,6 +96,10 @@ impl Template {
         Ok(Self { parts: parts.into(), is_path, has_query })
     }
 
+    pub(super) fn looks_at_place(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Fact(fact) if fact.is_of_place()))
+    }
+
     /// Fills it in. A path has one slash at its start, whatever the request holds.
     pub(super) fn fill(&self, facts: &Facts<'_>) -> String {
         let mut filled = String::with_capacity(64);

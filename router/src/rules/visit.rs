@@ -1,6 +1,6 @@
 //! What rules may look at: a request, where it came from, and when.
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
 
 use crate::pattern::Scheme;
 
@@ -61,8 +61,16 @@ pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> 
 
 /// Every cookie of a request.
 pub(super) fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
-    let texts =
-        headers.get_all(http::header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let pairs = texts.flat_map(|text| text.split(';')).filter_map(|pair| pair.split_once('='));
-    pairs.map(|(name, value)| (name.trim(), value.trim()))
+    let texts = headers.get_all(http::header::COOKIE).iter().map(HeaderValue::as_bytes);
+    let pairs = texts.flat_map(|text| text.split(|byte| *byte == b';')).filter_map(|pair| {
+        let equals = pair.iter().position(|byte| *byte == b'=')?;
+        Some((&pair[..equals], &pair[equals + 1..]))
+    });
+    pairs.filter_map(|(name, value)| Some((text(name)?, text(value)?)))
+}
+
+/// What is left of a part of a header without the space around it; nothing unless it is ASCII.
+fn text(part: &[u8]) -> Option<&str> {
+    let part = part.trim_ascii();
+    part.is_ascii().then(|| std::str::from_utf8(part).ok())?
 }
