@@ -12,7 +12,7 @@ use crate::machine::Machine;
 use crate::report::Report;
 use crate::run::{Plan, Run};
 use crate::servers::{self, Kind, Site};
-use crate::{calls, kv, questions, rules};
+use crate::{calls, kv, questions, rules, tls};
 
 /// Benchmarks of atoll beside workerd, deno and bun, on one core each.
 #[derive(Parser)]
@@ -50,11 +50,16 @@ enum Command {
     Kv(StoreArgs<kv::Args>),
     /// What rules cost in front of a page: requests a second with and without them, in turn.
     Rules(StoreArgs<rules::Args>),
+    /// TLS handshakes, and requests by HTTP/1.1, 2 and 3, beside nginx and Caddy.
+    Tls(StoreArgs<tls::Args>),
     /// How soon changes are on all nodes of a cluster, and what many keys cost there.
     Cluster(StoreArgs<cluster::Args>),
     /// Makes load on a store (a process that the benches start).
     #[command(hide = true)]
     KvLoad,
+    /// Makes load on a front door (a process that the benches start).
+    #[command(hide = true)]
+    TlsLoad,
     /// Makes load (the process that the benches start).
     #[command(hide = true)]
     Load(LoadArgs),
@@ -160,8 +165,10 @@ impl Cli {
             Command::Spread(args) => args.ask(&[hosting::spread]),
             Command::Kv(args) => args.ask(kv::ask),
             Command::Rules(args) => args.ask(rules::ask),
+            Command::Tls(args) => args.ask(tls::ask),
             Command::Cluster(args) => args.ask(cluster::ask),
             Command::KvLoad => print(kv::run_load(from_input()?)),
+            Command::TlsLoad => print(tls::run_load(from_input()?)),
             Command::Load(args) => print(load::run(&args)),
             Command::Calls => print(calls::run(from_input()?)),
             Command::Responder { address } => {

@@ -3,26 +3,21 @@
 //! pinned to a core apart from the server's.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::footprint;
 use crate::generator;
-use crate::histogram::Histogram;
 use crate::http::{Bodies, Parser};
-use crate::machine::CoreTimes;
+use crate::window::{Measurement, Span, Window};
 
 /// How much is read from a connection at once.
 const READ_BYTES: usize = 256 * 1024;
 /// A connection that fails this often in a row gives up: the server is gone.
 const FAILURES_MAX: u32 = 100;
-/// How long after the window a connection may take to finish its last response.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// What to ask of which server, and for how long.
 #[derive(Clone, Debug, clap::Args)]
@@ -39,58 +34,17 @@ pub(crate) struct LoadArgs {
     /// Concurrent connections.
     #[arg(long)]
     pub(crate) connections: usize,
-    /// Milliseconds of load before the measurement.
-    #[arg(long)]
-    pub(crate) warmup_ms: u64,
-    /// Milliseconds measured.
-    #[arg(long)]
-    pub(crate) window_ms: u64,
     /// Bytes that every body must have; any other length is an error.
     #[arg(long)]
     pub(crate) body_bytes: u64,
-    /// The server's core: its busy share is measured.
-    #[arg(long)]
-    pub(crate) server_core: usize,
-    /// The generator's core: its busy share is measured.
-    #[arg(long)]
-    pub(crate) load_core: usize,
-    /// The server's process: the CPU time of it and its descendants is measured.
-    #[arg(long)]
-    pub(crate) server: Option<u32>,
-}
-
-/// What one window showed.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Measurement {
-    /// Right responses completed inside the window.
-    pub(crate) requests: u64,
-    /// Wrong or failed responses, in the warm-up too.
-    pub(crate) errors: u64,
-    /// What the first error said.
-    pub(crate) first_error: Option<String>,
-    pub(crate) requests_per_second: f64,
-    pub(crate) p50_us: f64,
-    pub(crate) p99_us: f64,
-    /// Share of the window in which the server's core was busy, with whatever ran there.
-    pub(crate) server_core_busy: f64,
-    /// Share of the window in which the generator's core was busy.
-    pub(crate) load_core_busy: f64,
-    /// Microseconds of the server's CPU time a request, the kernel's part for it included; absent where the server's
-    /// process is not known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) server_cpu_us: Option<f64>,
+    #[command(flatten)]
+    pub(crate) span: Span,
 }
 
 /// The requests to send, in turn over all connections.
-struct Turns {
+pub(crate) struct Turns {
     requests: Vec<String>,
     next: AtomicUsize,
-}
-
-struct Tally {
-    histogram: Histogram,
-    errors: u64,
-    first_error: Option<String>,
 }
 
 impl LoadArgs {
@@ -100,20 +54,17 @@ impl LoadArgs {
             ("--target", self.target.to_string()),
             ("--visitors", self.visitors.to_string()),
             ("--connections", self.connections.to_string()),
-            ("--warmup-ms", self.warmup_ms.to_string()),
-            ("--window-ms", self.window_ms.to_string()),
+            ("--warmup-ms", self.span.warmup_ms.to_string()),
+            ("--window-ms", self.span.window_ms.to_string()),
             ("--body-bytes", self.body_bytes.to_string()),
-            ("--server-core", self.server_core.to_string()),
-            ("--load-core", self.load_core.to_string()),
+            ("--server-core", self.span.server_core.to_string()),
+            ("--load-core", self.span.load_core.to_string()),
         ];
-        let server = self.server.iter().map(|id| ("--server", id.to_string()));
         let hosts = self.host.iter().map(|host| ("--host", host.clone()));
-        let arguments = values
-            .into_iter()
-            .chain(server)
-            .chain(hosts)
-            .flat_map(|(name, value)| [name.to_owned(), value]);
-        generator::measure(Some(self.load_core), "load", arguments, b"")
+        let server = self.span.server.iter().map(|id| ("--server", id.to_string()));
+        let values = values.into_iter().chain(server);
+        let arguments = values.chain(hosts).flat_map(|(name, value)| [name.to_owned(), value]);
+        generator::measure(Some(self.span.load_core), "load", arguments, b"")
     }
 }
 
@@ -124,82 +75,50 @@ pub(crate) fn run(args: &LoadArgs) -> std::io::Result<Measurement> {
 }
 
 async fn measure(args: &LoadArgs) -> std::io::Result<Measurement> {
-    let tally =
-        Arc::new(Mutex::new(Tally { histogram: Histogram::new(), errors: 0, first_error: None }));
-    let start = Instant::now() + Duration::from_millis(args.warmup_ms);
-    let end = start + Duration::from_millis(args.window_ms);
+    let window = Window::begin(args.span);
     let turns = Arc::new(Turns::new(&args.host, args.visitors));
-    let connections: Vec<_> = (0..args.connections)
-        .map(|_| {
-            let (turns, tally) = (Arc::clone(&turns), Arc::clone(&tally));
-            tokio::spawn(connection(args.clone(), turns, start, end, tally))
-        })
-        .collect();
-
-    tokio::time::sleep_until(start.into()).await;
-    let before = CoreTimes::read()?;
-    let server_before = args.server.map(footprint::cpu_time_of_tree).transpose()?;
-    tokio::time::sleep_until(end.into()).await;
-    let after = CoreTimes::read()?;
-    let server_after = args.server.map(footprint::cpu_time_of_tree).transpose()?;
-    for task in connections {
-        if tokio::time::timeout_at((end + GRACE).into(), task).await.is_err() {
-            lock(&tally).error("a response did not end".to_owned());
-        }
-    }
-
-    let tally = lock(&tally);
-    let server_cpu =
-        server_after.zip(server_before).map(|(after, before)| after.saturating_sub(before));
-    let micros = |fraction| tally.histogram.quantile(fraction).as_nanos() as f64 / 1_000.0;
-    Ok(Measurement {
-        requests: tally.histogram.total(),
-        errors: tally.errors,
-        first_error: tally.first_error.clone(),
-        requests_per_second: tally.histogram.total() as f64 * 1_000.0 / args.window_ms as f64,
-        p50_us: micros(0.5),
-        p99_us: micros(0.99),
-        server_core_busy: after.busy_since(&before, args.server_core),
-        load_core_busy: after.busy_since(&before, args.load_core),
-        server_cpu_us: server_cpu
-            .map(|time| time.as_secs_f64() * 1e6 / tally.histogram.total().max(1) as f64),
-    })
+    let client = |_| tokio::spawn(client(args.clone(), turns.clone(), window.clone()));
+    window.watch((0..args.connections).map(client).collect()).await
 }
 
-async fn connection(
-    args: LoadArgs,
-    turns: Arc<Turns>,
-    start: Instant,
-    end: Instant,
-    tally: Arc<Mutex<Tally>>,
-) {
+/// Keeps a connection busy, and makes it anew when it fails.
+async fn client(args: LoadArgs, turns: Arc<Turns>, window: Arc<Window>) {
     let mut failures = 0;
-    while Instant::now() < end && failures < FAILURES_MAX {
-        let run = requests(&args, &turns, start, end, &tally, &mut failures);
+    while !window.is_over() && failures < FAILURES_MAX {
+        let run = async {
+            let stream = connect(args.target).await?;
+            ask(stream, &turns, args.body_bytes, &window, &mut failures).await
+        };
         if let Err(error) = run.await {
             failures += 1;
-            lock(&tally).error(error.to_string());
+            window.error(error.to_string());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 }
 
-/// Sends requests on one connection until the window ends or the connection fails.
-async fn requests(
-    args: &LoadArgs,
+/// Connects, without delays for small segments.
+pub(crate) async fn connect(target: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(target).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Sends requests on one connection until the window ends or the connection fails. A right response resets the count
+/// of failures.
+pub(crate) async fn ask(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     turns: &Turns,
-    start: Instant,
-    end: Instant,
-    tally: &Mutex<Tally>,
+    body_bytes: u64,
+    window: &Window,
     failures: &mut u32,
 ) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect(args.target).await?;
-    stream.set_nodelay(true)?;
     let mut parser = Parser::new(Bodies::Count);
     let mut buffer = vec![0; READ_BYTES];
     let mut sent = Instant::now();
-    while sent < end {
+    while !window.is_over() {
         stream.write_all(turns.next().as_bytes()).await?;
+        stream.flush().await?;
         let response = loop {
             let read = stream.read(&mut buffer).await?;
             if read == 0 {
@@ -210,29 +129,23 @@ async fn requests(
                 break response;
             }
         };
-        let done = Instant::now();
-        if response.status != 200 || response.body_bytes != args.body_bytes {
-            return Err(std::io::Error::other(format!(
-                "status {} with {} bytes instead of 200 with {}",
-                response.status, response.body_bytes, args.body_bytes
-            )));
-        }
+        check(response.status, response.body_bytes, body_bytes).map_err(std::io::Error::other)?;
         *failures = 0;
-        if done >= start && done < end {
-            lock(tally).histogram.record(done - sent);
-        }
-        sent = done;
+        sent = window.record(sent);
     }
     Ok(())
 }
 
-/// One thread runs every connection, so the lock is never waited for.
-fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
-    tally.lock().unwrap_or_else(PoisonError::into_inner)
+/// Whether a response is right.
+pub(crate) fn check(status: u16, body_bytes: u64, expected_bytes: u64) -> Result<(), String> {
+    if status == 200 && body_bytes == expected_bytes {
+        return Ok(());
+    }
+    Err(format!("status {status} with {body_bytes} bytes instead of 200 with {expected_bytes}"))
 }
 
 impl Turns {
-    fn new(hosts: &[String], visitors: usize) -> Self {
+    pub(crate) fn new(hosts: &[String], visitors: usize) -> Self {
         let cookies: Vec<String> = match visitors {
             0 => vec![String::new()],
             count => (0..count).map(|one| format!("Cookie: atoll_id={one:032x}\r\n")).collect(),
@@ -247,12 +160,5 @@ impl Turns {
 
     fn next(&self) -> &str {
         &self.requests[self.next.fetch_add(1, Ordering::Relaxed) % self.requests.len()]
-    }
-}
-
-impl Tally {
-    fn error(&mut self, message: String) {
-        self.errors += 1;
-        self.first_error.get_or_insert(message);
     }
 }

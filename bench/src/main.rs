@@ -24,6 +24,8 @@ mod results;
 mod rules;
 mod run;
 mod servers;
+mod tls;
+mod window;
 
 use std::process::ExitCode;
 

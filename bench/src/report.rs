@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::load::Measurement;
 use crate::machine::Machine;
 use crate::plot::{self, Bar, Panel, Scale};
 use crate::results::{self, Grid};
 use crate::run::Measured;
 use crate::servers::Kind;
+use crate::window::Measurement;
 
 /// A core busier than this is what limits a figure.
 const SATURATED: f64 = 0.97;
@@ -179,23 +179,19 @@ impl Row {
             format!("{:.2}", self.p99_us / 1_000.0),
             self.errors.to_string(),
             self.atoll_ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}x")),
-            self.busy(),
+            busy_core(self.server_core_busy, self.load_core_busy),
         ]
     }
+}
 
-    /// Which core set the pace: a figure bounded by the generator is a floor.
-    fn busy(&self) -> String {
-        let server = self.server_core_busy >= SATURATED;
-        let load = self.load_core_busy >= SATURATED;
-        match (server, load) {
-            (true, false) => "server's".to_owned(),
-            (false, true) => "generator's (a floor)".to_owned(),
-            (true, true) => "both".to_owned(),
-            (false, false) => format!(
-                "server's {:.0} %, generator's {:.0} %",
-                self.server_core_busy * 100.0,
-                self.load_core_busy * 100.0
-            ),
+/// Which core set the pace: a figure bounded by the generator is a floor.
+pub(crate) fn busy_core(server: f64, load: f64) -> String {
+    match (server >= SATURATED, load >= SATURATED) {
+        (true, false) => "server's".to_owned(),
+        (false, true) => "generator's (a floor)".to_owned(),
+        (true, true) => "both".to_owned(),
+        (false, false) => {
+            format!("server's {:.0} %, generator's {:.0} %", server * 100.0, load * 100.0)
         }
     }
 }

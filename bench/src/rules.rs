@@ -12,12 +12,13 @@ use serde_json::{Value, json};
 
 use crate::cluster::Place;
 use crate::hosting::Findings;
-use crate::load::{LoadArgs, Measurement};
+use crate::load::LoadArgs;
 use crate::plot::{self, Bar, Panel, Scale};
 use crate::progress;
 use crate::report::median;
 use crate::results::Grid;
 use crate::servers::PageNode;
+use crate::window::{Measurement, Span};
 
 const HEADINGS: [&str; 9] = [
     "page",
@@ -138,12 +139,14 @@ fn load(place: &Place, args: &Args, node: &PageNode, host: &str, bytes: usize) -
         host: vec![host.to_owned()],
         visitors: args.visitors,
         connections: args.connections,
-        warmup_ms: (args.warmup_seconds * 1e3) as u64,
-        window_ms: (args.seconds * 1e3).max(1.0) as u64,
         body_bytes: bytes as u64,
-        server_core: place.site.core,
-        load_core: place.load_core,
-        server: Some(node.id()),
+        span: Span {
+            warmup_ms: (args.warmup_seconds * 1e3) as u64,
+            window_ms: (args.seconds * 1e3).max(1.0) as u64,
+            server_core: place.site.core,
+            load_core: place.load_core,
+            server: Some(node.id()),
+        },
     }
 }
 

@@ -4,10 +4,11 @@
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use crate::load::{LoadArgs, Measurement};
+use crate::load::LoadArgs;
 use crate::progress;
 use crate::questions::Question;
 use crate::servers::{self, Kind, RESPONDER_ANSWER, Server, Site};
+use crate::window::{Measurement, Span};
 
 /// Connections of the generator's own ceiling.
 const CEILING_CONNECTIONS: usize = 64;
@@ -114,16 +115,18 @@ impl Run {
         body_bytes: u64,
     ) -> Result<Measurement, String> {
         let load = LoadArgs {
-            server: None,
             target: server.address,
             host: vec![server.host.clone()],
             visitors: 0,
             connections,
-            warmup_ms: self.plan.warmup_ms,
-            window_ms: self.plan.window_ms,
             body_bytes,
-            server_core: self.plan.site.core,
-            load_core: self.plan.load_core,
+            span: Span {
+                warmup_ms: self.plan.warmup_ms,
+                window_ms: self.plan.window_ms,
+                server_core: self.plan.site.core,
+                load_core: self.plan.load_core,
+                server: None,
+            },
         };
         load.measure()
     }

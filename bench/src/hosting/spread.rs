@@ -5,11 +5,12 @@ use serde_json::json;
 
 use super::{Findings, Stage, Tenant, calls, settle, tenants};
 use crate::calls::Pace;
-use crate::load::{LoadArgs, Measurement};
+use crate::load::LoadArgs;
 use crate::plot::{self, Bar, Panel, Scale};
 use crate::report::median;
 use crate::results::Grid;
 use crate::servers::{Fleet, Kind, callees};
+use crate::window::{Measurement, Span};
 
 const HEADINGS: [&str; 6] = ["server", "workers", "requests/s", "p99 ms", "errors", "ratio"];
 const HANDLER: &str = "handlers/hello.mjs";
@@ -87,16 +88,18 @@ fn measure(stage: &Stage, args: &Args, kind: Kind, tenants: &[Tenant]) -> Result
     let hosts: Vec<String> = callees(tenants).into_iter().map(|callee| callee.host).collect();
     let load = |hosts: &[String]| {
         let load = LoadArgs {
-            server: None,
             target: fleet.address(),
             host: hosts.to_vec(),
             visitors: 0,
             connections: args.connections,
-            warmup_ms: (args.warmup_seconds * 1e3) as u64,
-            window_ms: (args.seconds * 1e3).max(1.0) as u64,
             body_bytes: ANSWER.len() as u64,
-            server_core: stage.site.core,
-            load_core: stage.load_core,
+            span: Span {
+                warmup_ms: (args.warmup_seconds * 1e3) as u64,
+                window_ms: (args.seconds * 1e3).max(1.0) as u64,
+                server_core: stage.site.core,
+                load_core: stage.load_core,
+                server: None,
+            },
         };
         load.measure()
     };

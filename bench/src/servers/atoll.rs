@@ -21,6 +21,7 @@ const HOST: &str = "bench.demo.localhost";
 pub(super) struct Node {
     pub(super) process: Pinned,
     pub(super) http: SocketAddr,
+    pub(super) https: SocketAddr,
     pub(super) admin: SocketAddr,
 }
 
@@ -53,8 +54,8 @@ impl Node {
             return Err("this atoll has no option --processes; leave it out".to_owned());
         }
         let mut process = Pinned::start(command, dir)?;
-        let (http, admin) = addresses(&mut process)?;
-        Ok(Self { process, http, admin })
+        let [http, https, admin] = addresses(&mut process)?;
+        Ok(Self { process, http, https, admin })
     }
 }
 
@@ -161,12 +162,12 @@ pub(super) fn start(
 }
 
 /// Waits for the line that names the listeners' addresses.
-fn addresses(process: &mut Pinned) -> Result<(SocketAddr, SocketAddr), String> {
+fn addresses(process: &mut Pinned) -> Result<[SocketAddr; 3], String> {
     let give_up = Instant::now() + READY_WITHIN;
     while Instant::now() < give_up {
         let output = process.output();
-        if let Some((http, admin)) = output.lines().find_map(listening) {
-            return Ok((http, admin));
+        if let Some(addresses) = output.lines().find_map(listening) {
+            return Ok(addresses);
         }
         process.check_alive()?;
         std::thread::sleep(READY_POLL);
@@ -174,13 +175,13 @@ fn addresses(process: &mut Pinned) -> Result<(SocketAddr, SocketAddr), String> {
     Err(format!("it named no addresses within {READY_WITHIN:?}:\n{}", process.tail()))
 }
 
-fn listening(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+fn listening(line: &str) -> Option<[SocketAddr; 3]> {
     let (_, fields) = line.split_once("listening ")?;
     let field = |name: &str| {
         let value = fields.split_whitespace().find_map(|field| field.strip_prefix(name))?;
         value.parse().ok()
     };
-    Some((field("http=")?, field("admin=")?))
+    Some([field("http=")?, field("https=")?, field("admin=")?])
 }
 
 #[cfg(test)]
@@ -190,7 +191,8 @@ mod tests {
     #[test]
     fn the_listening_line_is_read_wherever_it_stands() {
         let line = "INFO listening http=127.0.0.1:80 https=127.0.0.1:443 admin=127.0.0.1:99";
-        let expected = ("127.0.0.1:80".parse().unwrap(), "127.0.0.1:99".parse().unwrap());
+        let expected = ["127.0.0.1:80", "127.0.0.1:443", "127.0.0.1:99"];
+        let expected = expected.map(|address| address.parse().unwrap());
         assert_eq!(listening(line), Some(expected));
         assert_eq!(listening("listening http=somewhere"), None);
     }

@@ -4,6 +4,7 @@
 mod atoll;
 mod cluster;
 mod fleet;
+mod front_doors;
 mod peers;
 mod redis;
 mod responder;
@@ -22,6 +23,7 @@ use crate::questions::Question;
 pub(crate) use atoll::{PageNode, StoreNode, deploy_store};
 pub(crate) use cluster::{Cluster, Member};
 pub(crate) use fleet::{Fleet, callees};
+pub(crate) use front_doors::{Door, FrontDoor, Identity, Page};
 pub(crate) use redis::Redis;
 pub(crate) use responder::{ANSWER as RESPONDER_ANSWER, run as run_responder};
 
