@@ -1,7 +1,8 @@
-//! What do rules cost in front of a page? The same page without rules, behind one A/B rule, and behind a hundred, in
-//! turn on one node; and an evaluation of rules by itself.
+//! What do rules cost in front of a page? A page that a worker holds, and one that a worker gets from upstream, each
+//! without rules, behind one A/B rule, and behind a hundred, in turn on one node; and an evaluation of rules by itself.
 
 use std::hint::black_box;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use atoll_router::Scheme;
@@ -17,7 +18,7 @@ use crate::plot::{self, Bar, Panel, Scale};
 use crate::progress;
 use crate::report::median;
 use crate::results::Grid;
-use crate::servers::PageNode;
+use crate::servers::{PageNode, RESPONDER_ANSWER, Site};
 use crate::window::{Measurement, Span};
 
 const HEADINGS: [&str; 9] = [
@@ -31,8 +32,15 @@ const HEADINGS: [&str; 9] = [
     "p99 ms",
     "evaluation us",
 ];
-/// What is in front of the page.
-const FRONTS: [(&str, usize); 3] = [("no rule", 0), ("one A/B rule", 1), ("100 rules", 100)];
+/// The workers with what is in front of them.
+const FRONTS: [Setup; 6] = [
+    Setup { name: "held, no rule", worker: "held-0", page: Page::Held, rules: 0 },
+    Setup { name: "held, one A/B rule", worker: "held-1", page: Page::Held, rules: 1 },
+    Setup { name: "held, 100 rules", worker: "held-100", page: Page::Held, rules: 100 },
+    Setup { name: "upstream, no rule", worker: "upstream-0", page: Page::Upstream, rules: 0 },
+    Setup { name: "upstream, one A/B rule", worker: "upstream-1", page: Page::Upstream, rules: 1 },
+    Setup { name: "upstream, 100 rules", worker: "upstream-100", page: Page::Upstream, rules: 100 },
+];
 /// Evaluations that are timed together.
 const BATCH: u32 = 1_000;
 const BATCHES: usize = 200;
@@ -62,10 +70,28 @@ pub(crate) struct Args {
     visitors: usize,
 }
 
+/// Where a page comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Page {
+    /// From the worker itself: the cheapest there is.
+    Held,
+    /// From a server that the worker asks each time.
+    Upstream,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Setup {
+    name: &'static str,
+    worker: &'static str,
+    page: Page,
+    rules: usize,
+}
+
 #[derive(Serialize)]
 struct Front {
-    name: &'static str,
-    rules: usize,
+    #[serde(flatten)]
+    setup: Setup,
     rounds: Vec<Measurement>,
     /// In each round, requests a second over those of the page without rules.
     ratios: Vec<f64>,
@@ -77,47 +103,66 @@ struct Front {
 
 /// Asks it of a node.
 pub(crate) fn ask(place: &Place, args: &Args) -> Result<Findings, String> {
-    let page = page();
-    let source = format!(
-        "const page = {page:?}; export default {{ fetch: () => new Response(page, {{ headers: {{ 'content-type': 'text/html' }} }}) }};"
-    );
-    let names = ["plain", "one", "hundred"];
-    let sets = FRONTS.map(|(_, count)| (count > 0).then(|| rules(count)));
-    let mut fronts: Vec<Front> = FRONTS
-        .iter()
-        .zip(&sets)
-        .map(|((name, rules), set)| Front {
-            name,
-            rules: *rules,
-            rounds: Vec::new(),
-            ratios: Vec::new(),
-            cpu_ratios: Vec::new(),
-            evaluation_us: set.as_ref().map(evaluation_us),
-        })
-        .collect();
+    // Beside the load, so that the node has its core to itself.
+    let upstream = Site { core: place.load_core, ..place.site.clone() }.start_responder()?;
+    let sources = [Page::Held, Page::Upstream].map(|page| (page, source(page, upstream.address)));
+    let source = |page| &*sources.iter().find(|(of, _)| *of == page).expect("both are there").1;
+    let mut fronts = FRONTS.map(Front::new);
     let bar = progress::bar(args.starts.max(1));
     for start in 0..args.starts.max(1) {
         progress::step(&bar, &format!("start {}", start + 1));
         let mut order: Vec<usize> = (0..fronts.len()).collect();
         order.rotate_left(start % FRONTS.len());
-        let workers: Vec<_> = order.iter().map(|at| (names[*at], sets[*at].clone())).collect();
-        let (node, hosts) = PageNode::start(&place.site, &source, &workers)?;
+        let worker = |at: &usize| {
+            let Setup { worker, page, rules: count, .. } = FRONTS[*at];
+            (worker, source(page), (count > 0).then(|| rules(count)))
+        };
+        let workers: Vec<_> = order.iter().map(worker).collect();
+        let (node, hosts) = PageNode::start(&place.site, &workers)?;
         let mut turns: Vec<_> = order.into_iter().zip(hosts).collect();
         for _ in 0..args.rounds.max(1) {
             for (at, host) in &turns {
-                let load = load(place, args, &node, host, page.len());
+                let load = load(place, args, &node, host, FRONTS[*at].page.bytes());
                 fronts[*at].rounds.push(load.measure()?);
             }
             // Whoever comes first in one round comes last in the next.
             turns.reverse();
         }
     }
-    let plain = fronts[0].rounds.clone();
-    for front in &mut fronts {
+    bar.finish_and_clear();
+    for at in 0..fronts.len() {
+        let page = fronts[at].setup.page;
+        let plain = fronts.iter().find(|front| front.setup.page == page && front.setup.rules == 0);
+        let plain = plain.expect("every page is there without rules").rounds.clone();
+        let front = &mut fronts[at];
         front.ratios = ratios(&front.rounds, &plain, |round| round.requests_per_second);
         front.cpu_ratios = ratios(&front.rounds, &plain, cpu_us);
     }
     Ok(findings(args, &fronts))
+}
+
+/// The worker that has a page.
+fn source(page: Page, upstream: SocketAddr) -> String {
+    match page {
+        Page::Held => {
+            let html = html();
+            format!(
+                "const page = {html:?}; export default {{ fetch: () => new Response(page, {{ headers: {{ 'content-type': 'text/html' }} }}) }};"
+            )
+        }
+        Page::Upstream => {
+            format!("export default {{ fetch: () => fetch('http://{upstream}/') }};")
+        }
+    }
+}
+
+impl Page {
+    fn bytes(self) -> usize {
+        match self {
+            Self::Held => html().len(),
+            Self::Upstream => RESPONDER_ANSWER.len(),
+        }
+    }
 }
 
 fn cpu_us(round: &Measurement) -> f64 {
@@ -150,7 +195,7 @@ fn load(place: &Place, args: &Args, node: &PageNode, host: &str, bytes: usize) -
     }
 }
 
-fn page() -> String {
+fn html() -> String {
     let line = "<p>The same words for everybody, as a page has them.</p>";
     line.repeat(PAGE_BYTES.div_ceil(line.len()))
 }
@@ -212,12 +257,12 @@ fn evaluation_us(document: &Value) -> f64 {
 }
 
 fn findings(args: &Args, fronts: &[Front]) -> Findings {
-    let notes = fronts[1..].iter().map(|front| {
+    let notes = fronts.iter().filter(|front| front.setup.rules > 0).map(|front| {
         let ratio = median(&front.ratios, |ratio| *ratio);
         format!(
-            "**Behind {} a page has {:.3} of the requests a second that it has without ({:.1} % less), and one takes \
-             {:.3} of the CPU time.**",
-            front.name,
+            "**{}: {:.3} of the requests a second that the page has without ({:.1} % less), and {:.3} of the CPU time \
+             for each.**",
+            front.setup.name,
             ratio,
             (1.0 - ratio) * 100.0,
             median(&front.cpu_ratios, |ratio| *ratio),
@@ -225,13 +270,22 @@ fn findings(args: &Args, fronts: &[Front]) -> Findings {
     });
     let mut notes: Vec<String> = notes.collect();
     notes.push(format!(
-        "A page of {} bytes from a worker, {} connections, {} visitors with a cookie each, so that every visitor's \
+        "A page of {} bytes that a worker holds, which costs as little as a page can, and one of {} bytes that a worker \
+         fetches from a server beside the load. {} connections, {} visitors with a cookie each, so that every visitor's \
          exposure is counted; {} starts of the node with {} rounds each of {} s after {} s of warm-up, in turn, whoever \
-         was first in a round last in the next. Of two like workers either can be some percent ahead in one start. Ratios are of the same round: the median, the least and the most. CPU time \
-         is that of the node's processes, the kernel's part included. The node on one core, the load on \
-         another. Of the hundred rules, 99 look at country and path and do not hold, and the last is the A/B rule. \
-         An evaluation is measured by itself, with what it decides filled in.",
-        page().len(), args.connections, args.visitors, args.starts, args.rounds, args.seconds, args.warmup_seconds,
+         was first in a round last in the next. Of two like workers either can be some percent ahead in one start. \
+         Ratios are of the same round: the median, the least and the most. CPU time is that of the node's processes, \
+         the kernel's part included. The node on one core, the load on another. Of the hundred rules, 99 look at \
+         country and path and do not hold, and the last is the A/B rule. An evaluation is measured by itself, with \
+         what it decides filled in.",
+        Page::Held.bytes(),
+        Page::Upstream.bytes(),
+        args.connections,
+        args.visitors,
+        args.starts,
+        args.rounds,
+        args.seconds,
+        args.warmup_seconds,
     ));
     let errors = fronts.iter().flat_map(|front| &front.rounds);
     if let Some(error) = errors.into_iter().find_map(|round| round.first_error.as_ref()) {
@@ -252,6 +306,12 @@ fn findings(args: &Args, fronts: &[Front]) -> Findings {
 }
 
 impl Front {
+    fn new(setup: Setup) -> Self {
+        let evaluation_us = (setup.rules > 0).then(|| evaluation_us(&rules(setup.rules)));
+        let (rounds, ratios, cpu_ratios) = (Vec::new(), Vec::new(), Vec::new());
+        Self { setup, rounds, ratios, cpu_ratios, evaluation_us }
+    }
+
     fn rate(&self) -> f64 {
         median(&self.rounds, |round| round.requests_per_second)
     }
@@ -260,7 +320,7 @@ impl Front {
         let least = self.ratios.iter().copied().fold(f64::INFINITY, f64::min);
         let most = self.ratios.iter().copied().fold(0.0, f64::max);
         vec![
-            self.name.to_owned(),
+            self.setup.name.to_owned(),
             format!("{:.0}", self.rate()),
             format!("{:.3}", median(&self.ratios, |ratio| *ratio)),
             format!("{least:.3}"),
@@ -275,7 +335,7 @@ impl Front {
 
 fn panel(fronts: &[Front]) -> Panel {
     let bar = |front: &Front| Bar {
-        label: front.name.to_owned(),
+        label: front.setup.name.to_owned(),
         value: front.rate(),
         text: format!("{:.0}", front.rate()),
         ours: true,

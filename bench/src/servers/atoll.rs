@@ -103,23 +103,23 @@ pub(crate) struct PageNode {
 }
 
 impl PageNode {
-    /// Starts a node with workers of the same source, each with rules of its own where there are some. Answers the
-    /// hosts that they are reached at.
+    /// Starts a node with workers, each with its source and rules where there are some. They may reach servers on
+    /// this machine. Answers the hosts that they are reached at.
     pub(crate) fn start(
         site: &Site,
-        source: &str,
-        workers: &[(&str, Option<serde_json::Value>)],
+        workers: &[(&str, &str, Option<serde_json::Value>)],
     ) -> Result<(Self, Vec<String>), String> {
         let state = tempfile::tempdir().map_err(|error| error.to_string())?;
-        let node = Node::start(site, state.path(), "")?;
+        let reach = "[outbound]\nallow = [\"127.0.0.0/8\"]\n";
+        let node = Node::start(site, state.path(), reach)?;
         let mut api = api(node.admin, state.path())?;
-        for (worker, rules) in workers {
+        for (worker, source, rules) in workers {
             api.upload(worker, source, json!([]))?;
             if let Some(rules) = rules {
                 api.set_rules(worker, rules)?;
             }
         }
-        let hosts = workers.iter().map(|(worker, _)| format!("{worker}.demo.localhost")).collect();
+        let hosts = workers.iter().map(|(worker, ..)| format!("{worker}.demo.localhost")).collect();
         let address = node.http;
         Ok((Self { node, address, _state: state }, hosts))
     }

@@ -58,6 +58,7 @@ impl Kind {
 }
 
 /// Where things lie, and the core that servers run on.
+#[derive(Clone)]
 pub(crate) struct Site {
     /// The directory `bench/compare`.
     pub(crate) compare: PathBuf,
