@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use atoll_tests::{DevSession, Project, eventually};
+use std::net::Ipv4Addr;
+
+use atoll_tests::{DevSession, Origin, Project, eventually};
 
 const GREETING: &str = "src/greeting.ts";
 
@@ -50,5 +52,30 @@ async fn state_is_kept_between_runs() {
     assert_eq!(dev.interrupt().await.code(), Some(0));
     let mut dev = DevSession::start(&project).await;
     assert_eq!(dev.request("/visited").send().await.unwrap().text(), "yes");
+    assert_eq!(dev.interrupt().await.code(), Some(0));
+}
+
+/// A server on the developer's machine is in reach, by its address and by a pool; `atoll serve` refuses both.
+#[tokio::test]
+async fn servers_on_the_same_machine_are_in_reach() {
+    let origin = Origin::answering(Ipv4Addr::LOCALHOST.into(), "from upstream").await;
+    let project = Project::copy("dev");
+    project.write(
+        "src/index.ts",
+        &format!(
+            "export default {{ fetch: (request: Request) => \
+               fetch(request.url.endsWith(\"/pool\") ? \"https://api.example.com/\" : {:?}) }};\n",
+            origin.url()
+        ),
+    );
+    let config = std::fs::read_to_string(project.path().join("wrangler.toml")).unwrap();
+    let address = origin.address();
+    let pool = format!(
+        "\n[[atoll.pools]]\nhost = \"api.example.com\"\norigins = [{{ address = \"http://{address}\" }}]\n"
+    );
+    project.write("wrangler.toml", &(config + &pool));
+    let mut dev = DevSession::start(&project).await;
+    answers(&dev, "from upstream").await;
+    assert_eq!(dev.request("/pool").send().await.unwrap().text(), "from upstream");
     assert_eq!(dev.interrupt().await.code(), Some(0));
 }

@@ -25,6 +25,7 @@ pub(crate) async fn run(session: &Session, args: DemoArgs) -> Result<(), CliErro
         https_port: free_port(args.https_port),
         admin_port: free_port(ADMIN_PORT),
         inspect: None,
+        reach: Vec::new(),
     })
     .await?;
     // Samples that are being deployed when Ctrl-C comes are simply left.

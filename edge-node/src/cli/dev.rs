@@ -1,8 +1,10 @@
 //! `atoll dev`: a project on a node of its own, redeployed at every save.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use ipnet::{IpNet, Ipv4Net};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 
@@ -23,6 +25,12 @@ use crate::project::local_variables;
 /// Where a project keeps the state of its own node.
 const DATA_DIR: &str = ".atoll";
 
+/// This machine itself.
+fn loopback() -> Vec<IpNet> {
+    let four = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+    vec![four.into(), IpAddr::from(Ipv6Addr::LOCALHOST).into()]
+}
+
 pub(crate) async fn run(session: &Session, args: DevArgs) -> Result<(), CliError> {
     let source = Source {
         path: args.dir,
@@ -42,6 +50,8 @@ pub(crate) async fn run(session: &Session, args: DevArgs) -> Result<(), CliError
         https_port: free_port(args.https_port),
         admin_port: 0,
         inspect: args.inspect,
+        // The developer's own code beside the developer's own servers.
+        reach: loopback(),
     })
     .await?;
     let (api, inspected) = (node.api(), args.inspect.is_some());

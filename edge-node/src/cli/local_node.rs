@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use tokio::sync::{broadcast, watch};
 
 use super::api::Api;
@@ -14,7 +15,7 @@ use super::client::Client;
 use super::environment::Environment;
 use super::error::CliError;
 use super::{restart, stop};
-use crate::config::{ClusterConfig, LimitsConfig, LogConfig, NodeConfig};
+use crate::config::{ClusterConfig, LimitsConfig, LogConfig, NodeConfig, OutboundConfig};
 use crate::node::kept::Kept;
 use crate::node::{ConsoleLine, Node};
 use crate::observe::{Listener, init_log};
@@ -36,6 +37,8 @@ pub(crate) struct LocalNodeOptions {
     pub(crate) admin_port: u16,
     /// Where debuggers may attach.
     pub(crate) inspect: Option<SocketAddr>,
+    /// Networks that workers may reach beside public ones.
+    pub(crate) reach: Vec<IpNet>,
 }
 
 /// A running node.
@@ -155,7 +158,8 @@ fn clustered(
 
 impl LocalNode {
     pub(crate) async fn start(options: LocalNodeOptions) -> Result<Self, CliError> {
-        let LocalNodeOptions { data_dir, http_port, https_port, admin_port, inspect } = options;
+        let LocalNodeOptions { data_dir, http_port, https_port, admin_port, inspect, reach } =
+            options;
         let local = |port| SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, port));
         let config = NodeConfig {
             data_dir,
@@ -166,6 +170,7 @@ impl LocalNode {
             development: true,
             threads: inspect.map(|_| NonZeroUsize::MIN),
             limits: inspect.map_or_else(LimitsConfig::default, |_| debugged_limits()),
+            outbound: OutboundConfig { allow: reach },
             log: LogConfig { level: "warn".to_owned(), ..LogConfig::default() },
             ..NodeConfig::default()
         };

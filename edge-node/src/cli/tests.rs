@@ -62,6 +62,7 @@ async fn a_deploy_makes_what_the_project_needs_once() {
         https_port: 0,
         admin_port: 0,
         inspect: None,
+        reach: Vec::new(),
     })
     .await
     .unwrap();
