@@ -17,7 +17,7 @@ use crate::world::World;
 
 /// CPU time that a script may use beyond its limit, in milliseconds: what of the runtime's own code and V8's takes
 /// no interrupt. Not optimised, that code takes a few times as long.
-pub(crate) const OVER_MS: u64 = if cfg!(debug_assertions) { 200 } else { 50 };
+pub(crate) const OVER_MS: u64 = if cfg!(debug_assertions) { 300 } else { 50 };
 
 /// By how much a neighbour's p99 may exceed its baseline, where that is asserted.
 const P99_OVER_MAX: Duration = Duration::from_millis(50);
