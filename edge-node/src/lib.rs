@@ -14,6 +14,7 @@ mod experiments;
 mod file_look;
 mod form;
 mod geo;
+mod held_body;
 mod hop_by_hop;
 pub mod inspect;
 pub mod node;

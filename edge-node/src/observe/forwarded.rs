@@ -1,11 +1,12 @@
 //! Counts of the requests that this node sent to others, by node and what became of them.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
+use serde::{Deserialize, Serialize};
+
+use super::labelled::{Counts, Delta, Event, Label, Labelled, fits};
 
 /// Nodes with labels of their own; others share the label `other`.
 const NODES_LABELLED_MAX: usize = 100;
@@ -50,54 +51,42 @@ impl ForwardOutcome {
     }
 }
 
-/// Counts of one node.
-#[derive(Debug, Default)]
-pub(crate) struct Forwarded([AtomicU64; OUTCOMES.len()]);
+impl Event for ForwardOutcome {
+    fn place(self) -> usize {
+        self as usize
+    }
+}
 
-impl Forwarded {
-    /// Counts one attempt.
-    pub(crate) fn count(&self, outcome: ForwardOutcome) {
-        self.0[outcome as usize].fetch_add(1, Ordering::Relaxed);
+/// Counts of one node.
+pub(crate) type Forwarded = Counts<ForwardOutcome, { OUTCOMES.len() }>;
+
+/// A node, by its name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct NodeLabel(String);
+
+impl Label for NodeLabel {
+    const LABELLED_MAX: usize = NODES_LABELLED_MAX;
+
+    fn other() -> Self {
+        Self(OTHER.to_owned())
+    }
+
+    fn fits(&self) -> bool {
+        fits(&self.0, NAME_BYTES_MAX)
     }
 }
 
 /// Counts of all nodes.
-#[derive(Debug, Default)]
-pub(super) struct ForwardedByNode(Mutex<BTreeMap<String, Arc<Forwarded>>>);
+pub(super) type ForwardedByNode = Labelled<NodeLabel, ForwardOutcome, { OUTCOMES.len() }>;
 
 /// What was counted since it was last asked, as it travels.
-pub(super) type ForwardedDelta = Vec<(String, Vec<u64>)>;
+pub(super) type ForwardedDelta = Delta<NodeLabel>;
 
 impl ForwardedByNode {
     /// The counts of a node.
-    pub(super) fn of(&self, node: &str) -> Arc<Forwarded> {
-        let mut nodes = self.lock();
-        if let Some(known) = nodes.get(node) {
-            return known.clone();
-        }
-        let fits = nodes.len() < NODES_LABELLED_MAX && node.len() <= NAME_BYTES_MAX;
-        let label = if fits && !node.contains(char::is_control) { node } else { OTHER };
-        nodes.entry(label.to_owned()).or_default().clone()
-    }
-
-    /// Takes out what was counted.
-    pub(super) fn drain(&self) -> ForwardedDelta {
-        let nodes = self.lock();
-        let taken = nodes.iter().map(|(node, counts)| {
-            let counts = counts.0.iter().map(|count| count.swap(0, Ordering::Relaxed));
-            (node.clone(), counts.collect::<Vec<_>>())
-        });
-        taken.filter(|(_, counts)| counts.iter().any(|count| *count > 0)).collect()
-    }
-
-    /// Adds what another process counted.
-    pub(super) fn add(&self, delta: ForwardedDelta) {
-        for (node, counts) in delta.into_iter().take(NODES_LABELLED_MAX + 1) {
-            let sums = self.of(&node);
-            for (sum, count) in sums.0.iter().zip(counts) {
-                sum.fetch_add(count, Ordering::Relaxed);
-            }
-        }
+    pub(super) fn of_node(&self, node: &str) -> Arc<Forwarded> {
+        self.of(NodeLabel(node.to_owned()))
     }
 
     pub(super) fn encode(
@@ -112,19 +101,14 @@ impl ForwardedByNode {
         let mut family =
             encoder.encode_descriptor("forwarded_requests", help, None, MetricType::Counter)?;
         for (node, counts) in &*nodes {
-            for (outcome, count) in OUTCOMES.iter().zip(&counts.0) {
-                let labels = [("node", node.as_str()), ("outcome", outcome.as_str())];
-                let count = count.load(Ordering::Relaxed);
+            for outcome in OUTCOMES {
+                let labels = [("node", node.0.as_str()), ("outcome", outcome.as_str())];
                 family
                     .encode_family(&labels)?
-                    .encode_counter::<NoLabelSet, _, f64>(&count, None)?;
+                    .encode_counter::<NoLabelSet, _, f64>(&counts.of(outcome), None)?;
             }
         }
         Ok(())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Forwarded>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -230,12 +230,12 @@ impl Metrics {
 
     /// The counts of requests that are sent to another node.
     pub(crate) fn forwarded(&self, node: &str) -> Arc<Forwarded> {
-        self.forwarded.of(node)
+        self.forwarded.of_node(node)
     }
 
     /// The counts of an origin of a worker's pool.
     pub(crate) fn origin(&self, worker: &WorkerRef, host: &str, origin: &str) -> Arc<OriginCounts> {
-        self.origins.of(worker, host, origin)
+        self.origins.of_origin(worker, host, origin)
     }
 
     /// The counter of this name (`process_restarts`).

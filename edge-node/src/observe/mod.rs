@@ -6,6 +6,7 @@ mod forwarded;
 mod health;
 mod histogram;
 mod hub;
+mod labelled;
 mod log;
 mod metrics;
 mod origins;

@@ -1,13 +1,12 @@
 //! Counts of what workers sent to the origins of their pools, by origin and what became of it.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use serde::{Deserialize, Serialize};
 
+use super::labelled::{Counts, Delta, Event, Label, Labelled, fits};
 use crate::registry::WorkerRef;
 
 /// Origins with labels of their own; others share the label `other`.
@@ -43,20 +42,17 @@ const REQUESTS: [(OriginEvent, &str); 4] = [
 const EJECTIONS: [(OriginEvent, &str); 2] =
     [(OriginEvent::Ejected, "requests"), (OriginEvent::Ill, "checks")];
 
-/// Counts of one origin.
-#[derive(Debug, Default)]
-pub(crate) struct OriginCounts([AtomicU64; REQUESTS.len() + EJECTIONS.len()]);
-
-impl OriginCounts {
-    /// Counts one more.
-    pub(crate) fn count(&self, event: OriginEvent) {
-        self.0[event as usize].fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn of(&self, event: OriginEvent) -> u64 {
-        self.0[event as usize].load(Ordering::Relaxed)
+impl Event for OriginEvent {
+    fn place(self) -> usize {
+        self as usize
     }
 }
+
+/// How many events there are.
+const EVENTS: usize = REQUESTS.len() + EJECTIONS.len();
+
+/// Counts of one origin.
+pub(crate) type OriginCounts = Counts<OriginEvent, EVENTS>;
 
 /// Which origin, by its labels.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -68,67 +64,45 @@ pub(super) struct OriginLabels {
 }
 
 impl OriginLabels {
+    fn all(&self) -> [(&'static str, &str); 4] {
+        let Self { account, worker, host, origin } = self;
+        [("account", account), ("worker", worker), ("host", host), ("origin", origin)]
+    }
+}
+
+impl Label for OriginLabels {
+    const LABELLED_MAX: usize = ORIGINS_LABELLED_MAX;
+
     fn other() -> Self {
         let other = || OTHER.to_owned();
         Self { account: other(), worker: other(), host: other(), origin: other() }
     }
 
-    fn all(&self) -> [(&'static str, &str); 4] {
-        let Self { account, worker, host, origin } = self;
-        [("account", account), ("worker", worker), ("host", host), ("origin", origin)]
-    }
-
-    fn fit(&self) -> bool {
-        let fits = |text: &str| text.len() <= LABEL_BYTES_MAX && !text.contains(char::is_control);
-        self.all().iter().all(|(_, text)| fits(text))
+    fn fits(&self) -> bool {
+        self.all().iter().all(|(_, text)| fits(text, LABEL_BYTES_MAX))
     }
 }
 
 /// Counts of all origins.
-#[derive(Debug, Default)]
-pub(super) struct Origins(Mutex<BTreeMap<OriginLabels, Arc<OriginCounts>>>);
+pub(super) type Origins = Labelled<OriginLabels, OriginEvent, EVENTS>;
 
 /// What was counted since it was last asked, as it travels.
-pub(super) type OriginsDelta = Vec<(OriginLabels, Vec<u64>)>;
+pub(super) type OriginsDelta = Delta<OriginLabels>;
 
 impl Origins {
     /// The counts of an origin of a worker's pool.
-    pub(super) fn of(&self, worker: &WorkerRef, host: &str, origin: &str) -> Arc<OriginCounts> {
-        self.labelled(OriginLabels {
+    pub(super) fn of_origin(
+        &self,
+        worker: &WorkerRef,
+        host: &str,
+        origin: &str,
+    ) -> Arc<OriginCounts> {
+        self.of(OriginLabels {
             account: worker.account.as_str().to_owned(),
             worker: worker.worker.as_str().to_owned(),
             host: host.to_owned(),
             origin: origin.to_owned(),
         })
-    }
-
-    fn labelled(&self, labels: OriginLabels) -> Arc<OriginCounts> {
-        let mut origins = self.lock();
-        if let Some(known) = origins.get(&labels) {
-            return known.clone();
-        }
-        let fits = origins.len() < ORIGINS_LABELLED_MAX && labels.fit();
-        origins.entry(if fits { labels } else { OriginLabels::other() }).or_default().clone()
-    }
-
-    /// Takes out what was counted.
-    pub(super) fn drain(&self) -> OriginsDelta {
-        let origins = self.lock();
-        let taken = origins.iter().map(|(labels, counts)| {
-            let counts = counts.0.iter().map(|count| count.swap(0, Ordering::Relaxed));
-            (labels.clone(), counts.collect::<Vec<_>>())
-        });
-        taken.filter(|(_, counts)| counts.iter().any(|count| *count > 0)).collect()
-    }
-
-    /// Adds what another process counted.
-    pub(super) fn add(&self, delta: OriginsDelta) {
-        for (labels, counts) in delta.into_iter().take(ORIGINS_LABELLED_MAX + 1) {
-            let sums = self.labelled(labels);
-            for (sum, count) in sums.0.iter().zip(counts) {
-                sum.fetch_add(count, Ordering::Relaxed);
-            }
-        }
     }
 
     pub(super) fn encode(
@@ -163,10 +137,6 @@ impl Origins {
             }
         }
         Ok(())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<OriginLabels, Arc<OriginCounts>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,26 +1,22 @@
 //! A worker's request to a pool: attempts, each at another origin, as long as nothing is done twice by them.
 
 use std::fmt::Write as _;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 use atoll_router::origins::Vantage;
-use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 
 use super::checks;
 use super::clients::OriginClients;
 use super::live::{LivePool, UnderWay, Whence};
+use crate::held_body::HeldBody;
 use crate::observe::{Metrics, OriginEvent};
 use crate::outbound::{
-    BoxError, Outbound, OutboundError, ReqBody, ResBody, Resendable, ServerSocket, Stage,
-    Unanswered,
+    Outbound, OutboundError, ReqBody, ResBody, Resendable, ServerSocket, Stage, Unanswered,
 };
 
 /// Where a request goes that a pool is for, and from where.
@@ -59,7 +55,7 @@ impl Upstream {
             Ok((response.status(), response))
         };
         let (response, under_way) = self.attempts(&parts, attempt, may_resend).await?;
-        Ok(response.map(|body| CountedBody { body, _under_way: under_way }.boxed_unsync()))
+        Ok(response.map(|body| HeldBody::new(body, under_way).boxed_unsync()))
     }
 
     /// Asks an origin of the pool for a WebSocket, as [`Outbound::websocket`]. The request is under way until what
@@ -161,31 +157,5 @@ impl<'a> Failures<'a> {
              since {why}: {}",
             self.told
         ))
-    }
-}
-
-/// A response's body, until whose end its request is under way.
-struct CountedBody {
-    body: ResBody,
-    _under_way: UnderWay,
-}
-
-impl Body for CountedBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

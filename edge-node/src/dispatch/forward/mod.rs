@@ -7,25 +7,22 @@ mod explanation;
 mod neighbours;
 mod replay;
 
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use atoll_isolate::{BoxError, Outcome};
+use atoll_isolate::Outcome;
 use atoll_router::regions::{RegionPolicy, Step};
 use atoll_router::{NotSent, PeerBody, PeerError, PeerPool, PeerResponseBody, Scheme};
-use bytes::Bytes;
 use futures_util::future::Either;
 use http::{Request, Response, Version, request};
-use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty};
 
 use super::body::{AnswerBody, SendBody};
 use super::pages::{Problem, page};
 use super::peer::ServingPeering;
 use super::service::{Answering, Dispatcher, Serving, now};
+use crate::held_body::HeldBody;
 use crate::hop_by_hop::remove_hop_by_hop;
 use crate::observe::{ForwardOutcome, Metrics};
 use crate::websocket;
@@ -270,7 +267,7 @@ impl Trip<'_> {
         }
         self.replay.settle();
         let (parts, body) = response.into_parts();
-        let mut response = Response::new(AnswerBody::Peer(PeerAnswer { body, _chosen: chosen }));
+        let mut response = Response::new(AnswerBody::Peer(PeerAnswer::new(body, chosen)));
         (*response.status_mut(), *response.headers_mut()) = (parts.status, parts.headers);
         Attempt::Answered(Box::new(response))
     }
@@ -300,27 +297,4 @@ impl Trip<'_> {
 }
 
 /// A response's body from another node; the request counts as under way there until it ends.
-pub(super) struct PeerAnswer {
-    body: PeerResponseBody,
-    _chosen: Chosen,
-}
-
-impl Body for PeerAnswer {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
+pub(super) type PeerAnswer = HeldBody<PeerResponseBody, Chosen>;

@@ -73,7 +73,7 @@ struct Met {
 }
 
 /// A node that a request goes to, counted as under way while this lives.
-pub(super) struct Chosen {
+pub(in super::super) struct Chosen {
     pub(super) node: PeerNode,
     pub(super) region: String,
     pub(super) counts: Arc<Forwarded>,
