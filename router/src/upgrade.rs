@@ -17,6 +17,10 @@ use crate::connection::{Activity, Borrowed};
 
 const WEBSOCKET: &str = "websocket";
 
+/// What is taken at once for a stream of HTTP/2, in bytes: hyper copies it whole, and sends it whole as soon as there
+/// is room for any of it.
+pub(crate) const WRITE_BYTES_MAX: usize = 64 << 10;
+
 /// How a request asks for a WebSocket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpgradeKind {
@@ -79,10 +83,13 @@ impl Upgrade {
     /// When the client leaves before.
     pub fn accept(self) -> impl Future<Output = io::Result<UpgradedStream>> + Send + 'static {
         let borrowed = Borrowed::begin(&self.activity);
-        let on = self.on;
         async move {
-            let upgraded = on.await.map_err(io::Error::other)?;
-            Ok(UpgradedStream { io: TokioIo::new(upgraded), borrowed })
+            let upgraded = self.on.await.map_err(io::Error::other)?;
+            let write_bytes_max = match self.kind {
+                UpgradeKind::Http1 => usize::MAX,
+                UpgradeKind::Http2 => WRITE_BYTES_MAX,
+            };
+            Ok(UpgradedStream { io: TokioIo::new(upgraded), borrowed, write_bytes_max })
         }
     }
 }
@@ -105,6 +112,7 @@ fn is_extended_connect<B>(request: &Request<B>) -> bool {
 pub struct UpgradedStream {
     io: TokioIo<Upgraded>,
     borrowed: Borrowed,
+    write_bytes_max: usize,
 }
 
 impl AsyncRead for UpgradedStream {
@@ -125,7 +133,8 @@ impl AsyncWrite for UpgradedStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.borrowed.check(cx)?;
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        let at_once = bytes.len().min(self.write_bytes_max);
+        Pin::new(&mut self.io).poll_write(cx, &bytes[..at_once])
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -2,8 +2,11 @@
 //! cluster's own authority. Strangers get no further than the handshake.
 
 mod authority;
+mod connections;
 mod pool;
 mod serve;
+mod socket;
+mod sockets;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -11,13 +14,17 @@ mod tls;
 use std::time::Duration;
 
 pub use authority::{AUTHORITY_SEED_BYTES, CERTIFICATE_LIFE, PeerAuthority};
-pub use pool::{NotSent, PeerBody, PeerError, PeerNode, PeerPool, PeerResponseBody};
+pub use pool::{Handshaken, NotSent, PeerBody, PeerError, PeerNode, PeerPool, PeerResponseBody};
 pub use serve::{PeerService, serve_peers};
+pub use socket::PeerSocket;
 pub use tls::{PeerCredentials, PeerTls, PeerTlsError};
 
 /// The protocol that both ends must name, by ALPN. Its number changes when nodes of two releases could not
 /// understand each other.
 const PROTOCOL: &[u8] = b"atoll-peer/1";
+/// The protocol of connections on which WebSockets go. A node of a release without it refuses the connection, and so
+/// has seen nothing of the handshake.
+const SOCKET_PROTOCOL: &[u8] = b"atoll-peer-sockets/1";
 
 /// How long a connection and its handshake may take, at either end.
 pub const PEER_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -42,3 +49,41 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// Bytes buffered for sending on one stream.
 const SEND_BUFFER_BYTES: usize = 256 << 10;
+/// The receive window of one WebSocket, in bytes.
+const SOCKET_WINDOW_BYTES: u32 = 128 << 10;
+
+/// What a connection carries. A WebSocket stays for hours, and either end may stop reading at any time: on connections
+/// of their own they hold back no request, and the window of such a connection has room for all of them, so that
+/// they do not hold back each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carries {
+    Requests,
+    Sockets,
+}
+
+impl Carries {
+    fn by_protocol(protocol: Option<&[u8]>) -> Option<Self> {
+        [Self::Requests, Self::Sockets].into_iter().find(|one| protocol == Some(one.protocol()))
+    }
+
+    fn protocol(self) -> &'static [u8] {
+        match self {
+            Self::Requests => PROTOCOL,
+            Self::Sockets => SOCKET_PROTOCOL,
+        }
+    }
+
+    fn stream_window_bytes(self) -> u32 {
+        match self {
+            Self::Requests => STREAM_WINDOW_BYTES,
+            Self::Sockets => SOCKET_WINDOW_BYTES,
+        }
+    }
+
+    fn connection_window_bytes(self) -> u32 {
+        match self {
+            Self::Requests => CONNECTION_WINDOW_BYTES,
+            Self::Sockets => STREAMS_MAX * SOCKET_WINDOW_BYTES,
+        }
+    }
+}

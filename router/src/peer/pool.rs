@@ -1,40 +1,37 @@
-//! Connections of one thread to other nodes: opened when a request needs one, shared by many, and given up when
-//! they fail. It decides nothing about which node, and sends no request twice.
+//! What one thread sends to other nodes: requests, and handshakes of WebSockets. It decides nothing about which node,
+//! and sends no request twice.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use h2::RecvStream;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
-use tokio_rustls::TlsConnector;
+use rustls::AlertDescription;
 
-use super::tls::{PeerTls, server_name};
+use super::connections::{Connections, InFlight, Sender, locked, reach};
+use super::socket::PeerSocket;
+use super::sockets::SocketSender;
+use super::tls::PeerTls;
 use super::{
-    CONNECTION_LIFE, CONNECTION_WINDOW_BYTES, CONNECTIONS_PER_NODE_MAX, HEADER_LIST_BYTES_MAX,
-    PEER_HANDSHAKE_TIMEOUT, PING_INTERVAL, PING_TIMEOUT, PROTOCOL, SEND_BUFFER_BYTES,
-    STREAM_WINDOW_BYTES, STREAMS_MAX,
+    Carries, HEADER_LIST_BYTES_MAX, PEER_HANDSHAKE_TIMEOUT, PING_INTERVAL, PING_TIMEOUT,
+    SEND_BUFFER_BYTES,
 };
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Nodes that one pool has connections to. It is far above what a cluster has.
 const NODES_MAX: usize = 1_000;
-
-/// How long before the other end a connection is let go, so that no request meets its end.
-const LET_GO_BEFORE: Duration = Duration::from_secs(60);
 
 /// A request's body on its way to another node.
 pub type PeerBody = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
@@ -63,10 +60,10 @@ pub enum PeerError {
     /// It was sent, and the node has said that it did not begin with it (RFC 9113, 8.7): it can be sent again as
     /// far as its body can.
     #[error("the node did not take it: {0}")]
-    Unprocessed(hyper::Error),
+    Unprocessed(BoxError),
     /// The node may have it, and may have acted upon it.
     #[error("the node did not answer: {0}")]
-    Unknown(hyper::Error),
+    Unknown(BoxError),
 }
 
 /// Why no byte was sent.
@@ -85,48 +82,56 @@ pub enum NotSent {
     /// As many requests are under way to it as may be.
     #[error("too many requests are under way to it")]
     Full,
+    /// The node is there, and of a release that does not know what it is asked for.
+    #[error("the node runs a release that does not know this")]
+    Unsupported,
+}
+
+impl NotSent {
+    pub(super) fn of_opening(error: std::io::Error) -> Self {
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        match tls {
+            Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+                Self::Unsupported
+            }
+            _ => Self::Connect(error),
+        }
+    }
 }
 
 /// Connections to nodes. Use one on one runtime.
 pub struct PeerPool {
     tls: Arc<ArcSwap<PeerTls>>,
-    nodes: Mutex<HashMap<PeerNode, Arc<Connections>>>,
+    nodes: Mutex<HashMap<PeerNode, Arc<Reached>>>,
 }
 
-/// Those to one node.
+/// One node.
 #[derive(Default)]
-struct Connections {
-    open: Mutex<Vec<Connection>>,
-    /// Held while one is opened: those who come meanwhile use it, too.
-    opening: tokio::sync::Mutex<()>,
-}
-
-struct Connection {
-    sender: SendRequest<PeerBody>,
-    in_flight: Arc<AtomicUsize>,
-    opened: Instant,
-}
-
-/// A request under way, up to the end of the response's body.
-#[derive(Debug)]
-struct InFlight(Arc<AtomicUsize>);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+struct Reached {
+    requests: Connections<SendRequest<PeerBody>>,
+    sockets: Connections<SocketSender>,
 }
 
 /// A response's body from another node.
 #[derive(Debug)]
 pub struct PeerResponseBody {
-    body: Incoming,
+    body: Received,
     _in_flight: InFlight,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What they guard is whole between any two statements.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+#[derive(Debug)]
+enum Received {
+    OfRequest(Incoming),
+    OfHandshake(RecvStream),
+}
+
+/// What a node answers to the handshake of a WebSocket.
+#[derive(Debug)]
+pub enum Handshaken {
+    /// It has accepted.
+    Accepted(Response<PeerSocket>),
+    /// It has something else to say, which is never a 2xx: that would be a WebSocket (RFC 8441, 5).
+    Answered(Response<PeerResponseBody>),
 }
 
 impl fmt::Debug for PeerError {
@@ -143,15 +148,30 @@ impl PeerError {
     /// What it means that a request was sent and this came instead of a response.
     fn of_answer(error: hyper::Error) -> Self {
         let source = std::error::Error::source(&error);
-        let unprocessed =
-            source.and_then(|source| source.downcast_ref::<h2::Error>()).is_some_and(|h2| {
-                // Of a connection that is given up, streams after the last one that the other end took have its
-                // GOAWAY for an error; earlier ones have that of the socket.
-                let refused = h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM);
-                h2.is_remote() && (h2.is_go_away() || refused)
-            });
-        if unprocessed { Self::Unprocessed(error) } else { Self::Unknown(error) }
+        let h2 = source.and_then(|source| source.downcast_ref::<h2::Error>());
+        if h2.is_some_and(is_unprocessed) {
+            Self::Unprocessed(error.into())
+        } else {
+            Self::Unknown(error.into())
+        }
     }
+
+    /// The same of a handshake.
+    fn of_handshake(error: h2::Error) -> Self {
+        if is_unprocessed(&error) {
+            Self::Unprocessed(error.into())
+        } else {
+            Self::Unknown(error.into())
+        }
+    }
+}
+
+/// Whether the other end says that it has not begun with a request (RFC 9113, 8.7).
+fn is_unprocessed(error: &h2::Error) -> bool {
+    // Of a connection that is given up, streams after the last one that the other end took have its GOAWAY for an
+    // error; earlier ones have that of the socket.
+    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    error.is_remote() && (error.is_go_away() || refused)
 }
 
 impl fmt::Debug for PeerPool {
@@ -178,7 +198,11 @@ impl PeerPool {
     ) -> Result<Response<PeerResponseBody>, PeerError> {
         let not_sent =
             |request, cause| Err(PeerError::NotSent { request: Box::new(request), cause });
-        let (mut sender, in_flight) = match self.connection(node).await {
+        let connection = async {
+            let reached = self.reached(node)?;
+            reached.requests.get(open(node, self.tls.load_full())).await
+        };
+        let (mut sender, in_flight) = match connection.await {
             Ok(connection) => connection,
             Err(cause) => return not_sent(request, cause),
         };
@@ -186,9 +210,10 @@ impl PeerPool {
             return not_sent(request, NotSent::Ended);
         }
         match sender.try_send_request(request).await {
-            Ok(response) => {
-                Ok(response.map(|body| PeerResponseBody { body, _in_flight: in_flight }))
-            }
+            Ok(response) => Ok(response.map(|body| PeerResponseBody {
+                body: Received::OfRequest(body),
+                _in_flight: in_flight,
+            })),
             Err(mut error) => match error.take_message() {
                 Some(request) => not_sent(request, NotSent::Ended),
                 None => Err(PeerError::of_answer(error.into_error())),
@@ -196,74 +221,74 @@ impl PeerPool {
         }
     }
 
+    /// Sends the handshake of a WebSocket, as extended CONNECT (RFC 8441), and waits for the head of the response.
+    /// The request's method does not matter.
+    ///
+    /// # Errors
+    /// As [`PeerPool::send`].
+    pub async fn shake_hands(
+        &self,
+        node: &PeerNode,
+        request: Request<()>,
+    ) -> Result<Handshaken, PeerError> {
+        let not_sent = |request: Request<()>, cause| {
+            let request = Box::new(request.map(|()| nothing()));
+            Err(PeerError::NotSent { request, cause })
+        };
+        let connection = async {
+            let reached = self.reached(node)?;
+            reached.sockets.get(SocketSender::open(node, self.tls.load_full())).await
+        };
+        let (sender, in_flight) = match connection.await {
+            Ok(connection) => connection,
+            Err(cause) => return not_sent(request, cause),
+        };
+        let Ok((response, sending)) = sender.begin(&request).await else {
+            return not_sent(request, NotSent::Ended);
+        };
+        let (parts, body) = response.await.map_err(PeerError::of_handshake)?.into_parts();
+        Ok(if parts.status.is_success() {
+            let socket = PeerSocket::new(sending, body, in_flight);
+            Handshaken::Accepted(Response::from_parts(parts, socket))
+        } else {
+            let body = Received::OfHandshake(body);
+            let body = PeerResponseBody { body, _in_flight: in_flight };
+            Handshaken::Answered(Response::from_parts(parts, body))
+        })
+    }
+
     /// Closes connections to nodes that are not among these any more, once nothing is under way on them.
     pub fn keep(&self, nodes: impl Fn(&PeerNode) -> bool) {
         locked(&self.nodes).retain(|node, _| nodes(node));
     }
 
-    async fn connection(
-        &self,
-        node: &PeerNode,
-    ) -> Result<(SendRequest<PeerBody>, InFlight), NotSent> {
-        let connections = {
-            let mut nodes = locked(&self.nodes);
-            if nodes.len() >= NODES_MAX && !nodes.contains_key(node) {
-                return Err(NotSent::Full);
-            }
-            nodes.entry(node.clone()).or_default().clone()
-        };
-        if let Some(found) = connections.find(STREAMS_MAX as usize / 2) {
-            return Ok(found);
+    fn reached(&self, node: &PeerNode) -> Result<Arc<Reached>, NotSent> {
+        let mut nodes = locked(&self.nodes);
+        if nodes.len() >= NODES_MAX && !nodes.contains_key(node) {
+            return Err(NotSent::Full);
         }
-        let _opening = connections.opening.lock().await;
-        if let Some(found) = connections.find(STREAMS_MAX as usize / 2) {
-            return Ok(found);
-        }
-        if locked(&connections.open).len() >= CONNECTIONS_PER_NODE_MAX {
-            return connections.find(STREAMS_MAX as usize).ok_or(NotSent::Full);
-        }
-        let opened = timeout(PEER_HANDSHAKE_TIMEOUT, open(node, self.tls.load_full())).await;
-        let sender = opened.map_err(|_| NotSent::Timeout)?.map_err(NotSent::Connect)?;
-        let connection = Connection { sender, in_flight: Arc::default(), opened: Instant::now() };
-        let taken = connection.take();
-        locked(&connections.open).push(connection);
-        Ok(taken)
+        Ok(nodes.entry(node.clone()).or_default().clone())
     }
 }
 
-impl Connections {
-    /// The least busy connection with fewer than so many requests under way.
-    fn find(&self, below: usize) -> Option<(SendRequest<PeerBody>, InFlight)> {
-        let mut open = locked(&self.open);
-        let life = CONNECTION_LIFE - LET_GO_BEFORE;
-        // One that is let go here ends when nothing is under way on it any more.
-        open.retain(|one| !one.sender.is_closed() && one.opened.elapsed() < life);
-        let busy = |one: &&Connection| one.in_flight.load(Ordering::Relaxed);
-        let least = open.iter().min_by_key(busy)?;
-        (busy(&least) < below).then(|| least.take())
-    }
+fn nothing() -> PeerBody {
+    Box::pin(Empty::new().map_err(|never| match never {}))
 }
 
-impl Connection {
-    fn take(&self) -> (SendRequest<PeerBody>, InFlight) {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        (self.sender.clone(), InFlight(self.in_flight.clone()))
+impl Sender for SendRequest<PeerBody> {
+    fn is_closed(&self) -> bool {
+        SendRequest::is_closed(self)
     }
 }
 
 async fn open(node: &PeerNode, tls: Arc<PeerTls>) -> std::io::Result<SendRequest<PeerBody>> {
-    let socket = TcpStream::connect(node.address).await?;
-    socket.set_nodelay(true)?;
-    let connector = TlsConnector::from(tls.client.clone());
-    let stream = connector.connect(server_name(&node.name), socket).await?;
-    if stream.get_ref().1.alpn_protocol() != Some(PROTOCOL) {
-        return Err(std::io::Error::other("it speaks another protocol between nodes"));
-    }
+    let carries = Carries::Requests;
+    let stream = reach(node, &tls, carries).await?;
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_stream_window_size(carries.stream_window_bytes())
+        .initial_connection_window_size(carries.connection_window_bytes())
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
@@ -288,14 +313,30 @@ impl Body for PeerResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(cx).map_err(BoxError::from)
+        match &mut self.body {
+            Received::OfRequest(body) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
+            Received::OfHandshake(body) => {
+                let data = std::task::ready!(body.poll_data(cx));
+                Poll::Ready(data.map(|data| {
+                    let data = data?;
+                    body.flow_control().release_capacity(data.len())?;
+                    Ok(Frame::data(data))
+                }))
+            }
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        match &self.body {
+            Received::OfRequest(body) => body.is_end_stream(),
+            Received::OfHandshake(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match &self.body {
+            Received::OfRequest(body) => body.size_hint(),
+            Received::OfHandshake(_) => SizeHint::default(),
+        }
     }
 }

@@ -20,15 +20,16 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::tls::{PeerTls, name_of};
+use super::tls::{PeerTls, node_of};
 use super::{
-    CONNECTION_LIFE, CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, HEADER_LIST_BYTES_MAX,
-    PEER_HANDSHAKE_TIMEOUT, PING_INTERVAL, PING_TIMEOUT, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
-    STREAMS_MAX,
+    CONNECTION_LIFE, CONNECTIONS_MAX, Carries, HEADER_LIST_BYTES_MAX, PEER_HANDSHAKE_TIMEOUT,
+    PING_INTERVAL, PING_TIMEOUT, SEND_BUFFER_BYTES, STREAMS_MAX,
 };
+use crate::connection::Activity;
 use crate::drain::{DrainSignal, Drained};
 use crate::options::{H2_ERROR_RESETS_MAX, H2_PENDING_RESETS_MAX};
 use crate::serve::{ACCEPT_BACKOFF, LocalExecutor, ServeError, is_of_one_connection};
+use crate::upgrade::Upgrade;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -38,7 +39,7 @@ pub trait PeerService: 'static {
     type Body: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + 'static;
 
     /// Answers one request of the node of this name. A dropped future or body means that it does not want the
-    /// answer any more.
+    /// answer any more. A request for a WebSocket carries an [`Upgrade`].
     fn call(
         &self,
         request: Request<Incoming>,
@@ -122,21 +123,28 @@ async fn serve_node<S: PeerService>(
         }
         Err(_) => return Err("the tls handshake took too long".into()),
     };
-    let node: Rc<str> = name_of(stream.get_ref().1)
-        .ok_or_else(|| io::Error::other("its certificate names no node"))?
-        .into();
-    let respond = service_fn(move |request| {
+    let (node, carries) = node_of(stream.get_ref().1)
+        .ok_or_else(|| io::Error::other("its certificate names no node"))?;
+    let node: Rc<str> = node.into();
+    // Streams after an upgrade note in it what they do; here nobody asks.
+    let activity = Arc::<Activity>::default();
+    let respond = service_fn(move |mut request| {
+        Upgrade::mark(&mut request, &activity);
         let response = service.call(request, &node);
         async move { Ok::<_, Infallible>(response.await) }
     });
-    let served = http2::Builder::new(LocalExecutor)
+    let mut builder = http2::Builder::new(LocalExecutor);
+    if carries == Carries::Sockets {
+        builder.enable_connect_protocol();
+    }
+    let served = builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
         .max_pending_accept_reset_streams(H2_PENDING_RESETS_MAX)
         .max_local_error_reset_streams(H2_ERROR_RESETS_MAX)
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_stream_window_size(carries.stream_window_bytes())
+        .initial_connection_window_size(carries.connection_window_bytes())
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)

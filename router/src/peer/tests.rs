@@ -23,6 +23,7 @@ use tokio_rustls::TlsConnector;
 use super::*;
 use crate::drain::{DrainTrigger, drain_channel};
 use crate::listener::bind_reuse_port;
+use crate::upgrade::Upgrade;
 
 const SEED: [u8; AUTHORITY_SEED_BYTES] = [7; AUTHORITY_SEED_BYTES];
 
@@ -65,18 +66,21 @@ fn pool(credentials: &PeerCredentials) -> PeerPool {
 type PeerBodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A node `b` that listens.
-struct Listening {
+struct Listening<S = Echo> {
     node: PeerNode,
-    echo: Rc<Echo>,
+    echo: Rc<S>,
     drain: DrainTrigger,
     serving: tokio::task::JoinHandle<()>,
 }
 
 fn listen(credentials: &PeerCredentials) -> Listening {
+    listen_with(credentials, Rc::default())
+}
+
+fn listen_with<S: PeerService>(credentials: &PeerCredentials, echo: Rc<S>) -> Listening<S> {
     let listener = bind_reuse_port("127.0.0.1:0".parse().unwrap()).unwrap();
     let node = PeerNode { name: "b".into(), address: listener.local_addr().unwrap() };
     let (drain, signal) = drain_channel();
-    let echo = Rc::new(Echo::default());
     let serving = serve_peers(listener, tls(credentials), echo.clone(), signal);
     let serving = tokio::task::spawn_local(async move {
         serving.await.unwrap();
@@ -261,6 +265,130 @@ async fn credentials_are_swapped_while_requests_go_on() {
         let open = a.send(&b.node, request("y")).await.unwrap();
         a.keep(|_| false);
         assert_eq!(text(open).await, "a: y");
+    })
+    .await;
+}
+
+/// Sends back what comes over WebSockets, until it is sent `end`; of other handshakes it says what they ask for.
+struct SocketEcho;
+
+impl PeerService for SocketEcho {
+    type Body = Full<Bytes>;
+
+    fn call(
+        &self,
+        request: Request<Incoming>,
+        _node: &Rc<str>,
+    ) -> impl Future<Output = Response<Full<Bytes>>> + use<> + 'static {
+        let upgrade = Upgrade::take(&request);
+        let accepts = request.uri().path() == "/socket";
+        let told = format!("{} {}", request.method(), request.uri().path());
+        async move {
+            let mut response = Response::new(Full::from(told));
+            let Some(upgrade) = upgrade.filter(|_| accepts) else {
+                *response.status_mut() = http::StatusCode::NOT_FOUND;
+                return response;
+            };
+            let accepted = upgrade.accept();
+            tokio::task::spawn_local(async move {
+                let mut stream = accepted.await.unwrap();
+                let mut read = vec![0; 4_096];
+                while let Ok(bytes @ 1..) = stream.read(&mut read).await {
+                    if read[..bytes] == *b"end" || stream.write_all(&read[..bytes]).await.is_err() {
+                        break;
+                    }
+                }
+            });
+            *response.body_mut() = Full::default();
+            response
+        }
+    }
+}
+
+fn handshake(path: &str) -> Request<()> {
+    Request::get(format!("http://b{path}")).body(()).unwrap()
+}
+
+async fn socket(pool: &PeerPool, node: &PeerNode) -> PeerSocket {
+    match pool.shake_hands(node, handshake("/socket")).await.unwrap() {
+        Handshaken::Accepted(response) => response.into_body(),
+        Handshaken::Answered(response) => panic!("{response:?}"),
+    }
+}
+
+async fn echoed(socket: &mut PeerSocket, text: &[u8]) {
+    socket.write_all(text).await.unwrap();
+    let mut back = vec![0; text.len()];
+    socket.read_exact(&mut back).await.unwrap();
+    assert_eq!(back, text);
+}
+
+#[tokio::test]
+async fn websockets_go_over_connections_of_their_own_and_outlive_the_end_of_new_requests() {
+    on_one_thread(async {
+        let b = listen_with(&authority().issue("b").unwrap(), Rc::new(SocketEcho));
+        let a = pool(&authority().issue("a").unwrap());
+        let mut one = socket(&a, &b.node).await;
+        echoed(&mut one, b"one").await;
+        // Many that nobody reads: their windows fill up, and theirs alone.
+        let mut stuck = Vec::new();
+        for _ in 0..16 {
+            let mut socket = socket(&a, &b.node).await;
+            let chunk = vec![7; 64 << 10];
+            while let Ok(written) =
+                tokio::time::timeout(Duration::from_millis(50), socket.write(&chunk)).await
+            {
+                assert!(written.unwrap() > 0);
+            }
+            stuck.push(socket);
+        }
+        echoed(&mut one, &[1; 60_000]).await;
+        let Handshaken::Answered(answer) = a.shake_hands(&b.node, handshake("/")).await.unwrap()
+        else {
+            panic!("it is no socket");
+        };
+        assert_eq!((answer.status().as_u16(), &*text(answer).await), (404, "GET /"));
+        drop(stuck);
+        // The end of new requests on a connection is not that of its sockets.
+        b.drain.start(Duration::from_secs(30));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        echoed(&mut one, b"still here").await;
+        a.keep(|_| false);
+        echoed(&mut one, b"and now").await;
+        one.write_all(b"end").await.unwrap();
+        assert_eq!(one.read(&mut [0; 8]).await.unwrap(), 0);
+        drop(one);
+        b.serving.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_websocket_ends_with_its_node_and_is_not_sent_to_one_that_does_not_know_it() {
+    on_one_thread(async {
+        let b = listen_with(&authority().issue("b").unwrap(), Rc::new(SocketEcho));
+        let a = pool(&authority().issue("a").unwrap());
+        let mut one = socket(&a, &b.node).await;
+        echoed(&mut one, b"one").await;
+        b.drain.start(Duration::ZERO);
+        b.serving.await.unwrap();
+        assert!(one.read(&mut [0; 8]).await.map_or(true, |bytes| bytes == 0));
+        let gone = a.shake_hands(&b.node, handshake("/")).await.unwrap_err();
+        assert!(matches!(gone, PeerError::NotSent { .. }), "{gone}");
+        // An older release offers the one protocol that it knows.
+        let mut older = PeerTls::new(&authority().issue("c").unwrap()).unwrap();
+        let mut config = rustls::ServerConfig::clone(&older.server);
+        config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        older.server = Arc::new(config);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let c = PeerNode { name: "c".into(), address: listener.local_addr().unwrap() };
+        tokio::task::spawn_local(async move {
+            let acceptor = tokio_rustls::TlsAcceptor::from(older.server.clone());
+            let _ = acceptor.accept(listener.accept().await.unwrap().0).await;
+        });
+        let refused = a.shake_hands(&c, handshake("/")).await.unwrap_err();
+        let PeerError::NotSent { cause, .. } = refused else { panic!("{refused}") };
+        assert!(matches!(cause, NotSent::Unsupported), "{cause}");
     })
     .await;
 }

@@ -8,7 +8,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig, ServerConnection};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use serde::{Deserialize, Serialize};
 
-use super::PROTOCOL;
+use super::Carries;
 
 /// What the URI of a node's certificate begins with. The node's name follows.
 const URI_PREFIX: &str = "atoll:node:";
@@ -42,7 +42,8 @@ pub struct PeerCredentials {
 /// Both directions of TLS between nodes: 1.3 alone, both ends with certificates, without resumption.
 pub struct PeerTls {
     pub(super) server: Arc<ServerConfig>,
-    pub(super) client: Arc<ClientConfig>,
+    requests: Arc<ClientConfig>,
+    sockets: Arc<ClientConfig>,
 }
 
 impl PeerTls {
@@ -64,16 +65,30 @@ impl PeerTls {
             .with_protocol_versions(versions)?
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain(), key())?;
-        server.alpn_protocols = vec![PROTOCOL.to_vec()];
+        let protocol = |carries: Carries| carries.protocol().to_vec();
+        server.alpn_protocols = vec![protocol(Carries::Requests), protocol(Carries::Sockets)];
         server.send_tls13_tickets = 0;
         server.session_storage = Arc::new(NoServerSessionStorage {});
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)?
             .with_root_certificates(roots)
             .with_client_auth_cert(chain(), key())?;
-        client.alpn_protocols = vec![PROTOCOL.to_vec()];
         client.resumption = rustls::client::Resumption::disabled();
-        Ok(Self { server: Arc::new(server), client: Arc::new(client) })
+        let client = |carries| {
+            let mut client = client.clone();
+            client.alpn_protocols = vec![protocol(carries)];
+            Arc::new(client)
+        };
+        let (requests, sockets) = (client(Carries::Requests), client(Carries::Sockets));
+        Ok(Self { server: Arc::new(server), requests, sockets })
+    }
+
+    /// For connections to other nodes.
+    pub(super) fn client(&self, carries: Carries) -> &Arc<ClientConfig> {
+        match carries {
+            Carries::Requests => &self.requests,
+            Carries::Sockets => &self.sockets,
+        }
     }
 }
 
@@ -98,13 +113,12 @@ pub(super) fn uri_of(name: &str) -> String {
     format!("{URI_PREFIX}{name}")
 }
 
-/// The name of the node at the other end of a connection whose handshake is over.
-pub(super) fn name_of(connection: &ServerConnection) -> Option<Box<str>> {
+/// The name of the node at the other end of a connection whose handshake is over, and what it wants to send.
+pub(super) fn node_of(connection: &ServerConnection) -> Option<(Box<str>, Carries)> {
     // Whoever named no protocol is no node, whatever it showed.
-    if connection.alpn_protocol() != Some(PROTOCOL) {
-        return None;
-    }
+    let carries = Carries::by_protocol(connection.alpn_protocol())?;
     let certificate = connection.peer_certificates()?.first()?;
     let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
-    certificate.valid_uri_names().find_map(|uri| uri.strip_prefix(URI_PREFIX)).map(Into::into)
+    let name = certificate.valid_uri_names().find_map(|uri| uri.strip_prefix(URI_PREFIX))?;
+    Some((name.into(), carries))
 }
