@@ -60,6 +60,25 @@ impl WebSocket {
         protocol: Protocol,
         protocols: &str,
     ) -> Result<Self, Error> {
+        let headers = [("sec-websocket-protocol", protocols)];
+        let headers = if protocols.is_empty() { &[][..] } else { &headers[..] };
+        Self::connect_with(addresses, host, path, protocol, headers).await
+    }
+
+    /// The same with any headers besides those of the handshake.
+    ///
+    /// # Errors
+    /// Fails with [`Error::Http`] when the worker answers with something else.
+    ///
+    /// # Panics
+    /// Panics when a header is none.
+    pub async fn connect_with(
+        addresses: Addresses,
+        host: &str,
+        path: &str,
+        protocol: Protocol,
+        headers: &[(&'static str, &str)],
+    ) -> Result<Self, Error> {
         let at = match protocol {
             Protocol::Https1 | Protocol::Https2 => addresses.https,
             _ => addresses.http,
@@ -74,12 +93,13 @@ impl WebSocket {
             _ => Box::new(tcp),
         };
         if matches!(protocol, Protocol::Http2 | Protocol::Https2) {
-            return over_http2(wire, &format!("https://{host}{path}")).await.map_err(failed);
+            let uri = format!("https://{host}{path}");
+            return over_http2(wire, &uri, headers).await.map_err(failed);
         }
         let mut request = format!("ws://{host}{path}").into_client_request()?;
-        if !protocols.is_empty() {
-            let value = HeaderValue::from_str(protocols).expect("it is a header");
-            request.headers_mut().insert("sec-websocket-protocol", value);
+        for (name, value) in headers {
+            let value = HeaderValue::from_str(value).expect("it is a header");
+            request.headers_mut().insert(*name, value);
         }
         let (stream, response) = tokio_tungstenite::client_async(request, wire).await?;
         Ok(Self { stream, response: response.map(drop) })
@@ -149,16 +169,23 @@ impl WebSocket {
 }
 
 /// Extended CONNECT (RFC 8441).
-async fn over_http2(wire: Box<dyn Wire>, uri: &str) -> Result<WebSocket, Failure> {
+async fn over_http2(
+    wire: Box<dyn Wire>,
+    uri: &str,
+    headers: &[(&'static str, &str)],
+) -> Result<WebSocket, Failure> {
     let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(wire));
     let (mut sender, connection) = handshake.await?;
     tokio::spawn(connection);
     // The server's settings say whether it offers this: they come with its first frames.
     tokio::time::sleep(Duration::from_millis(200)).await;
-    let request = Request::connect(uri)
+    let mut request = Request::connect(uri)
         .extension(hyper::ext::Protocol::from_static("websocket"))
-        .header("sec-websocket-version", "13")
-        .body(Empty::<bytes::Bytes>::new())?;
+        .header("sec-websocket-version", "13");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Empty::<bytes::Bytes>::new())?;
     let mut response = sender.send_request(request).await?;
     if response.status() != 200 {
         return Err(format!("the answer is {}", response.status()).into());

@@ -1,7 +1,8 @@
-//! The server's side of a WebSocket handshake: what was asked, and the answer once a worker has given a socket.
+//! The server's side of a WebSocket handshake: what was asked, and the answer once a worker has given a socket, here or
+//! on another node.
 
-use atoll_isolate::SocketSlot;
-use atoll_router::{DrainSignal, RequestBody, Upgrade, UpgradeKind};
+use atoll_isolate::{Socket, SocketSlot};
+use atoll_router::{DrainSignal, Upgrade, UpgradeKind, UpgradedStream};
 use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, UPGRADE};
 use http::header::{SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION};
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -10,8 +11,9 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::body::AnswerBody;
+use super::forward::NodeSocket;
 use super::pages::{Problem, page};
-use crate::websocket::{HANDSHAKE_HEADERS, WEBSOCKET, config, relay};
+use crate::websocket::{HANDSHAKE_HEADERS, WEBSOCKET, carry, config, relay};
 
 /// The only version of the protocol (RFC 6455, 4.1).
 const VERSION: &str = "13";
@@ -28,9 +30,36 @@ pub(super) struct Handshake {
     accept: Option<HeaderValue>,
 }
 
+/// What the client is to be connected with.
+enum OtherEnd {
+    Worker(Socket),
+    Node(NodeSocket),
+}
+
+impl OtherEnd {
+    fn take(response: &mut Response<AnswerBody>) -> Option<Self> {
+        let worker = SocketSlot::take(response).map(Self::Worker);
+        worker.or_else(|| NodeSocket::take(response).map(Self::Node))
+    }
+
+    /// Serves the client to its end.
+    async fn serve(self, client: UpgradedStream, leave: impl Future<Output = ()>) {
+        match self {
+            Self::Worker(socket) => {
+                let config = Some(config());
+                let wire = WebSocketStream::from_raw_socket(client, Role::Server, config).await;
+                relay(wire, socket, leave).await;
+            }
+            Self::Node(NodeSocket { stream, chosen: _chosen }) => {
+                carry(client, stream, leave).await;
+            }
+        }
+    }
+}
+
 impl Handshake {
     /// Of a request that asks for a WebSocket.
-    pub(super) fn of(request: &Request<RequestBody>) -> Option<Box<Self>> {
+    pub(super) fn of<B>(request: &Request<B>) -> Option<Box<Self>> {
         let upgrade = Upgrade::take(request)?;
         let headers = request.headers();
         let version = headers.get(SEC_WEBSOCKET_VERSION).is_some_and(|version| version == VERSION);
@@ -50,7 +79,7 @@ impl Handshake {
         drain: Option<&DrainSignal>,
         id: &str,
     ) -> Response<AnswerBody> {
-        let Some(socket) = SocketSlot::take(&mut response) else { return response };
+        let Some(other_end) = OtherEnd::take(&mut response) else { return response };
         if !self.valid {
             return not_a_handshake(id);
         }
@@ -68,14 +97,13 @@ impl Handshake {
         atoll_isolate::spawn(async move {
             // A client that is gone again: the worker learns of it as the socket is dropped.
             let Ok(stream) = accepted.await else { return };
-            let wire = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config())).await;
             let leave = async {
                 match drain {
                     Some(mut drain) => drop(drain.started().await),
                     None => std::future::pending().await,
                 }
             };
-            relay(wire, socket, leave).await;
+            other_end.serve(stream, leave).await;
         });
         response
     }

@@ -26,8 +26,6 @@ pub(super) enum Problem {
     RegionUnavailable,
     /// The node that it was sent to did not answer.
     NodeLost,
-    /// A WebSocket to a worker that runs on another node.
-    UpgradeElsewhere,
     NotStarted,
     Quarantined,
     Ended(Outcome),
@@ -48,8 +46,7 @@ impl Problem {
             | Self::BodyTooLarge
             | Self::Loop
             | Self::NoHandshake
-            | Self::NodeLost
-            | Self::UpgradeElsewhere => Outcome::Internal,
+            | Self::NodeLost => Outcome::Internal,
         }
     }
 }
@@ -198,13 +195,6 @@ fn words(problem: Problem) -> Text {
             "The request was sent to a node in the worker's region, which did not answer. Whether the worker acted upon it is unknown, so it was not sent again.",
             "Look whether it has taken effect before you repeat it.",
         ),
-        Problem::UpgradeElsewhere => text(
-            S::NOT_IMPLEMENTED,
-            1203,
-            "WebSocket in another region",
-            "This worker runs in another region, and WebSockets are not passed on between nodes.",
-            "Connect to a node of the worker's region.",
-        ),
         Problem::Ended(Outcome::Overloaded) => text(
             S::SERVICE_UNAVAILABLE,
             1200,
@@ -318,7 +308,6 @@ mod tests {
         (Problem::RateLimited(Duration::from_millis(1_500)), 429, 1015),
         (Problem::RegionUnavailable, 503, 1201),
         (Problem::NodeLost, 502, 1202),
-        (Problem::UpgradeElsewhere, 501, 1203),
         (Problem::NotStarted, 500, 1101),
         (Problem::Quarantined, 503, 1102),
         (Problem::Ended(Outcome::Exception), 500, 1101),

@@ -18,8 +18,10 @@ use hyper::body::Incoming;
 use super::body::{AnswerBody, SendBody};
 use super::cf::Client;
 use super::depth::Depth;
-use super::forward::{Carried, FORWARD_PATH, HOPS_MAX, Neighbourhood, Neighbours, REFUSED};
-use super::handshake::not_a_handshake;
+use super::forward::{
+    Carried, FORWARD_PATH, HOPS_MAX, Neighbourhood, Neighbours, REFUSED, without_socket,
+};
+use super::handshake::{Handshake, not_a_handshake};
 use super::service::{Answering, Dispatcher, Serving, now};
 use crate::cluster::PING_PATH;
 
@@ -75,8 +77,11 @@ impl PeerService for Nodes {
                 Either::Left(ready(empty(StatusCode::NO_CONTENT)))
             }
             FORWARD_PATH => {
-                let answering = self.0.passed_on(request, node);
-                Either::Right(answering.map(without_refusal).map(without_socket))
+                let (dispatcher, handshake) = (self.0.clone(), Handshake::of(&request));
+                let answering = dispatcher.passed_on(request, node).map(without_refusal);
+                Either::Right(
+                    answering.map(move |answer| dispatcher.passed_back(answer, handshake)),
+                )
             }
             _ => Either::Left(ready(empty(StatusCode::NOT_FOUND))),
         }
@@ -89,14 +94,6 @@ fn without_refusal(mut response: Response<AnswerBody>) -> Response<AnswerBody> {
         response.headers_mut().remove(REFUSED);
     }
     response
-}
-
-/// Nodes pass no WebSocket on: a worker that gives one to a request that asks for none has failed.
-fn without_socket(response: Response<AnswerBody>) -> Response<AnswerBody> {
-    match response.status() {
-        StatusCode::SWITCHING_PROTOCOLS => not_a_handshake("-"),
-        _ => response,
-    }
 }
 
 /// Marks the node's own refusals.
@@ -148,6 +145,21 @@ impl Dispatcher {
         let serving = Serving { target, version, url: carried.url, depth, client, decided: None };
         let request = request.map(|body| self.bounded(body));
         self.serve(request, &carried.id, serving)
+    }
+
+    /// The answer as the other node takes it: a worker's socket becomes the stream's.
+    fn passed_back(
+        &self,
+        answer: Response<AnswerBody>,
+        handshake: Option<Box<Handshake>>,
+    ) -> Response<AnswerBody> {
+        let is_socket = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+        match handshake {
+            None if is_socket => not_a_handshake("-"),
+            None => answer,
+            Some(handshake) if is_socket => handshake.finish(answer, self.drain.as_ref(), "-"),
+            Some(_) => without_socket(answer),
+        }
     }
 
     fn bounded(&self, body: Incoming) -> Option<SendBody> {

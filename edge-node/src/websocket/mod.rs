@@ -1,9 +1,14 @@
-//! WebSockets (RFC 6455): what passes between a connection and the end of a socket that a worker has the other of.
-//! The frames themselves are tungstenite's.
+//! WebSockets (RFC 6455): what passes between a connection and the end of a socket that a worker has the other of, or
+//! the node that has such a worker. The frames themselves are tungstenite's.
 
+mod carry;
+mod frames;
 mod relay;
 
+pub(crate) use carry::carry;
 pub(crate) use relay::relay;
+
+use std::time::Duration;
 
 use atoll_isolate::SOCKET_MESSAGE_BYTES_MAX;
 use http::header::{HeaderValue, UPGRADE};
@@ -12,6 +17,15 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 /// What is read at once, in bytes. Every open socket has a buffer of it.
 const READ_BUFFER_BYTES: usize = 8 << 10;
+
+/// How long the other side has to answer a close.
+const CLOSE_WAIT: Duration = Duration::from_secs(10);
+
+/// How long what the other side still sends is read after its connection has had a last word, so that it learns that.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Why a node that stops closes.
+const STOPPING: &str = "The node is stopping.";
 
 /// The headers that only the ends of a connection may write.
 pub(crate) const HANDSHAKE_HEADERS: [HeaderName; 4] = [

@@ -16,6 +16,8 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use super::{CLOSE_WAIT, LINGER, READ_BUFFER_BYTES, STOPPING};
+
 /// How often the other side is pinged.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -24,12 +26,6 @@ const SILENCE_MAX: Duration = Duration::from_secs(75);
 
 /// How long a socket is kept over which no message passes.
 const IDLE_MAX: Duration = Duration::from_secs(60 * 60);
-
-/// How long the other side has to answer a close.
-const CLOSE_WAIT: Duration = Duration::from_secs(10);
-
-/// How long what it still sends is read after the connection broke a rule, so that it learns which.
-const LINGER: Duration = Duration::from_secs(2);
 
 /// Bytes of a close reason (RFC 6455, 5.5).
 const REASON_BYTES_MAX: usize = 123;
@@ -95,7 +91,7 @@ pub(crate) async fn relay<S>(
         end = read(&mut stream, &socket, &watch) => end,
         end = write(&mut sink, &socket, &watch) => end,
         end = watch.over() => end,
-        () = leave => End::Tell(SocketClose::new(1001, "The node is stopping.")),
+        () = leave => End::Tell(SocketClose::new(1001, STOPPING)),
     };
     match end {
         End::Closed => {}
@@ -130,7 +126,7 @@ pub(crate) async fn relay<S>(
 
 /// Reads and forgets: to close a connection with unread bytes resets it.
 async fn read_on<S: AsyncRead + AsyncWrite + Unpin>(mut wire: S) {
-    let mut forgotten = vec![0; super::READ_BUFFER_BYTES];
+    let mut forgotten = vec![0; READ_BUFFER_BYTES];
     // One that cannot be shut down is read to its end all the same.
     let _ = wire.shutdown().await;
     while wire.read(&mut forgotten).await.is_ok_and(|read| read > 0) {}

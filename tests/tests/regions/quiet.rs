@@ -92,10 +92,6 @@ async fn a_worker_far_away_knows_the_client_as_one_nearby_does() {
     // Nobody but a node says such things: here a client says them to the node that serves.
     let forged = world.ask("pinned", "eu").header("atoll-carried", "forged").send().await.unwrap();
     assert_eq!(forged.json()["cf"]["colo"], "eu");
-
-    let upgrade = world.ask("pinned", "us").header("upgrade", "websocket");
-    let upgrade = upgrade.header("connection", "upgrade").send().await.unwrap();
-    assert_eq!(upgrade.status, 501, "{}", upgrade.text());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

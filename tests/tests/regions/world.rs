@@ -111,9 +111,14 @@ impl World {
 
     /// Deploys the worker under a name, with its regions, and waits until all nodes serve it.
     pub(crate) async fn deploy(&self, name: &str, regions: &Value) {
+        self.deploy_module(name, WORKER, regions).await;
+    }
+
+    /// The same with any worker. It finds the record by `env.RECORD`.
+    pub(crate) async fn deploy_module(&self, name: &str, module: &str, regions: &Value) {
         let node = &self.nodes[0];
         let record = json!({ "type": "plain_text", "name": "RECORD", "text": self.record.url() });
-        node.deploy(name, &Script::module(WORKER).bind(record)).await;
+        node.deploy(name, &Script::module(module.to_owned()).bind(record)).await;
         let path = node.api().in_account(&format!("/workers/scripts/{name}/regions"));
         node.api().call(Method::PUT, &path, regions).await.unwrap();
         let told = node.api().call(Method::GET, "/nodes", &Value::Null).await.unwrap();

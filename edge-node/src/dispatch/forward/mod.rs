@@ -1,11 +1,12 @@
 //! Sends requests to nodes of the regions that their workers may run in. A request is sent once, or again where it
 //! is known that no node has begun with it or where its method may be repeated; a node that gets one serves it and
-//! never passes it on.
+//! never passes it on. A handshake goes the same way, and becomes a stream of bytes between the client and the node.
 
 mod carried;
 mod explanation;
 mod neighbours;
 mod replay;
+mod socket;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,26 +14,31 @@ use std::time::Duration;
 
 use atoll_isolate::Outcome;
 use atoll_router::regions::{RegionPolicy, Step};
-use atoll_router::{NotSent, PeerBody, PeerError, PeerPool, PeerResponseBody, Scheme};
+use atoll_router::{
+    Handshaken, NotSent, PeerBody, PeerError, PeerNode, PeerPool, PeerResponseBody, PeerSocket,
+    Scheme, Upgrade,
+};
 use futures_util::future::Either;
+use http::header::CONTENT_LENGTH;
 use http::{Request, Response, Version, request};
 use http_body_util::{BodyExt, Empty};
 
 use super::body::{AnswerBody, SendBody};
 use super::pages::{Problem, page};
 use super::peer::ServingPeering;
-use super::service::{Answering, Dispatcher, Serving, now};
+use super::service::{Answering, Dispatcher, Serving};
 use crate::held_body::HeldBody;
 use crate::hop_by_hop::remove_hop_by_hop;
 use crate::observe::{ForwardOutcome, Metrics};
-use crate::websocket;
 use explanation::Account;
-use neighbours::{Chosen, Fitness};
+use neighbours::{Chosen, Fitness, Kind};
 use replay::Replay;
+use socket::as_given;
 
 pub(super) use carried::{Carried, FORWARD_PATH, FromElsewhere, HOPS_MAX, REFUSED};
 pub(super) use explanation::{EXPLAIN_REQUEST, Explain};
 pub(crate) use neighbours::{Neighbour, Neighbourhood, Neighbours};
+pub(super) use socket::{NodeSocket, without_socket};
 
 /// Attempts for one request, on all nodes together.
 const ATTEMPTS_MAX: usize = 3;
@@ -114,17 +120,18 @@ impl Dispatcher {
             let answering = self.serve(request, id, serving);
             return explain.told(answering, || account.here());
         }
-        if websocket::is_asked(request.headers()) {
-            let refused = page(Problem::UpgradeElsewhere, request.headers(), id);
-            return explain.told(now(refused), || account.nowhere());
-        }
+        let kind = match Upgrade::is_asked(&request) {
+            true => Kind::Handshake,
+            false => Kind::Request,
+        };
         let (dispatcher, id) = (self.clone(), id.clone());
         Either::Right(Box::pin(async move {
             let (parts, body) = request.into_parts();
             let carried = dispatcher.carried(&id, &serving, &policy);
             let replay = Replay::of(body);
             let forwarding = dispatcher.forwarding.as_ref().expect("it was there a moment ago");
-            let mut trip = Trip { forwarding, parts, replay, carried, account, spent: Vec::new() };
+            let spent = Vec::new();
+            let mut trip = Trip { forwarding, kind, parts, replay, carried, account, spent };
             let ended = trip.run(&policy.steps(&known.region)).await;
             let Trip { parts, replay, account, .. } = trip;
             let failed = |problem| (page(problem, &parts.headers, &id), account.nowhere());
@@ -170,6 +177,7 @@ impl Dispatcher {
 /// A request on its way.
 struct Trip<'a> {
     forwarding: &'a Forwarding,
+    kind: Kind,
     parts: request::Parts,
     replay: Replay,
     carried: Carried,
@@ -189,9 +197,8 @@ impl Trip<'_> {
                 let (neighbours, metrics) =
                     (self.forwarding.neighbours(), &self.forwarding.metrics);
                 let spent = |name: &str| self.spent.iter().any(|spent| **spent == *name);
-                let Some(chosen) = neighbours.choose(regions, fitness, metrics, spent) else {
-                    break;
-                };
+                let chosen = neighbours.choose(regions, self.kind, fitness, metrics, spent);
+                let Some(chosen) = chosen else { break };
                 match self.attempt(chosen).await {
                     Attempt::Answered(response) => return Ended::Answered(response),
                     Attempt::Canceled => return Ended::Canceled,
@@ -206,17 +213,18 @@ impl Trip<'_> {
         if lost { Ended::Lost } else { Ended::Unavailable }
     }
 
-    /// Whether a request that may have been acted upon may be sent again (RFC 9110, 9.2.2).
+    /// Whether a request that may have been acted upon may be sent again (RFC 9110, 9.2.2). A handshake looks like a
+    /// GET, but what its worker began with it is no answer to a question.
     fn may_repeat(&self) -> bool {
-        self.parts.method.is_idempotent() && self.replay.is_whole()
+        self.kind == Kind::Request && self.parts.method.is_idempotent() && self.replay.is_whole()
     }
 
     async fn attempt(&mut self, chosen: Chosen) -> Attempt {
-        let request = self.request();
-        let Forwarding { pool, answer_max, .. } = self.forwarding;
-        let answered = tokio::time::timeout(*answer_max, pool.send(&chosen.node, request)).await;
+        let sending = self.send(&chosen.node);
+        let answered = tokio::time::timeout(self.forwarding.answer_max, sending).await;
         let (outcome, attempt) = match answered {
-            Ok(Ok(response)) => return self.answered(chosen, response),
+            Ok(Ok(Handshaken::Accepted(response))) => return self.accepted(chosen, response),
+            Ok(Ok(Handshaken::Answered(response))) => return self.answered(chosen, response),
             Ok(Err(PeerError::NotSent { cause, .. })) => {
                 match cause {
                     NotSent::Connect(_) | NotSent::Timeout => self.blame(&chosen),
@@ -249,6 +257,23 @@ impl Trip<'_> {
         attempt
     }
 
+    async fn send(&self, node: &PeerNode) -> Result<Handshaken, PeerError> {
+        let pool = &self.forwarding.pool;
+        match self.kind {
+            Kind::Request => pool.send(node, self.request()).await.map(Handshaken::Answered),
+            Kind::Handshake => pool.shake_hands(node, self.handshake()).await,
+        }
+    }
+
+    fn accepted(&mut self, chosen: Chosen, response: Response<PeerSocket>) -> Attempt {
+        self.forwarding.neighbours().answered(&chosen.node.name);
+        chosen.counts.count(ForwardOutcome::Answered);
+        self.account.tried(&chosen, ForwardOutcome::Answered);
+        let (parts, stream) = response.into_parts();
+        let response = NodeSocket { stream, chosen }.respond(parts.headers);
+        Attempt::Answered(Box::new(response))
+    }
+
     fn answered(&mut self, chosen: Chosen, response: Response<PeerResponseBody>) -> Attempt {
         self.forwarding.neighbours().answered(&chosen.node.name);
         let refused = response.headers().contains_key(REFUSED);
@@ -266,6 +291,10 @@ impl Trip<'_> {
             return Attempt::Untouched;
         }
         self.replay.settle();
+        let response = match self.kind {
+            Kind::Request => response,
+            Kind::Handshake => as_given(response),
+        };
         let (parts, body) = response.into_parts();
         let mut response = Response::new(AnswerBody::Peer(PeerAnswer::new(body, chosen)));
         (*response.status_mut(), *response.headers_mut()) = (parts.status, parts.headers);
@@ -283,8 +312,20 @@ impl Trip<'_> {
             Some(body) => body,
             None => Box::pin(Empty::new().map_err(|never| match never {})),
         };
-        let mut request = Request::new(body);
+        let mut request = self.head().map(|()| body);
         *request.method_mut() = self.parts.method.clone();
+        request
+    }
+
+    /// The same for a WebSocket, whose request has no body.
+    fn handshake(&self) -> Request<()> {
+        let mut handshake = self.head();
+        handshake.headers_mut().remove(CONTENT_LENGTH);
+        handshake
+    }
+
+    fn head(&self) -> Request<()> {
+        let mut request = Request::new(());
         *request.version_mut() = Version::HTTP_2;
         *request.uri_mut() =
             format!("http://node{FORWARD_PATH}").parse().expect("the address is well formed");

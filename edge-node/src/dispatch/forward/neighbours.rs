@@ -17,6 +17,9 @@ use crate::observe::{Forwarded, Metrics};
 /// Requests of one process that are under way to one node.
 pub(super) const IN_FLIGHT_PER_NODE_MAX: u64 = 2_048;
 
+/// The same of WebSockets, which stay: as many as leave room for requests.
+pub(super) const SOCKETS_PER_NODE_MAX: u64 = 1_024;
+
 /// A node and its neighbours, as the supervisor knows them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Neighbourhood {
@@ -58,6 +61,14 @@ pub(super) enum Fitness {
     Any,
 }
 
+/// What is to be sent to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Request,
+    /// Of a WebSocket, which is under way until it is closed.
+    Handshake,
+}
+
 /// What a process knows of the other nodes.
 pub(crate) struct Neighbours {
     known: ArcSwap<Neighbourhood>,
@@ -68,8 +79,30 @@ pub(crate) struct Neighbours {
 /// What became of requests to one node.
 struct Met {
     outlier: Outlier,
-    in_flight: Arc<AtomicU64>,
+    requests: Arc<AtomicU64>,
+    sockets: Arc<AtomicU64>,
     counts: Arc<Forwarded>,
+}
+
+impl Met {
+    fn under_way(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed) + self.sockets.load(Ordering::Relaxed)
+    }
+
+    fn under_way_of(&self, kind: Kind) -> &Arc<AtomicU64> {
+        match kind {
+            Kind::Request => &self.requests,
+            Kind::Handshake => &self.sockets,
+        }
+    }
+
+    fn has_room_for(&self, kind: Kind) -> bool {
+        let max = match kind {
+            Kind::Request => IN_FLIGHT_PER_NODE_MAX,
+            Kind::Handshake => SOCKETS_PER_NODE_MAX,
+        };
+        self.under_way_of(kind).load(Ordering::Relaxed) < max
+    }
 }
 
 /// A node that a request goes to, counted as under way while this lives.
@@ -77,12 +110,12 @@ pub(in super::super) struct Chosen {
     pub(super) node: PeerNode,
     pub(super) region: String,
     pub(super) counts: Arc<Forwarded>,
-    in_flight: Arc<AtomicU64>,
+    under_way: Arc<AtomicU64>,
 }
 
 impl Drop for Chosen {
     fn drop(&mut self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -94,8 +127,7 @@ impl Neighbours {
     /// Takes over what the supervisor says now.
     pub(crate) fn replace(&self, known: Neighbourhood) {
         self.met().retain(|name, met| {
-            known.nodes.iter().any(|node| node.name == *name)
-                || met.in_flight.load(Ordering::Relaxed) > 0
+            known.nodes.iter().any(|node| node.name == *name) || met.under_way() > 0
         });
         self.known.store(Arc::new(known));
     }
@@ -110,23 +142,22 @@ impl Neighbours {
     pub(super) fn choose(
         &self,
         regions: &[String],
+        kind: Kind,
         fitness: Fitness,
         metrics: &Metrics,
         but: impl Fn(&str) -> bool,
     ) -> Option<Chosen> {
         let (known, now) = (self.known.load(), self.begun.elapsed());
         let mut met = self.met();
-        let in_flight = |met: &HashMap<Arc<str>, Met>, name: &str| {
-            met.get(name).map_or(0, |met| met.in_flight.load(Ordering::Relaxed))
-        };
         let fits = |node: &&Neighbour| {
             let good = node.ready && node.rtt_us <= RTT_US_MAX;
             regions.contains(&node.region)
                 && node.answers
                 && (good || fitness == Fitness::Any)
                 && !but(&node.name)
-                && !met.get(&node.name).is_some_and(|met| met.outlier.is_ejected(now))
-                && in_flight(&met, &node.name) < IN_FLIGHT_PER_NODE_MAX
+                && met
+                    .get(&node.name)
+                    .is_none_or(|met| !met.outlier.is_ejected(now) && met.has_room_for(kind))
         };
         let fit: Vec<&Neighbour> = known.nodes.iter().filter(fits).collect();
         // Those that are good come before those that only answer.
@@ -135,21 +166,23 @@ impl Neighbours {
         let fit: Vec<&Neighbour> = fit.into_iter().filter(|node| !any_good || good(node)).collect();
         let near = |node: &&Neighbour| Near {
             rtt_us: node.rtt_us,
-            load: node.load.saturating_add(in_flight(&met, &node.name)),
+            load: node.load.saturating_add(met.get(&node.name).map_or(0, Met::under_way)),
         };
         let near: Vec<Near> = fit.iter().map(near).collect();
         let node = fit[nearest(&near, |below| rand::random_range(0..below))?];
         let met = met.entry(node.name.clone()).or_insert_with(|| Met {
             outlier: Outlier::default(),
-            in_flight: Arc::default(),
+            requests: Arc::default(),
+            sockets: Arc::default(),
             counts: metrics.forwarded(&node.name),
         });
-        met.in_flight.fetch_add(1, Ordering::Relaxed);
+        let under_way = met.under_way_of(kind).clone();
+        under_way.fetch_add(1, Ordering::Relaxed);
         Some(Chosen {
             node: PeerNode { name: node.name.clone(), address: node.address },
             region: node.region.clone(),
             counts: met.counts.clone(),
-            in_flight: met.in_flight.clone(),
+            under_way,
         })
     }
 
@@ -203,7 +236,8 @@ mod tests {
     fn the_fit_and_near_are_chosen() {
         let (metrics, eu) = (Metrics::default(), ["eu".to_owned()]);
         let choose = |neighbours: &Neighbours, fitness, but: &str| {
-            let chosen = neighbours.choose(&eu, fitness, &metrics, |name| name == but);
+            let chosen =
+                neighbours.choose(&eu, Kind::Request, fitness, &metrics, |name| name == but);
             chosen.map(|chosen| chosen.node.name.to_string())
         };
         let far = neighbours(vec![
@@ -233,7 +267,7 @@ mod tests {
         let (metrics, eu) = (Metrics::default(), ["eu".to_owned()]);
         let node = neighbour("e1", "eu", 100);
         let all = neighbours(vec![node.clone()]);
-        let there = || all.choose(&eu, Fitness::Any, &metrics, |_| false).is_some();
+        let there = || all.choose(&eu, Kind::Request, Fitness::Any, &metrics, |_| false).is_some();
         assert!(there());
         assert_eq!((all.failed("e1"), all.failed("e1")), (None, None));
         assert!(there());
@@ -248,11 +282,18 @@ mod tests {
     fn what_is_under_way_to_a_node_is_bounded() {
         let (metrics, eu) = (Metrics::default(), ["eu".to_owned()]);
         let all = neighbours(vec![neighbour("e1", "eu", 100)]);
-        let choose = || all.choose(&eu, Fitness::Any, &metrics, |_| false);
-        let mut under_way: Vec<_> = (0..IN_FLIGHT_PER_NODE_MAX).map_while(|_| choose()).collect();
-        assert_eq!(under_way.len() as u64, IN_FLIGHT_PER_NODE_MAX);
-        assert!(choose().is_none());
-        under_way.pop();
-        assert!(choose().is_some());
+        let mut all_under_way = Vec::new();
+        let choose = |kind| all.choose(&eu, kind, Fitness::Any, &metrics, |_| false);
+        for (kind, max) in
+            [(Kind::Handshake, SOCKETS_PER_NODE_MAX), (Kind::Request, IN_FLIGHT_PER_NODE_MAX)]
+        {
+            let mut under_way: Vec<_> = (0..max).map_while(|_| choose(kind)).collect();
+            assert_eq!(under_way.len() as u64, max, "{kind:?}");
+            assert!(choose(kind).is_none(), "{kind:?}");
+            under_way.pop();
+            assert!(choose(kind).is_some(), "{kind:?}");
+            // What is under way of the one leaves the other its room.
+            all_under_way.append(&mut under_way);
+        }
     }
 }
