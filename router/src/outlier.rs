@@ -38,6 +38,11 @@ impl Outlier {
         now < self.until
     }
 
+    /// For how long nothing is sent there yet, if it is left out now.
+    pub fn ejected_for(&self, now: Duration) -> Option<Duration> {
+        self.until.checked_sub(now).filter(|left| !left.is_zero())
+    }
+
     /// Notes an answer, whatever it was.
     pub fn answered(&mut self) {
         self.in_a_row = 0;
@@ -85,6 +90,7 @@ mod tests {
         assert_eq!((failed(&mut node, s(1)), failed(&mut node, s(1))), (None, None));
         assert_eq!(failed(&mut node, s(1)), Some(s(1)));
         assert!(node.is_ejected(s(1)) && !node.is_ejected(s(2)));
+        assert_eq!((node.ejected_for(s(1)), node.ejected_for(s(2))), (Some(s(1)), None));
         assert_eq!(failed(&mut node, s(1)), None, "what was under way counts no more");
         let mut now = s(2);
         for expected in [2, 4, 8, 10, 10] {

@@ -102,6 +102,43 @@ async fn the_second_takes_over_when_the_first_is_gone_until_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_shows_how_origins_stand() {
+    let node = node_with(ALLOWED).await;
+    let none = node.atoll(&["pools", "--name", "ask"]).await;
+    assert!(none.success && none.stderr.contains("no origin pools"), "{}", none.stderr);
+    let (first, second) = (saying("first").await, saying("second").await);
+    let (gone, origins) = (first.address(), [at(first.address()), at(second.address())]);
+    set_pool(&node, json!({ "origins": origins, "failures": 1, "ejection_s_max": 600 })).await;
+    let stands = async |origin: usize| {
+        let told = node.atoll(&["--json", "pools", "--name", "ask"]).await;
+        let told: Value = serde_json::from_str(&told.stdout).ok()?;
+        Some(told["pools"][0]["origins"][origin].clone())
+    };
+    eventually("the first is well and known", async || {
+        let first = stands(0).await?;
+        let answered = first["requests"]["answered"].as_u64() >= Some(1);
+        let is_known = first["latency_us"].is_u64() && first["outstanding"] == 0;
+        (first["healthy"] == 1 && is_known && answered).then_some(())
+    })
+    .await;
+    drop(first);
+    // An ejection takes a second at first, and twice as long each time.
+    eventually("the first is left out", async || {
+        assert_eq!(ask(&node, "/").await.text(), "second");
+        let first = stands(0).await?;
+        let left_out = first["ejected"] == 1 && first["ejected_ms"].as_u64() > Some(2_000);
+        (left_out && first["requests"]["unreachable"].as_u64() >= Some(2)).then_some(())
+    })
+    .await;
+    assert_eq!(stands(1).await.unwrap()["healthy"], 1);
+    let shown = node.atoll(&["pools", "--name", "ask"]).await.stdout;
+    for expected in ["api.invalid (failover)", &gone.to_string(), "ejected for", "unreachable"] {
+        assert!(shown.contains(expected), "{expected} is missing in\n{shown}");
+    }
+    println!("{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn weights_are_kept() {
     let node = node_with(ALLOWED).await;
     let (light, heavy) = (saying("light").await, saying("heavy").await);

@@ -1,4 +1,4 @@
-//! A worker's origin pools: read, replaced and removed as a whole.
+//! A worker's origin pools: read, replaced and removed as a whole; and how their origins stand on this node.
 
 use atoll_router::origins::OriginPool;
 use axum::Router;
@@ -10,10 +10,65 @@ use super::ApiState;
 use super::auth::Target;
 use super::body::JsonBody;
 use super::envelope::{Answer, ApiError, Envelope};
+use crate::observe::{OriginCondition, OriginStanding};
 
 pub(super) fn routes() -> Router<ApiState> {
     const POOLS: &str = "/accounts/{account}/workers/scripts/{worker}/pools";
-    Router::new().route(POOLS, get(view).put(replace).delete(remove))
+    const STATUS: &str = "/accounts/{account}/workers/scripts/{worker}/pools/status";
+    let pools = get(view).put(replace).delete(remove);
+    Router::new().route(POOLS, pools).route(STATUS, get(status))
+}
+
+async fn status(State(state): State<ApiState>, Target(target): Target) -> Answer {
+    let worker = target.clone();
+    let pools = state.registry(move |registry| registry.pools(&worker)).await?;
+    let metrics = state.config.hub.metrics();
+    let standings = metrics.standings(&target);
+    let shown = pools.iter().map(|pool| {
+        let origins = pool.origins.iter().map(|origin| {
+            let is_it = |standing: &&OriginStanding| {
+                standing.host == pool.host && standing.origin == origin.address
+            };
+            let all: Vec<_> = standings.iter().filter(is_it).collect();
+            let mut shown = standing(&all);
+            shown["address"] = json!(origin.address);
+            shown["weight"] = json!(origin.weight);
+            let totals = metrics.origin_totals(&target, &pool.host, &origin.address);
+            shown["requests"] = json!(totals);
+            shown
+        });
+        json!({
+            "host": pool.host,
+            "steering": pool.steering,
+            "origins": origins.collect::<Vec<_>>(),
+        })
+    });
+    let cluster = state.config.cluster.as_ref();
+    Envelope::new(json!({
+        "node": cluster.map(|cluster| cluster.config().name.clone()),
+        "pools": shown.collect::<Vec<_>>(),
+    }))
+}
+
+/// How an origin stands in the serving processes that use it.
+fn standing(all: &[&OriginStanding]) -> Value {
+    let count = |of: fn(&OriginCondition) -> bool| {
+        all.iter().filter(|standing| of(&standing.condition)).count()
+    };
+    let left = all.iter().filter_map(|standing| match standing.condition {
+        OriginCondition::Ejected(ms) => Some(ms),
+        _ => None,
+    });
+    let heads: Vec<u64> = all.iter().filter_map(|standing| standing.head_us).collect();
+    let head_us = (!heads.is_empty()).then(|| heads.iter().sum::<u64>() / heads.len() as u64);
+    json!({
+        "healthy": count(|condition| matches!(condition, OriginCondition::Healthy)),
+        "ejected": count(|condition| matches!(condition, OriginCondition::Ejected(_))),
+        "failing_checks": count(|condition| matches!(condition, OriginCondition::FailingChecks)),
+        "ejected_ms": left.max(),
+        "outstanding": all.iter().map(|standing| standing.outstanding).sum::<u64>(),
+        "latency_us": head_us,
+    })
 }
 
 async fn view(State(state): State<ApiState>, Target(target): Target) -> Answer {

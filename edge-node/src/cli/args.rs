@@ -66,6 +66,8 @@ pub enum Command {
     Import(ArchiveArgs),
     /// List the nodes of the cluster
     Nodes,
+    /// Show a worker's origin pools, and how their origins stand
+    Pools(ProjectArgs),
     /// Start a whole cluster on this machine
     #[command(subcommand)]
     Cluster(ClusterCommand),

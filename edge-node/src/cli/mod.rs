@@ -19,6 +19,7 @@ mod init;
 mod kv;
 mod local_node;
 mod nodes;
+mod pools;
 mod prepare;
 mod publish;
 mod regions;
@@ -115,6 +116,7 @@ async fn dispatch(session: &Session, command: Command) -> Result<(), CliError> {
         Command::Import(args) => archive::run(session, archive::Direction::Import, args).await,
         Command::Cluster(command) => cluster::run(session, command).await,
         Command::Nodes => nodes::run(session).await,
+        Command::Pools(project) => pools::run(session, &project).await,
         Command::Whoami => whoami::run(session).await,
     }
 }

@@ -11,6 +11,7 @@ use atoll_router::{Match, Pattern, RouteTable, Router, Scheme};
 use super::admission::{Admission, WorkerGate};
 use super::rules::LiveRules;
 use crate::experiments::Recorder;
+use crate::observe::{OriginStanding, STANDINGS_MAX};
 use crate::origins::{Checkers, LivePools, live_pools};
 use crate::registry::{LiveWorker, Snapshot, VersionId, WorkerRef, WorkerRules};
 
@@ -207,6 +208,12 @@ impl Targets {
         let index = self.index.load();
         // Where nobody has any, looking is free.
         if index.pools.is_empty() { None } else { index.pools.get(worker).cloned() }
+    }
+
+    /// How the origins of all workers' pools stand.
+    pub(crate) fn origin_standings(&self) -> Vec<OriginStanding> {
+        let index = self.index.load();
+        index.pools.values().flat_map(LivePools::standings).take(STANDINGS_MAX).collect()
     }
 
     /// Whether a version has a script that decides about requests.

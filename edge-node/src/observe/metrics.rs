@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::forwarded::{Forwarded, ForwardedByNode, ForwardedDelta};
 use super::histogram::{Histogram, HistogramCounts};
-use super::origins::{OriginCounts, Origins, OriginsDelta};
+use super::origins::{OriginCounts, OriginTotals, Origins, OriginsDelta};
+use super::standings::{OriginStanding, STANDINGS_MAX, Standings};
 use crate::registry::WorkerRef;
 
 /// Workers with labels of their own.
@@ -98,6 +99,7 @@ pub struct Metrics {
     pub(super) forwarded: ForwardedByNode,
     /// Requests that workers sent to origins of their pools.
     pub(super) origins: Origins,
+    standings: Standings,
     asked: Mutex<Vec<AskedGauge>>,
     pub(super) labelled: Mutex<Vec<LabelledGauge>>,
     /// What each serving process shows, by the process's number.
@@ -109,6 +111,7 @@ pub struct Metrics {
 struct OfProcess {
     gauges: Vec<Named<i64>>,
     memory: Vec<(Arc<WorkerMetrics>, i64)>,
+    standings: Vec<OriginStanding>,
 }
 
 /// A value with its name and what it means.
@@ -155,6 +158,9 @@ pub struct MetricsDelta {
     forwarded: ForwardedDelta,
     #[serde(default)]
     origins: OriginsDelta,
+    /// How origins stand now.
+    #[serde(default)]
+    standings: Vec<OriginStanding>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -238,6 +244,32 @@ impl Metrics {
         self.origins.of_origin(worker, host, origin)
     }
 
+    /// What was counted of it, unless it shares its counts with others.
+    pub(crate) fn origin_totals(
+        &self,
+        worker: &WorkerRef,
+        host: &str,
+        origin: &str,
+    ) -> Option<OriginTotals> {
+        self.origins.totals(worker, host, origin)
+    }
+
+    /// Says how a process's own origins stand. The callback must be quick, and give [`STANDINGS_MAX`] at most.
+    pub(crate) fn ask_for_standings(
+        &self,
+        ask: impl Fn() -> Vec<OriginStanding> + Send + Sync + 'static,
+    ) {
+        self.standings.ask_by(Box::new(ask));
+    }
+
+    /// How a worker's origins stand, one for each process that uses them.
+    pub(crate) fn standings(&self, worker: &WorkerRef) -> Vec<OriginStanding> {
+        let own = self.standings.own();
+        let of_processes = lock(&self.of_processes);
+        let all = own.iter().chain(of_processes.values().flat_map(|of| &of.standings));
+        all.filter(|standing| standing.worker == *worker).cloned().collect()
+    }
+
     /// The counter of this name (`process_restarts`).
     pub fn counter(&self, name: &str, help: &str) -> Count {
         let mut counters = lock(&self.counters);
@@ -306,6 +338,7 @@ impl Metrics {
             memory: memory.filter(|(_, bytes)| *bytes != 0).collect(),
             forwarded: self.forwarded.drain(),
             origins: self.origins.drain(),
+            standings: self.standings.own(),
         }
     }
 
@@ -350,7 +383,10 @@ impl Metrics {
         for (metrics, bytes) in &memory {
             metrics.memory.fetch_add(*bytes, Ordering::Relaxed);
         }
-        let before = lock(&self.of_processes).insert(process, OfProcess { gauges, memory });
+        let mut standings = delta.standings;
+        standings.truncate(STANDINGS_MAX);
+        let now = OfProcess { gauges, memory, standings };
+        let before = lock(&self.of_processes).insert(process, now);
         before.into_iter().for_each(OfProcess::take_back);
     }
 

@@ -10,6 +10,7 @@ mod labelled;
 mod log;
 mod metrics;
 mod origins;
+mod standings;
 
 pub(crate) use forwarded::{ForwardOutcome, Forwarded};
 pub use health::{Health, NodeState, ProcessState, ProcessStatus, health_routes};
@@ -17,3 +18,4 @@ pub use hub::{Followed, Heard, Listener, ReportHub};
 pub use log::{LogError, init_log};
 pub use metrics::{Count, InFlight, KvOperation, Labelled, Metrics, MetricsDelta};
 pub(crate) use origins::{OriginCounts, OriginEvent};
+pub(crate) use standings::{OriginCondition, OriginStanding, STANDINGS_MAX};

@@ -51,6 +51,17 @@ impl Event for OriginEvent {
 /// How many events there are.
 const EVENTS: usize = REQUESTS.len() + EJECTIONS.len();
 
+/// What was counted of one origin, by what became of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct OriginTotals {
+    answered: u64,
+    error: u64,
+    unreachable: u64,
+    lost: u64,
+    ejections: u64,
+    failed_checks: u64,
+}
+
 /// Counts of one origin.
 pub(crate) type OriginCounts = Counts<OriginEvent, EVENTS>;
 
@@ -64,6 +75,15 @@ pub(super) struct OriginLabels {
 }
 
 impl OriginLabels {
+    fn new(worker: &WorkerRef, host: &str, origin: &str) -> Self {
+        Self {
+            account: worker.account.as_str().to_owned(),
+            worker: worker.worker.as_str().to_owned(),
+            host: host.to_owned(),
+            origin: origin.to_owned(),
+        }
+    }
+
     fn all(&self) -> [(&'static str, &str); 4] {
         let Self { account, worker, host, origin } = self;
         [("account", account), ("worker", worker), ("host", host), ("origin", origin)]
@@ -97,11 +117,24 @@ impl Origins {
         host: &str,
         origin: &str,
     ) -> Arc<OriginCounts> {
-        self.of(OriginLabels {
-            account: worker.account.as_str().to_owned(),
-            worker: worker.worker.as_str().to_owned(),
-            host: host.to_owned(),
-            origin: origin.to_owned(),
+        self.of(OriginLabels::new(worker, host, origin))
+    }
+
+    /// What was counted of an origin; nothing where it has no labels of its own.
+    pub(super) fn totals(
+        &self,
+        worker: &WorkerRef,
+        host: &str,
+        origin: &str,
+    ) -> Option<OriginTotals> {
+        let counts = self.lock().get(&OriginLabels::new(worker, host, origin))?.clone();
+        Some(OriginTotals {
+            answered: counts.of(OriginEvent::Answered),
+            error: counts.of(OriginEvent::Error),
+            unreachable: counts.of(OriginEvent::Unreachable),
+            lost: counts.of(OriginEvent::Lost),
+            ejections: counts.of(OriginEvent::Ejected),
+            failed_checks: counts.of(OriginEvent::Ill),
         })
     }
 

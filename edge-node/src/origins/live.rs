@@ -7,18 +7,22 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use atoll_router::origins::{
-    Change, CheckOutcome, HealthCheck, OriginPool, PoolState, Steering, Vantage, check_pools,
+    Change, CheckOutcome, Condition, HealthCheck, OriginPool, PoolState, Standing, Steering,
+    Vantage, check_pools,
 };
 use http::Uri;
 use http::uri::{Authority, Scheme};
 use tokio::sync::Semaphore;
 
-use crate::observe::{Metrics, OriginCounts, OriginEvent};
+use crate::observe::{Metrics, OriginCondition, OriginCounts, OriginEvent, OriginStanding};
 use crate::outbound::Destination;
 use crate::registry::{Snapshot, WorkerRef};
 
 /// Pools of one process whose origins are checked at the same time. Those that come later are not checked.
 const CHECKED_POOLS_MAX: usize = 256;
+
+/// Of a pool that was not used for so long nothing is told.
+const TOLD_OF: Duration = Duration::from_secs(600);
 
 /// Places for pools whose origins are checked, of one process.
 #[derive(Clone)]
@@ -41,7 +45,7 @@ pub(crate) struct LivePool {
     pub(super) origins: Vec<LiveOrigin>,
     state: Mutex<PoolState>,
     begun: Instant,
-    /// When the last request came, in milliseconds since the beginning.
+    /// When the last request came, in milliseconds since the beginning; 0 if none did.
     used_ms: AtomicU64,
     /// Whether a thread checks the origins.
     pub(super) checking: AtomicBool,
@@ -108,7 +112,35 @@ impl LivePools {
     }
 }
 
+impl LivePools {
+    /// How the origins of pools stand that were used of late.
+    pub(crate) fn standings(&self) -> impl Iterator<Item = OriginStanding> {
+        let used = self.0.iter().filter(|live| live.is_used() && live.idle() < TOLD_OF);
+        used.flat_map(|live| live.standings())
+    }
+}
+
 impl LivePool {
+    fn standings(&self) -> Vec<OriginStanding> {
+        let standings = self.state().standings(self.begun.elapsed());
+        let told =
+            |(origin, standing): (&atoll_router::origins::Origin, Standing)| OriginStanding {
+                worker: self.worker.clone(),
+                host: self.pool.host.clone(),
+                origin: origin.address.clone(),
+                condition: match standing.condition {
+                    Condition::Up => OriginCondition::Healthy,
+                    Condition::Ejected(left) => OriginCondition::Ejected(
+                        u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+                    ),
+                    Condition::Ill => OriginCondition::FailingChecks,
+                },
+                outstanding: standing.in_flight,
+                head_us: standing.head_us,
+            };
+        self.pool.origins.iter().zip(standings).map(told).collect()
+    }
+
     fn new(worker: &WorkerRef, pool: OriginPool, checkers: &Checkers) -> Option<Self> {
         let connect_timeout = Duration::from_millis(pool.connect_timeout_ms);
         let live = |origin: &atoll_router::origins::Origin| {
@@ -216,7 +248,11 @@ impl LivePool {
     /// Notes that a request came.
     pub(super) fn touch(&self) {
         let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.used_ms.store(now, Ordering::Relaxed);
+        self.used_ms.store(now.max(1), Ordering::Relaxed);
+    }
+
+    fn is_used(&self) -> bool {
+        self.used_ms.load(Ordering::Relaxed) > 0
     }
 
     /// For how long no request came.

@@ -100,6 +100,8 @@ impl Serving {
         hub.metrics().add_gauge("isolates_live", "Instances held in memory", move || {
             counted.load(Ordering::Relaxed)
         });
+        let told_of = targets.clone();
+        hub.metrics().ask_for_standings(move || told_of.origin_standings());
         let console = broadcast::Sender::new(CONSOLE_QUEUED_MAX);
         let (drain, signal) = drain_channel();
         let QuicSeats { keys, first } = options.quic;

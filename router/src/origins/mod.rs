@@ -11,5 +11,5 @@ mod tests;
 pub use document::{
     HealthCheck, ORIGINS_MAX, Origin, OriginPool, OriginsError, POOLS_MAX, Steering, check_pools,
 };
-pub use state::{Change, CheckOutcome, PoolState};
+pub use state::{Change, CheckOutcome, Condition, PoolState, Standing};
 pub use steering::Vantage;

@@ -61,7 +61,38 @@ pub enum Change {
     Well,
 }
 
+/// How an origin stands now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether it is given requests.
+    pub condition: Condition,
+    /// Requests under way, until their responses' bodies have ended.
+    pub in_flight: u64,
+    /// The usual time until a response's head, in microseconds, once there was one.
+    pub head_us: Option<u64>,
+}
+
+/// Whether an origin is given requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// It is.
+    Up,
+    /// Requests failed: it gets none for so long yet.
+    Ejected(Duration),
+    /// Checks fail: it gets none until they pass.
+    Ill,
+}
+
 impl OriginState {
+    fn standing(&self, now: Duration) -> Standing {
+        let condition = match (self.checked, self.outlier.ejected_for(now)) {
+            (Checked::Ill(_), _) => Condition::Ill,
+            (Checked::Well(_), Some(left)) => Condition::Ejected(left),
+            (Checked::Well(_), None) => Condition::Up,
+        };
+        Standing { condition, in_flight: self.in_flight, head_us: self.head_us }
+    }
+
     fn is_up(&self, now: Duration) -> bool {
         matches!(self.checked, Checked::Well(_)) && !self.outlier.is_ejected(now)
     }
@@ -139,6 +170,11 @@ impl PoolState {
         };
         *checked = next;
         change
+    }
+
+    /// How each origin stands, in the pool's order.
+    pub fn standings(&self, now: Duration) -> Vec<Standing> {
+        self.origins.iter().map(|origin| origin.standing(now)).collect()
     }
 
     /// Forgets what checks said: nobody asks any more.
