@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use owo_colors::{OwoColorize, Style};
 
@@ -123,7 +123,7 @@ impl Terminal {
             .load_preset(presets::UTF8_BORDERS_ONLY)
             .set_content_arrangement(ContentArrangement::Disabled)
             .set_header(headings.iter().map(heading))
-            .add_rows(rows);
+            .add_rows(rows.iter().map(|row| row.iter().map(|text| cell(text))));
         self.line(table.to_string());
     }
 
@@ -186,9 +186,34 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if obeyed(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
+/// A cell of a table. What paints all of its text becomes the cell's style: the table would measure it as text.
+fn cell(text: &str) -> Cell {
+    let painted = text.strip_prefix("\x1b[").and_then(|rest| rest.split_once('m'));
+    let inner = painted.and_then(|(codes, rest)| Some((codes, rest.strip_suffix("\x1b[0m")?)));
+    let Some((codes, inner)) = inner else { return Cell::new(text) };
+    codes.split(';').fold(Cell::new(inner), |cell, code| match code {
+        "1" => cell.add_attribute(Attribute::Bold),
+        "2" => cell.add_attribute(Attribute::Dim),
+        "31" => cell.fg(Color::DarkRed),
+        "32" => cell.fg(Color::DarkGreen),
+        "33" => cell.fg(Color::DarkYellow),
+        "36" => cell.fg(Color::DarkCyan),
+        _ => cell,
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use super::printable;
+    use super::{Terminal, cell, printable};
+
+    #[test]
+    fn a_painted_cell_is_as_wide_as_its_text() {
+        let terminal = Terminal { json: false, color: true, interactive: true, stderr: false };
+        for painted in [terminal.red("state"), terminal.dim("state"), terminal.bold("state")] {
+            assert_eq!(cell(&painted).content(), "state", "{painted:?}");
+        }
+        assert_eq!(cell("state").content(), "state");
+    }
 
     #[test]
     fn escape_sequences_lose_their_power() {
