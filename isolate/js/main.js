@@ -243,6 +243,7 @@ const bootstrap = (function (inspected, time) {
   }
   installClock(time);
   installGlobals();
+  warmUp();
 });
 
 // Called by Rust before the script runs. `bindings` is JSON; `blobs` holds bytes by binding name.
@@ -284,8 +285,9 @@ const install = (function (exported) {
 saveGlobalThisReference({ __proto__: null, dispatchEvent });
 core.reportUnhandledException = (error) => op_report_error(currentInvocation()?.id ?? 0, error);
 
-// Does once, while the snapshot is made, what every worker does in its first call: functions that have run are
-// compiled in the snapshot.
+// Does what every worker does in its first call. Once while the snapshot is made: functions that have run are
+// compiled in the snapshot. And once in each isolate while it waits for a script: the memory that this touches, and
+// what V8 sets up when it is first needed, are not the first call's.
 function warmUp() {
   const state = newState(0, "GET", "http://warm.up/", false);
   state.list = [["host", "warm.up"]];

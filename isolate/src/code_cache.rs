@@ -12,9 +12,17 @@ pub(crate) fn content_hash(contents: &[u8]) -> ContentHash {
     Sha256::digest(contents).into()
 }
 
+/// What V8 made of one source.
+#[derive(Clone)]
+pub(crate) struct Code {
+    pub(crate) bytes: Arc<[u8]>,
+    /// Whether it was made before anything was called: code made later has the functions that matter.
+    pub(crate) lacks_functions: bool,
+}
+
 #[derive(Default)]
 struct Kept {
-    code: HashMap<ContentHash, Arc<[u8]>>,
+    code: HashMap<ContentHash, Code>,
     order: VecDeque<ContentHash>,
     bytes: usize,
 }
@@ -31,25 +39,26 @@ impl CodeCache {
         Self { kept: Mutex::default(), bytes_max }
     }
 
-    pub(crate) fn get(&self, hash: &ContentHash) -> Option<Arc<[u8]>> {
+    pub(crate) fn get(&self, hash: &ContentHash) -> Option<Code> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).code.get(hash).cloned()
     }
 
-    pub(crate) fn put(&self, hash: ContentHash, code: &[u8]) {
-        if code.len() > self.bytes_max {
+    pub(crate) fn put(&self, hash: ContentHash, code: Code) {
+        let bytes = code.bytes.len();
+        if bytes > self.bytes_max {
             return;
         }
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(before) = kept.code.insert(hash, code.into()) {
-            kept.bytes -= before.len();
+        if let Some(before) = kept.code.insert(hash, code) {
+            kept.bytes -= before.bytes.len();
         } else {
             kept.order.push_back(hash);
         }
-        kept.bytes += code.len();
+        kept.bytes += bytes;
         while kept.bytes > self.bytes_max {
             let Some(oldest) = kept.order.pop_front() else { break };
             if let Some(code) = kept.code.remove(&oldest) {
-                kept.bytes -= code.len();
+                kept.bytes -= code.bytes.len();
             }
         }
     }

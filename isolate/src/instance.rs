@@ -10,6 +10,7 @@ use std::time::Duration;
 use deno_core::v8::IsolateHandle;
 use deno_core::{JsRuntime, PollEventLoopOptions};
 
+use crate::ahead::{Ahead, Compiler};
 use crate::boundary::{Call, CallError, Cell, CrashLabel, CrashSlot, Entries, HeapGuard};
 use crate::code_cache::CodeCache;
 use crate::exception::exception_of;
@@ -54,6 +55,7 @@ const V8_FLAGS: &[&str] = &[
 pub struct Engine {
     watchdog: Watchdog,
     code_cache: Arc<CodeCache>,
+    ahead: Arc<Ahead>,
     memory: Memory,
 }
 
@@ -97,7 +99,9 @@ pub struct InstanceOptions {
 pub struct IsolateThread {
     watched: Rc<WatchedThread>,
     crash_slot: Rc<CrashSlot>,
-    code_cache: Arc<CodeCache>,
+    pub(crate) code_cache: Arc<CodeCache>,
+    pub(crate) ahead: Arc<Ahead>,
+    pub(crate) compiler: Rc<Compiler>,
     pub(crate) spares: Rc<Spares>,
 }
 
@@ -113,6 +117,7 @@ impl Engine {
         Ok(Self {
             watchdog: Watchdog::start(memory.clone())?,
             code_cache: Arc::new(CodeCache::new(options.code_cache_bytes_max)),
+            ahead: Arc::default(),
             memory,
         })
     }
@@ -120,6 +125,12 @@ impl Engine {
     /// What all isolates hold together.
     pub fn memory(&self) -> &Memory {
         &self.memory
+    }
+
+    /// Has a script's modules compiled by a thread that is idle, see [`IsolateThread::compile_ahead`]; so its first
+    /// load in this process compiles nothing. Nothing of it runs.
+    pub fn compile_ahead(&self, script: Arc<Script>) {
+        self.ahead.add(script);
     }
 
     /// Makes the calling thread an isolate thread. It must run a tokio `LocalSet`.
@@ -131,6 +142,8 @@ impl Engine {
             watched: Rc::new(self.watchdog.enlist()?),
             crash_slot: Rc::new(CrashSlot::claim()),
             code_cache: self.code_cache.clone(),
+            ahead: self.ahead.clone(),
+            compiler: Rc::new(Compiler::new(self.memory.clone())),
             spares: Rc::new(Spares::new(self.memory.clone())),
         })
     }

@@ -6,6 +6,7 @@
 //! instance was given.
 #![deny(unsafe_code)]
 
+mod ahead;
 mod body;
 mod boundary;
 mod call;

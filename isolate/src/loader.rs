@@ -14,7 +14,7 @@ use deno_core::{
 };
 use deno_error::JsErrorBox;
 
-use crate::code_cache::CodeCache;
+use crate::code_cache::{Code, CodeCache};
 use crate::script::{Module, ModuleKind, Script, plain};
 
 /// Every module of a script lives under this.
@@ -32,7 +32,7 @@ const BUILT_IN: &[&str] = &["cloudflare:workers", "node:async_hooks"];
 pub(crate) struct ScriptLoader {
     script: Arc<Script>,
     cache: Arc<CodeCache>,
-    /// ES modules, by number, that V8 compiled because their code was not in the cache.
+    /// ES modules, by number, that V8 compiled, wholly or in part, because the cache did not have their code.
     compiled: RefCell<Vec<usize>>,
 }
 
@@ -55,7 +55,7 @@ impl ScriptLoader {
                 continue;
             };
             // Another instance of this process may have been quicker.
-            if self.cache.get(&hash).is_some() {
+            if self.cache.get(&hash).is_some_and(|known| !known.lacks_functions) {
                 continue;
             }
             let (Ok(url), Ok(source)) =
@@ -64,7 +64,7 @@ impl ScriptLoader {
                 continue;
             };
             if let Some(code) = code_of(url.as_str(), source) {
-                self.cache.put(hash, &code);
+                self.cache.put(hash, Code { bytes: code.into(), lacks_functions: false });
             }
         }
     }
@@ -157,12 +157,13 @@ impl ScriptLoader {
     fn cached(&self, module: &Module) -> Option<SourceCodeCacheInfo> {
         let index = self.script.modules.iter().position(|known| std::ptr::eq(known, module))?;
         let hash = self.script.hash_at(index)?;
-        let Some(code) = self.cache.get(&hash) else {
+        let known = self.cache.get(&hash);
+        if known.as_ref().is_none_or(|known| known.lacks_functions) {
             self.compiled.borrow_mut().push(index);
-            return None;
-        };
+        }
+        let code = known?;
         let short = u64::from_le_bytes(hash[..8].try_into().expect("a SHA-256 has 32 bytes"));
-        Some(SourceCodeCacheInfo { hash: short, data: Some(Cow::Owned(code.to_vec())) })
+        Some(SourceCodeCacheInfo { hash: short, data: Some(Cow::Owned(code.bytes.to_vec())) })
     }
 
     /// Wraps a CommonJS module. `require` sees the script's other modules by the names they were uploaded
@@ -203,7 +204,7 @@ fn json_string(text: &str) -> String {
     deno_core::serde_json::to_string(text).expect("a string is always valid JSON")
 }
 
-fn module_url(name: &str) -> Result<ModuleSpecifier, JsErrorBox> {
+pub(crate) fn module_url(name: &str) -> Result<ModuleSpecifier, JsErrorBox> {
     Url::parse(ROOT)
         .and_then(|root| root.join(plain(name)))
         .map_err(|error| JsErrorBox::type_error(format!("{name:?} cannot name a module: {error}")))

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use crate::boundary::{CallError, Cell, CellOptions, Entries, install_entries, module_code};
+use crate::boundary::{
+    CallError, Cell, CellOptions, Compile, Entries, install_entries, module_code,
+};
 use crate::inspector::Inspector;
 use crate::instance::{Inner, IsolateThread, State};
 use crate::loader::LateLoader;
@@ -98,6 +100,17 @@ impl IsolateThread {
         self.spares.keep_code()
     }
 
+    /// Compiles some of what [`crate::Engine::compile_ahead`] was given, for a few milliseconds. Says whether there
+    /// was anything. Must be called on the thread itself, between slices.
+    pub fn compile_ahead(&self) -> bool {
+        self.compiler.turn(&self.ahead, &self.code_cache)
+    }
+
+    /// Whether there is anything to compile ahead.
+    pub fn has_ahead(&self) -> bool {
+        !self.ahead.is_empty()
+    }
+
     /// How often the thread has entered an isolate: it stands still while the thread is idle.
     pub fn slices(&self) -> u64 {
         self.spares.slices.get()
@@ -146,8 +159,9 @@ impl Spares {
         let (Some(instance), Some(loader)) = (ready(&new), new.loader.script()) else {
             return false;
         };
-        instance
-            .inside(|runtime| loader.keep_code(|url, source| module_code(runtime, url, source)));
+        instance.inside(|runtime| {
+            loader.keep_code(|url, source| module_code(runtime, url, source, Compile::Outermost))
+        });
         true
     }
 

@@ -3,7 +3,7 @@
 mod support;
 
 use atoll_isolate::{Limits, ModuleKind, Outcome, Script, ScriptFormat};
-use support::{Setup, load, module, on_isolate_thread, script};
+use support::{Setup, engine, load, module, on_isolate_thread, script};
 
 const HELLO: &str = "let calls = 0; export default { fetch: () => new Response(`${++calls}`) }";
 
@@ -103,5 +103,33 @@ fn code_is_kept_after_the_first_calls() {
         }
         assert!(!thread.keep_code(), "the second instance compiled nothing");
         assert_eq!(first.get("http://a.test/").await, "3");
+    });
+}
+
+/// What was deployed is compiled before its first load; a long source without its functions, which are kept later.
+#[test]
+fn scripts_are_compiled_before_they_are_loaded() {
+    on_isolate_thread(|thread| async move {
+        let filler = format!("/*{}*/", "x".repeat(32 << 10));
+        for (longer, kept_later) in [("", false), (filler.as_str(), true)] {
+            let source = format!(
+                "{longer} const one = () => 1; export default {{ fetch: () => new Response(`${{one()}}`) }};"
+            );
+            let broken = format!("{longer} export default {{ fetch: () => new Response( }}");
+            engine().compile_ahead(script(&broken).into());
+            engine().compile_ahead(script(&source).into());
+            while thread.has_ahead() {
+                // Another test's thread may have taken what is left.
+                let _ = thread.compile_ahead();
+            }
+            let worker = load(&thread, &source).await;
+            for _ in 0..4 {
+                assert_eq!(worker.get("http://a.test/").await, "1");
+            }
+            assert_eq!(thread.keep_code(), kept_later);
+            let error =
+                Setup::new(script(&broken)).load(&thread).await.err().expect("a syntax error");
+            assert!(error.to_string().contains("SyntaxError"), "{error}");
+        }
     });
 }

@@ -10,6 +10,8 @@ use crate::servers::{Fleet, Kind};
 
 /// What a small worker's isolate is charged with, of a budget that is kept below its end.
 const CHARGED_BYTES: usize = 2 << 20;
+/// What an isolate may hold by default, in bytes.
+const ISOLATE_BYTES_MAX: usize = 128 << 20;
 const SEED: u64 = 300;
 /// Every worker is called so often, in another order each time.
 const PASSES: usize = 2;
@@ -28,10 +30,12 @@ pub(super) struct Budgeted {
     refused: Option<String>,
 }
 
-/// The configuration of a node that fits about so many small isolates.
+/// The configuration of a node that fits about so many small isolates. No isolate may hold more than all.
 pub(super) fn config(stage: &Stage, isolates: usize) -> String {
+    let bytes = isolates * CHARGED_BYTES;
     let text = stage.budget_config.replace("{isolates}", &isolates.to_string());
-    text.replace("{bytes}", &(isolates * CHARGED_BYTES).to_string()) + "\n"
+    let text = text.replace("{bytes}", &bytes.to_string());
+    format!("{text}\nlimits.memory_bytes_max = {}\n", bytes.min(ISOLATE_BYTES_MAX))
 }
 
 /// Calls all tenants in random order.
@@ -73,7 +77,7 @@ impl Budgeted {
 
     pub(super) fn sentence(&self) -> String {
         if let Some(error) = &self.refused {
-            return format!("With `{}`: not measured, {}", self.config.trim(), one_line(error));
+            return format!("With `{}`: not measured, {}", one_line(&self.config), one_line(error));
         }
         let count = |value: Option<f64>| {
             value.map_or_else(|| "an unknown number of".to_owned(), |value| format!("{value:.0}"))
@@ -81,7 +85,7 @@ impl Budgeted {
         format!(
             "With `{}` all {} workers were called {PASSES} times in random order, back to back: {} \
              errors, {} evictions, {} isolates live at the end; p50 {} ms, p99 {} ms.{}",
-            self.config.trim(),
+            one_line(&self.config),
             self.workers,
             self.errors,
             count(self.evictions),

@@ -38,6 +38,7 @@ pub(crate) use depth::stamp_as_node;
 pub(crate) use forward::{Neighbour, Neighbourhood};
 pub use host::ConsoleLine;
 pub use peer::ServingPeering;
+pub(crate) use pool::script;
 pub use quarantine::{Culprit, Quarantined};
 pub use targets::{Target, Targets};
 pub use thread::{DataThread, Job, Shared, Sockets, ThreadError, spawn_threads};

@@ -513,7 +513,7 @@ impl Pool {
 }
 
 /// A version's modules in the isolate's terms.
-pub(super) fn script(version: &Version) -> Script {
+pub(crate) fn script(version: &Version) -> Script {
     Script::new(version.format, version.main_module.clone(), version.modules.clone())
 }
 

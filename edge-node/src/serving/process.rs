@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::state::LinkState;
 use super::{Serving, ServingOptions, start_engine};
-use crate::dispatch::{Job, Quarantined, ServingPeering};
+use crate::dispatch::{Job, Quarantined, ServingPeering, script};
 use crate::experiments::{Flush, Recorder};
 use crate::geo::Geo;
 use crate::node::control::raise_file_limit;
@@ -103,6 +103,7 @@ async fn serve() -> Result<(), Fatal> {
     let peering = credentials.map(|shown| ServingPeering::new(&shown, neighbours));
     let peering = peering.transpose()?.map(Arc::new);
     let engine = start_engine(&config.memory)?;
+    let compiler = engine.clone();
     let metrics = Arc::new(Metrics::default());
     let (hub, reports) = ReportHub::relayed(metrics.clone());
     hub.follow(followed);
@@ -138,7 +139,9 @@ async fn serve() -> Result<(), Fatal> {
     let reporting = tokio::spawn(send_reports(reports, link.clone(), no_more));
     link.send(&FromServing::Ready { sandbox }, Vec::new()).await?;
     tokio::spawn(tell_use(serving.in_use(), link.clone()));
-    tokio::spawn(state_ahead.fetch_ahead());
+    tokio::spawn(state_ahead.fetch_ahead(move |version| {
+        compiler.compile_ahead(Arc::new(script(version)));
+    }));
     let within = tokio::select! {
         ended = &mut supervised => return orphaned(ended),
         failed = watch_threads(&serving, &metrics, &recorder, &link) => return Err(failed),

@@ -118,9 +118,9 @@ impl LinkState {
         self.snapshots.send_replace(Arc::new(snapshot));
     }
 
-    /// Asks for what is deployed, one version after the other, until there is no room for more. Ends with the
-    /// snapshots.
-    pub(super) async fn fetch_ahead(self) {
+    /// Asks for what is deployed, one version after the other, until there is no room for more, and hands it to
+    /// `prepare`. Ends with the snapshots.
+    pub(super) async fn fetch_ahead(self, prepare: impl Fn(&Version)) {
         let mut snapshots = self.snapshots.subscribe();
         let mut asked: HashSet<VersionId> = HashSet::new();
         loop {
@@ -132,9 +132,10 @@ impl LinkState {
                 if self.requests.is_full() || !asked.insert(id.clone()) {
                     continue;
                 }
-                if self.requests.version(id).await.is_err() {
+                match self.requests.version(id).await {
+                    Ok(version) => drop(version.map(|version| prepare(&version))),
                     // Whoever calls it is told; the supervisor may only be busy.
-                    tokio::time::sleep(AHEAD_RETRY).await;
+                    Err(_) => tokio::time::sleep(AHEAD_RETRY).await,
                 }
             }
             if snapshots.changed().await.is_err() {

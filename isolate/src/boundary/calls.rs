@@ -177,9 +177,23 @@ pub(super) fn wasm_module(
     }
 }
 
-/// The compiled code of a module that the isolate has run, with every function that has been called since.
-/// V8 finds the module again by its source and name, so nothing is compiled here unless V8 has dropped it.
-pub(crate) fn module_code(runtime: &mut JsRuntime, name: &str, source: &str) -> Option<Vec<u8>> {
+/// How much of a module is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compile {
+    /// What runs when the module is loaded, and the functions that V8 has compiled already.
+    Outermost,
+    /// Every function.
+    Whole,
+}
+
+/// The compiled code of a module. Of one that the isolate has run, V8 finds every function again that has been called
+/// since, by its source and name, so that nothing is compiled here unless V8 has dropped it.
+pub(crate) fn module_code(
+    runtime: &mut JsRuntime,
+    name: &str,
+    source: &str,
+    how: Compile,
+) -> Option<Vec<u8>> {
     scope!(scope, runtime);
     v8::tc_scope!(let scope, scope);
     let name = v8::String::new(scope, name)?;
@@ -188,7 +202,12 @@ pub(crate) fn module_code(runtime: &mut JsRuntime, name: &str, source: &str) -> 
     let origin =
         v8::ScriptOrigin::new(scope, name.into(), 0, 0, false, 0, None, false, false, true, None);
     let mut source = v8::script_compiler::Source::new(source, Some(&origin));
-    let module = v8::script_compiler::compile_module(scope, &mut source)?;
+    let options = match how {
+        Compile::Outermost => v8::script_compiler::CompileOptions::NoCompileOptions,
+        Compile::Whole => v8::script_compiler::CompileOptions::EagerCompile,
+    };
+    let reason = v8::script_compiler::NoCacheReason::NoReason;
+    let module = v8::script_compiler::compile_module2(scope, &mut source, options, reason)?;
     let code = module.get_unbound_module_script(scope).create_code_cache()?;
     Some(code.to_vec())
 }

@@ -14,7 +14,7 @@ mod heap;
 mod rejections;
 mod sealed;
 
-pub(crate) use calls::{Call, CallError, Entries, install_entries, module_code};
+pub(crate) use calls::{Call, CallError, Compile, Entries, install_entries, module_code};
 pub(crate) use cell::{Cell, CellOptions};
 pub(crate) use clock::ThreadClock;
 pub use crash::{CRASH_LABEL_BYTES_MAX, report_crashes};

@@ -22,6 +22,9 @@ use http_body_util::BodyExt;
 /// The budgets of the process, for a test file that sets them before its first test.
 pub(crate) static BUDGETS: OnceLock<EngineOptions> = OnceLock::new();
 
+/// The process's engine, once a test has begun.
+static ENGINE: OnceLock<&'static Engine> = OnceLock::new();
+
 type Job = Box<dyn FnOnce(&'static Engine) + Send>;
 
 /// V8 must start before any thread that uses it: this thread starts it and begets all the others.
@@ -30,12 +33,18 @@ static RUNNER: LazyLock<Mutex<Sender<Job>>> = LazyLock::new(|| {
     std::thread::spawn(move || {
         let options = BUDGETS.get().cloned().unwrap_or_default();
         let engine: &'static Engine = Box::leak(Box::new(Engine::start(options).unwrap()));
+        let _ = ENGINE.set(engine);
         for job in inbox {
             std::thread::Builder::new().stack_size(8 << 20).spawn(move || job(engine)).unwrap();
         }
     });
     Mutex::new(jobs)
 });
+
+/// What all isolate threads have in common.
+pub(crate) fn engine() -> &'static Engine {
+    ENGINE.get().expect("a test runs on an isolate thread")
+}
 
 /// Runs `test` on an isolate thread of its own and passes its panic on.
 pub(crate) fn on_isolate_thread<F, Fut>(test: F)
