@@ -204,13 +204,14 @@ impl Tried {
 }
 
 fn outcome_json(set: &RuleSet, decision: &Decision, visit: &Visit<'_>) -> Value {
-    let effects = set.effects(decision, visit);
-    let (version, worker) = match effects.picked {
+    let effects = set.effects(decision);
+    let (version, worker) = match effects.picked() {
         Some(Picked::Version(version)) => (Some(version), None),
         Some(Picked::Worker(worker)) => (None, Some(worker)),
         None => (None, None),
     };
-    let (rewrite, redirect) = match &effects.path {
+    let path = set.path(decision, visit);
+    let (rewrite, redirect) = match &path {
         Some(PathEffect::Rewrite(path)) => (Some(path), None),
         Some(PathEffect::Redirect { status, location }) => {
             (None, Some(json!({ "status": status.as_u16(), "location": location })))
@@ -224,8 +225,8 @@ fn outcome_json(set: &RuleSet, decision: &Decision, visit: &Visit<'_>) -> Value 
         "worker": worker,
         "rewrite": rewrite,
         "redirect": redirect,
-        "request_headers": headers_json(&effects.request_headers),
-        "response_headers": headers_json(&effects.response_headers),
+        "request_headers": headers_json(effects.request_headers()),
+        "response_headers": headers_json(effects.response_headers()),
         "variables": set.variables(decision),
         "fresh_unit": decision.fresh_unit.as_deref(),
     })
@@ -246,10 +247,10 @@ fn trace_json(set: &RuleSet, trace: &Trace) -> Value {
     })
 }
 
-fn headers_json(changes: &[&HeaderChange]) -> Value {
-    let change = |change: &&HeaderChange| {
+fn headers_json<'r>(changes: impl Iterator<Item = &'r HeaderChange>) -> Value {
+    let change = |change: &HeaderChange| {
         let value = change.value.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()));
         (change.name.to_string(), value.map_or(Value::Bool(false), |value| json!(value)))
     };
-    Value::Object(changes.iter().map(change).collect())
+    Value::Object(changes.map(change).collect())
 }

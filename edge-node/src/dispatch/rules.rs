@@ -1,7 +1,7 @@
 //! Rules before dispatch: what they make of a request, and what the client is told along with its response.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use atoll_isolate::ResponseBody;
 use atoll_router::rules::{
@@ -12,7 +12,6 @@ use atoll_router::{Place, Scheme};
 use http::header::{HeaderMap, HeaderName, HeaderValue, LOCATION, SET_COOKIE};
 use http::{Request, Response, StatusCode};
 use serde_json::json;
-use smallvec::SmallVec;
 
 use super::body::AnswerBody;
 use crate::experiments::{Recorder, Tally};
@@ -63,28 +62,17 @@ impl LiveRules {
         self.looks_at_place
     }
 
-    /// Whether it is to be noted how requests fare.
-    pub(super) fn is_measured(&self) -> bool {
-        self.tally.is_some()
-    }
-
     /// Decides what becomes of a request.
-    pub(super) fn judge<B>(self: &Arc<Self>, sent: &Sent<'_, B>) -> Ruling {
+    pub(super) fn judge<B>(self: Arc<Self>, sent: &Sent<'_, B>) -> Ruling {
+        let begun = self.tally.as_ref().map(|_| Instant::now());
         let visit = sent.visit();
         let decision = self.set.evaluate(&visit);
         if let Some(tally) = &self.tally {
             tally.exposed(&decision);
         }
-        let effects = self.set.effects(&decision, &visit);
-        let on_response = OnResponse::new(&self.set, &decision, &effects, sent.scheme);
-        let Effects { picked, path, request_headers, .. } = effects;
-        Ruling {
-            picked: picked.cloned(),
-            path,
-            request_headers: request_headers.into_iter().cloned().collect(),
-            on_response,
-            decided: Decided { by: Arc::new((self.clone(), decision)), script: Script::None },
-        }
+        let path = self.set.path(&decision, &visit);
+        let by = Arc::new(Judged { rules: self, decision, scheme: sent.scheme, begun });
+        Ruling { path, decided: Decided { by, script: Script::None } }
     }
 
     /// The worker whose script decides, where it is not the worker's own.
@@ -149,17 +137,10 @@ pub(super) enum Script {
     Failed(Arc<str>),
 }
 
-/// Changes of headers that outlive the rules. Most requests have one, if any.
-type Changes = SmallVec<[HeaderChange; 1]>;
-
-/// What rules made of a request.
+/// What rules made of a request, and its script after them.
 pub(super) struct Ruling {
-    /// Who answers instead.
-    pub(super) picked: Option<Picked>,
     /// What becomes of the address.
     pub(super) path: Option<PathEffect>,
-    request_headers: Changes,
-    pub(super) on_response: OnResponse,
     pub(super) decided: Decided,
 }
 
@@ -169,57 +150,29 @@ impl Ruling {
         matches!(self.path, Some(PathEffect::Redirect { .. }))
     }
 
-    /// Adds what a script decided. Where it disagrees with the rules, they have their way.
-    pub(super) fn add(&mut self, effects: Effects<'_>) {
-        if self.picked.is_none() {
-            self.picked = effects.picked.cloned();
-        }
+    /// Adds where a script sends the request. Where it disagrees with the rules, they have their way.
+    pub(super) fn add_path(&mut self, scripted: &Scripted, visit: &Visit<'_>) {
         if self.path.is_none() {
-            self.path = effects.path;
+            self.path = scripted.path(visit);
         }
-        add_headers(&mut self.request_headers, &effects.request_headers);
-        add_headers(&mut self.on_response.headers, &effects.response_headers);
     }
 
     /// Remembers what became of a script.
     pub(super) fn note(&mut self, script: Script) {
-        if let Some(explanation) = &mut self.on_response.explanation {
-            *explanation = explained(explanation, &script);
-        }
         self.decided.script = script;
-    }
-
-    /// Changes the request's headers, and takes away what is the operator's alone.
-    pub(super) fn change_request(&self, headers: &mut HeaderMap) {
-        headers.remove(&PREVIEW_TOKEN_NAME);
-        for HeaderChange { name, value } in &self.request_headers {
-            match value {
-                Some(value) => drop(headers.insert(name, value.clone())),
-                None => drop(headers.remove(name)),
-            }
-        }
-    }
-}
-
-fn add_headers(all: &mut Changes, more: &[&HeaderChange]) {
-    for change in more {
-        if all.iter().all(|known| known.name != change.name) {
-            all.push((*change).clone());
-        }
     }
 }
 
 /// What became of the rules, and then of the script.
-fn explained(rules: &HeaderValue, script: &Script) -> HeaderValue {
+fn explained(rules: &str, script: &Script) -> HeaderValue {
     let said = match script {
-        Script::None => return rules.clone(),
+        Script::None => return rules_only(rules),
         Script::Nothing => format!("{SCRIPT}: no decision"),
         Script::Decided(decision) => {
             format!("{SCRIPT}={} ({})", decision.variant(), Reason::TargetingMatch.as_str())
         }
         Script::Failed(why) => format!("{SCRIPT}: failed: {why}"),
     };
-    let rules = rules.to_str().unwrap_or_default();
     let separator = if rules.is_empty() { "" } else { ", " };
     // What a script throws may be any text.
     let fit = |letter: &char| matches!(letter, ' '..='~');
@@ -231,33 +184,93 @@ fn rules_only(rules: &str) -> HeaderValue {
     HeaderValue::from_str(rules).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// A decision, for the worker that wants to know it.
+/// What rules decided about one request.
+struct Judged {
+    rules: Arc<LiveRules>,
+    decision: Decision,
+    scheme: Scheme,
+    /// When the request came, where it is noted how it fares.
+    begun: Option<Instant>,
+}
+
+/// A decision, for whoever carries it out and for the worker that wants to know it.
 #[derive(Clone)]
 pub(super) struct Decided {
-    by: Arc<(Arc<LiveRules>, Decision)>,
+    by: Arc<Judged>,
     script: Script,
 }
 
 impl Decided {
+    fn effects(&self) -> Effects<'_> {
+        let Judged { rules, decision, .. } = &*self.by;
+        let mut effects = rules.set.effects(decision);
+        if let Script::Decided(scripted) = &self.script {
+            effects.add_scripted(scripted);
+        }
+        effects
+    }
+
+    /// The rules that decided.
+    pub(super) fn rules(&self) -> &LiveRules {
+        &self.by.rules
+    }
+
+    /// Who answers instead.
+    pub(super) fn picked(&self) -> Option<&Picked> {
+        self.effects().picked()
+    }
+
+    /// Whether the client asked for reasons and may know them.
+    pub(super) fn is_explained(&self) -> bool {
+        self.by.decision.trace.is_some()
+    }
+
+    /// Changes the request's headers, and takes away what is the operator's alone.
+    pub(super) fn change_request(&self, headers: &mut HeaderMap) {
+        headers.remove(&PREVIEW_TOKEN_NAME);
+        for HeaderChange { name, value } in self.effects().request_headers() {
+            match value {
+                Some(value) => drop(headers.insert(name, value.clone())),
+                None => drop(headers.remove(name)),
+            }
+        }
+    }
+
+    /// Tells the client along with its response, and notes how the request fared.
+    pub(super) fn tell<B>(&self, response: &mut Response<B>) {
+        let Judged { rules, decision, scheme, begun } = &*self.by;
+        if let (Some(tally), Some(begun)) = (&rules.tally, begun) {
+            tally.served(decision, response.status().as_u16(), begun.elapsed());
+        }
+        let headers = response.headers_mut();
+        for HeaderChange { name, value } in self.effects().response_headers() {
+            match value {
+                // Every cookie has a header of its own.
+                Some(value) if name == SET_COOKIE => drop(headers.append(name, value.clone())),
+                Some(value) => drop(headers.insert(name, value.clone())),
+                None => drop(headers.remove(name)),
+            }
+        }
+        if let Some(unit) = decision.fresh_unit.as_deref().and_then(|id| unit_cookie(id, *scheme)) {
+            headers.append(SET_COOKIE, unit);
+        }
+        if let Some(rules) = rules.set.explain(decision) {
+            let explanation = explained(&rules, &self.script);
+            headers.insert(HeaderName::from_static(EXPLAIN), explanation);
+        }
+    }
+
     /// Notes what the units did that the decision was made for.
     pub(super) fn track(&self, metric: &str, value: f64) {
-        let (rules, decision) = &*self.by;
+        let Judged { rules, decision, .. } = &*self.by;
         if let Some(tally) = &rules.tally {
             tally.tracked(decision, metric, value);
         }
     }
 
-    /// Notes how the request fared.
-    pub(super) fn served(&self, status: StatusCode, latency: Duration) {
-        let (rules, decision) = &*self.by;
-        if let Some(tally) = &rules.tally {
-            tally.served(decision, status.as_u16(), latency);
-        }
-    }
-
     /// The decision as JSON text.
     pub(super) fn flags(&self) -> String {
-        let (rules, decision) = &*self.by;
+        let Judged { rules, decision, .. } = &*self.by;
         let mut details = rules.set.details(decision);
         let mut variables = rules.set.variables(decision);
         let of_script = match &self.script {
@@ -280,53 +293,12 @@ impl Decided {
     }
 }
 
-/// What the client is told along with its response.
-pub(super) struct OnResponse {
-    headers: Changes,
-    unit: Option<HeaderValue>,
-    explanation: Option<HeaderValue>,
-}
-
-impl OnResponse {
-    fn new(set: &RuleSet, decision: &Decision, effects: &Effects<'_>, scheme: Scheme) -> Self {
-        let unit = decision.fresh_unit.as_deref().and_then(|id| {
-            let secure = if scheme == Scheme::Https { "; Secure" } else { "" };
-            let cookie = format!(
-                "{UNIT_COOKIE}={id}; Path=/; Max-Age={UNIT_AGE_S}; HttpOnly; SameSite=Lax{secure}"
-            );
-            HeaderValue::try_from(cookie).ok()
-        });
-        let explanation = set.explain(decision).and_then(|text| HeaderValue::try_from(text).ok());
-        let headers = effects.response_headers.iter().map(|change| (*change).clone()).collect();
-        Self { headers, unit, explanation }
-    }
-
-    /// Whether the client asked for reasons and may know them.
-    pub(super) fn is_explained(&self) -> bool {
-        self.explanation.is_some()
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.headers.is_empty() && self.unit.is_none() && self.explanation.is_none()
-    }
-
-    pub(super) fn apply<B>(self, response: &mut Response<B>) {
-        let headers = response.headers_mut();
-        for HeaderChange { name, value } in self.headers {
-            match value {
-                // Every cookie has a header of its own.
-                Some(value) if name == SET_COOKIE => drop(headers.append(name, value)),
-                Some(value) => drop(headers.insert(name, value)),
-                None => drop(headers.remove(name)),
-            }
-        }
-        if let Some(unit) = self.unit {
-            headers.append(SET_COOKIE, unit);
-        }
-        if let Some(explanation) = self.explanation {
-            headers.insert(HeaderName::from_static(EXPLAIN), explanation);
-        }
-    }
+/// The cookie by which a client keeps the id that it was given.
+fn unit_cookie(id: &str, scheme: Scheme) -> Option<HeaderValue> {
+    let secure = if scheme == Scheme::Https { "; Secure" } else { "" };
+    let cookie =
+        format!("{UNIT_COOKIE}={id}; Path=/; Max-Age={UNIT_AGE_S}; HttpOnly; SameSite=Lax{secure}");
+    HeaderValue::try_from(cookie).ok()
 }
 
 /// Sends the client elsewhere.

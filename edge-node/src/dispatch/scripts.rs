@@ -14,8 +14,8 @@ use super::body::{AnswerBody, SendBody};
 use super::call::Call;
 use super::cf::Client;
 use super::events::Subject;
-use super::rules::{LiveRules, Ruling, Script, Sent};
-use super::service::{Answer, Dispatcher, Goal, authority, pick};
+use super::rules::{Ruling, Script, Sent};
+use super::service::{Dispatcher, Goal, authority, pick};
 use super::targets::Target;
 use crate::registry::{VersionId, WorkerName, WorkerRef};
 
@@ -54,19 +54,18 @@ impl Dispatcher {
         &self,
         request: &Request<RequestBody>,
         goal: &mut Goal,
-        rules: &LiveRules,
         ruling: &Ruling,
     ) -> Option<Result<Judge, String>> {
         if ruling.is_redirect() {
             return None;
         }
-        let own = match &ruling.picked {
+        let own = match ruling.decided.picked() {
             // The rules and scripts of a worker that was chosen by another one's do not count.
             Some(Picked::Worker(_)) => return None,
             Some(Picked::Version(version)) => Some(VersionId::new(&**version)),
             None => None,
         };
-        if let Some(name) = rules.script() {
+        if let Some(name) = ruling.decided.rules().script() {
             let account = goal.target.worker.account.clone();
             let found = self.targets.worker(&WorkerRef { account, worker: WorkerName::new(name) });
             let judge = found.and_then(|target| {
@@ -86,10 +85,10 @@ impl Dispatcher {
     /// Has a script decide, adds that to what the rules decided, and answers by all of it.
     pub(super) async fn dispatch_by_script(
         self: Rc<Self>,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
         connection: Rc<Connection>,
         id: Arc<str>,
-        (goal, mut ruling): (Goal, Ruling),
+        (mut goal, mut ruling): (Goal, Ruling),
         judge: Result<Judge, String>,
     ) -> http::Response<AnswerBody> {
         let decided = match judge {
@@ -110,7 +109,7 @@ impl Dispatcher {
                     place: Some(&place),
                     trusted: self.development,
                 };
-                ruling.add(scripted.effects(&sent.visit()));
+                ruling.add_path(&scripted, &sent.visit());
                 Script::Decided(Arc::new(scripted))
             }
             Ok(None) => Script::Nothing,
@@ -121,11 +120,12 @@ impl Dispatcher {
             }
         };
         ruling.note(script);
-        let Answer { answering, told } = self.obey(request, &connection, &id, goal, ruling);
-        let mut response = answering.await;
-        if let Some(told) = told {
-            told.tell(&mut response);
-        }
+        let decided = match self.obey(&mut request, &connection, &mut goal, ruling) {
+            Ok(decided) => decided,
+            Err(response) => return response,
+        };
+        let mut response = self.dispatch(request, &connection, &id, goal).await;
+        decided.tell(&mut response);
         response
     }
 

@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use atoll_isolate::{Fetched, ResponseBody};
 use atoll_router::rules::{PathEffect, Picked};
@@ -24,7 +23,7 @@ use super::forward::{EXPLAIN_REQUEST, Explain, Forwarding};
 use super::handshake::{Handshake, not_a_handshake};
 use super::pages::{Problem, page};
 use super::placer::Placer;
-use super::rules::{Decided, LiveRules, OnResponse, Ruling, Sent, redirect};
+use super::rules::{Decided, LiveRules, Ruling, Sent, redirect};
 use super::targets::{Target, Targets};
 use crate::config::LimitsConfig;
 use crate::observe::Count;
@@ -79,8 +78,6 @@ pub(super) struct Goal {
     pub(super) version: Option<VersionId>,
     pub(super) url: Arc<str>,
     pub(super) depth: Depth,
-    /// When it came, where it is noted how it fares.
-    begun: Option<Instant>,
     decided: Option<Decided>,
     explain: Explain,
 }
@@ -156,27 +153,13 @@ pub(super) fn now(response: Response<AnswerBody>) -> Answering {
 /// A response with what becomes of it when it is there.
 pub(super) struct Answer {
     pub(super) answering: Answering,
-    pub(super) told: Option<Box<Told>>,
+    /// What rules decided, and the client is told along with it.
+    pub(super) told: Option<Decided>,
 }
 
 impl From<Answering> for Answer {
     fn from(answering: Answering) -> Self {
         Self { answering, told: None }
-    }
-}
-
-/// What rules add to a response, and where it is noted how the request fared.
-pub(super) struct Told {
-    on_response: OnResponse,
-    measured: Option<(Decided, Instant)>,
-}
-
-impl Told {
-    pub(super) fn tell(self, response: &mut Response<AnswerBody>) {
-        if let Some((decided, begun)) = self.measured {
-            decided.served(response.status(), begun.elapsed());
-        }
-        self.on_response.apply(response);
     }
 }
 
@@ -205,7 +188,7 @@ impl Dispatcher {
     fn finished(
         &self,
         mut response: Response<AnswerBody>,
-        told: Option<Box<Told>>,
+        told: Option<Decided>,
         handshake: Option<Box<Handshake>>,
         id: &str,
     ) -> Response<AnswerBody> {
@@ -224,60 +207,69 @@ impl Dispatcher {
 
     fn answer(
         self: &Rc<Self>,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
         connection: &Rc<Connection>,
         id: &Arc<str>,
     ) -> Answer {
-        let scheme = connection.scheme;
-        let Some(authority) = authority(&request).filter(|host| !host.is_empty()) else {
-            return now(refused(Problem::BadHost, &request, id)).into();
+        let mut goal = match self.goal(&request, connection) {
+            Ok(goal) => goal,
+            Err(problem) => return now(refused(problem, &request, id)).into(),
         };
-        let depth = Depth::of(request.headers());
-        if depth.is_loop() {
-            return now(refused(Problem::Loop, &request, id)).into();
-        }
-        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-        let Some(target) = self.targets.route(scheme, authority, path) else {
-            return now(refused(Problem::NoRoute, &request, id)).into();
+        let Some(rules) = goal.target.rules().cloned() else {
+            return self.dispatch(request, connection, id, goal).into();
         };
-        if declared_length(&request)
-            .is_some_and(|length| length > self.limits.request_body_bytes_max)
-        {
-            return now(refused(Problem::BodyTooLarge, &request, id)).into();
+        let ruling = self.rule(&request, connection, rules);
+        if let Some(judge) = self.judge(&request, &mut goal, &ruling) {
+            let (dispatcher, connection, id) = (self.clone(), connection.clone(), id.clone());
+            let by = (goal, ruling);
+            let answered = dispatcher.dispatch_by_script(request, connection, id, by, judge);
+            return Answering::Right(Box::pin(answered)).into();
         }
-        let url = whole_url(scheme, authority, path);
-        let explain = self.explain(&request);
-        let goal = Goal { target, version: None, url, depth, begun: None, decided: None, explain };
-        match goal.target.rules().cloned() {
-            None => self.dispatch(request, connection, id, goal).into(),
-            Some(rules) => self.dispatch_by_rules(request, connection, id, goal, &rules),
+        // A request is large: it moves only once more.
+        match self.obey(&mut request, connection, &mut goal, ruling) {
+            Err(response) => now(response).into(),
+            Ok(decided) => {
+                let answering = self.dispatch(request, connection, id, goal);
+                Answer { answering, told: Some(decided) }
+            }
         }
     }
 
-    /// Sends a request where the worker's rules want it.
-    fn dispatch_by_rules(
-        self: &Rc<Self>,
-        request: Request<RequestBody>,
-        connection: &Rc<Connection>,
-        id: &Arc<str>,
-        mut goal: Goal,
-        rules: &Arc<LiveRules>,
-    ) -> Answer {
-        let place = rules.looks_at_place().then(|| self.place(connection));
-        let (scheme, host) = (connection.scheme, authority(&request).unwrap_or_default());
-        let trusted = self.development;
-        goal.begun = rules.is_measured().then(Instant::now);
-        let sent = Sent { request: &request, scheme, host, place: place.as_deref(), trusted };
-        let ruling = rules.judge(&sent);
-        match self.judge(&request, &mut goal, rules, &ruling) {
-            None => self.obey(request, connection, id, goal, ruling),
-            Some(judge) => {
-                let (dispatcher, connection, id) = (self.clone(), connection.clone(), id.clone());
-                let by = (goal, ruling);
-                let answered = dispatcher.dispatch_by_script(request, connection, id, by, judge);
-                Answering::Right(Box::pin(answered)).into()
-            }
+    /// Where a request goes unless rules have it otherwise.
+    fn goal(
+        &self,
+        request: &Request<RequestBody>,
+        connection: &Connection,
+    ) -> Result<Goal, Problem> {
+        let scheme = connection.scheme;
+        let authority = authority(request).filter(|host| !host.is_empty());
+        let authority = authority.ok_or(Problem::BadHost)?;
+        let depth = Depth::of(request.headers());
+        if depth.is_loop() {
+            return Err(Problem::Loop);
         }
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let target = self.targets.route(scheme, authority, path).ok_or(Problem::NoRoute)?;
+        if declared_length(request).is_some_and(|bytes| bytes > self.limits.request_body_bytes_max)
+        {
+            return Err(Problem::BodyTooLarge);
+        }
+        let url = whole_url(scheme, authority, path);
+        let explain = self.explain(request);
+        Ok(Goal { target, version: None, url, depth, decided: None, explain })
+    }
+
+    /// What a worker's rules make of a request.
+    fn rule(
+        &self,
+        request: &Request<RequestBody>,
+        connection: &Connection,
+        rules: Arc<LiveRules>,
+    ) -> Ruling {
+        let place = rules.looks_at_place().then(|| self.place(connection));
+        let (scheme, host) = (connection.scheme, authority(request).unwrap_or_default());
+        let trusted = self.development;
+        rules.judge(&Sent { request, scheme, host, place: place.as_deref(), trusted })
     }
 
     /// Where a client is.
@@ -285,34 +277,34 @@ impl Dispatcher {
         self.placer.host.node.geo.place(connection.peer.ip().to_canonical())
     }
 
-    /// Does what was decided about a request.
+    /// Makes of a request and its goal what was decided, and says what the client is told along with its response;
+    /// fails with the response where the client is sent elsewhere.
     pub(super) fn obey(
-        self: &Rc<Self>,
-        mut request: Request<RequestBody>,
-        connection: &Rc<Connection>,
-        id: &Arc<str>,
-        mut goal: Goal,
+        &self,
+        request: &mut Request<RequestBody>,
+        connection: &Connection,
+        goal: &mut Goal,
         ruling: Ruling,
-    ) -> Answer {
-        let (scheme, host) = (connection.scheme, authority(&request).unwrap_or_default());
-        match &ruling.path {
+    ) -> Result<Decided, Response<AnswerBody>> {
+        let Ruling { path, decided } = ruling;
+        match path {
             Some(PathEffect::Redirect { status, location }) => {
-                if let Some(begun) = goal.begun {
-                    ruling.decided.served(*status, begun.elapsed());
-                }
-                let mut response = redirect(*status, location);
-                ruling.on_response.apply(&mut response);
-                return now(response).into();
+                let mut response = redirect(status, &location);
+                decided.tell(&mut response);
+                return Err(response);
             }
-            Some(PathEffect::Rewrite(path)) => goal.url = whole_url(scheme, host, path),
+            Some(PathEffect::Rewrite(path)) => {
+                let host = authority(request).unwrap_or_default();
+                goal.url = whole_url(connection.scheme, host, &path);
+            }
             None => {}
         }
-        ruling.change_request(request.headers_mut());
-        match ruling.picked {
-            Some(Picked::Version(version)) => goal.version = Some(VersionId::new(&*version)),
+        decided.change_request(request.headers_mut());
+        match decided.picked() {
+            Some(Picked::Version(version)) => goal.version = Some(VersionId::new(&**version)),
             Some(Picked::Worker(name)) => {
                 let account = goal.target.worker.account.clone();
-                let worker = WorkerRef { account, worker: WorkerName::new(&*name) };
+                let worker = WorkerRef { account, worker: WorkerName::new(&**name) };
                 // One that is not there any more, or not yet, leaves the request where it is.
                 if let Some(target) = self.targets.worker(&worker) {
                     (goal.target, goal.version) = (target, None);
@@ -320,15 +312,11 @@ impl Dispatcher {
             }
             None => {}
         }
-        let measured = goal.begun.map(|begun| (ruling.decided.clone(), begun));
-        goal.decided = Some(ruling.decided);
-        if ruling.on_response.is_explained() {
+        if decided.is_explained() {
             goal.explain = Explain::Yes;
         }
-        let on_response = ruling.on_response;
-        let is_told = !on_response.is_empty() || measured.is_some();
-        let told = is_told.then(|| Box::new(Told { on_response, measured }));
-        Answer { answering: self.dispatch(request, connection, id, goal), told }
+        goal.decided = Some(decided.clone());
+        Ok(decided)
     }
 
     /// Whether the client is told where its request was served.
@@ -342,7 +330,7 @@ impl Dispatcher {
     }
 
     /// Decides for a version, and has the request served where that may run.
-    fn dispatch(
+    pub(super) fn dispatch(
         self: &Rc<Self>,
         request: Request<RequestBody>,
         connection: &Rc<Connection>,

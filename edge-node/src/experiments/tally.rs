@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use atoll_router::rules::{Assigned, BUCKETS, Decision, Reason, Rule, RuleSet, unit_hash};
+use atoll_router::rules::{Assigned, BUCKETS, Decision, Reason, Rule, RuleSet};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::NOBODY;
@@ -121,14 +121,14 @@ impl Tally {
     /// Notes who sees what by a decision.
     pub(crate) fn exposed(&self, decision: &Decision) {
         let drawn = decision.assigned.iter().filter(|assigned| assigned.reason == Reason::Split);
-        let drawn = drawn.filter_map(|a| Some((a.rule, a.variant, a.unit.as_ref()?)));
+        let drawn = drawn.filter_map(|a| Some((a.rule, a.variant, a.unit?)));
         // After its variants come those who got nothing.
-        let left_out = decision.left_out.iter().map(|left| (left.rule, 1, &left.unit));
+        let left_out = decision.left_out.iter().map(|left| (left.rule, 1, left.unit));
         let mut pending = None;
         for (rule, variant, unit) in drawn.chain(left_out) {
             if self.set.rules()[rule].is_experiment() {
                 let pending = pending.get_or_insert_with(|| lock(&self.pending));
-                pending.exposed(rule, variant, unit_hash(unit), &self.remembered);
+                pending.exposed(rule, variant, unit, &self.remembered);
             }
         }
     }
@@ -161,10 +161,10 @@ impl Tally {
             if !rule.is_experiment() || given.is_some_and(|a| a.reason == Reason::Preview) {
                 continue;
             }
-            let unit = given.and_then(|given| given.unit.as_ref());
+            let unit = given.and_then(|given| given.unit);
             let Some(unit) = unit.or_else(|| self.set.unit_of(decision, place)) else { continue };
             let pending = pending.get_or_insert_with(|| lock(&self.pending));
-            pending.tracked(place, metric, unit_hash(unit), value);
+            pending.tracked(place, metric, unit, value);
         }
     }
 
@@ -296,7 +296,7 @@ impl Pending {
 
 #[cfg(test)]
 mod tests {
-    use atoll_router::rules::{LeftOut, Overlay};
+    use atoll_router::rules::{LeftOut, Overlay, unit_hash};
     use serde_json::json;
 
     use super::*;
@@ -311,8 +311,9 @@ mod tests {
     }
 
     fn split(rule: usize, variant: usize, unit: &str) -> Decision {
-        let assigned = Assigned { rule, variant, reason: Reason::Split, unit: Some(unit.into()) };
-        let units = [Some(unit.into())].into();
+        let assigned =
+            Assigned { rule, variant, reason: Reason::Split, unit: Some(unit_hash(unit)) };
+        let units = [Some(unit_hash(unit))].into_iter().collect();
         Decision { assigned: [assigned].into_iter().collect(), units, ..Decision::default() }
     }
 
@@ -344,7 +345,7 @@ mod tests {
     #[test]
     fn who_gets_nothing_is_compared_with_an_only_variant() {
         let (recorder, tally) = tally(json!([{ "name": "new", "percent": 10 }]));
-        let left_out = vec![LeftOut { rule: 0, unit: "ada".into() }];
+        let left_out = vec![LeftOut { rule: 0, unit: unit_hash("ada") }];
         let decision = Decision { left_out, ..Decision::default() };
         tally.exposed(&decision);
         tally.served(&decision, 503, Duration::ZERO);

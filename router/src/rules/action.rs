@@ -5,6 +5,7 @@ use http::header::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 use smallvec::SmallVec;
 
+use super::script::Scripted;
 use super::template::Template;
 
 /// What a variant does with the request. Nothing, where only scripts look at it.
@@ -53,21 +54,10 @@ pub struct HeaderChange {
     pub value: Option<HeaderValue>,
 }
 
-/// Changes of headers, at most one of each name. Few: they need no memory of their own.
-pub type HeaderChanges<'r> = SmallVec<[&'r HeaderChange; 4]>;
-
-/// What is to be done with a request. Where layers disagree, the earlier one has its way.
-#[derive(Debug, Default)]
-pub struct Effects<'r> {
-    /// Who answers instead of the worker that the route leads to.
-    pub picked: Option<&'r Picked>,
-    /// What becomes of the address.
-    pub path: Option<PathEffect>,
-    /// For the worker.
-    pub request_headers: HeaderChanges<'r>,
-    /// For the client.
-    pub response_headers: HeaderChanges<'r>,
-}
+/// What all variants that a request got do with it together. Where layers disagree, the earlier one has its way.
+/// It is put together anew wherever it is needed: that costs less than to carry what comes of it.
+#[derive(Clone, Debug, Default)]
+pub struct Effects<'r>(SmallVec<[&'r Action; 2]>);
 
 /// What becomes of an address, filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,28 +75,39 @@ pub enum PathEffect {
 
 impl<'r> Effects<'r> {
     /// Adds what a later layer wants.
-    pub(super) fn add(
-        &mut self,
-        action: &'r Action,
-        fill: impl FnOnce(&PathAction) -> Option<PathEffect>,
-    ) {
-        if self.picked.is_none() {
-            self.picked = action.target.as_ref();
-        }
-        if self.path.is_none()
-            && let Some(path) = &action.path
-        {
-            self.path = fill(path);
-        }
-        add_headers(&mut self.request_headers, &action.request_headers);
-        add_headers(&mut self.response_headers, &action.response_headers);
+    pub(super) fn add(&mut self, action: &'r Action) {
+        self.0.push(action);
     }
-}
 
-fn add_headers<'r>(all: &mut HeaderChanges<'r>, more: &'r [HeaderChange]) {
-    for change in more {
-        if all.iter().all(|known| known.name != change.name) {
-            all.push(change);
-        }
+    /// Adds what a script decided. Where it disagrees with the rules, they have their way.
+    pub fn add_scripted(&mut self, scripted: &'r Scripted) {
+        self.add(scripted.action());
+    }
+
+    /// Who answers instead of the worker that the route leads to.
+    pub fn picked(&self) -> Option<&'r Picked> {
+        self.0.iter().find_map(|action| action.target.as_ref())
+    }
+
+    /// Changes for the worker, at most one of each header.
+    pub fn request_headers(&self) -> impl Iterator<Item = &'r HeaderChange> {
+        self.headers(|action| &action.request_headers)
+    }
+
+    /// Changes for the client, at most one of each header.
+    pub fn response_headers(&self) -> impl Iterator<Item = &'r HeaderChange> {
+        self.headers(|action| &action.response_headers)
+    }
+
+    fn headers(
+        &self,
+        of: fn(&'r Action) -> &'r [HeaderChange],
+    ) -> impl Iterator<Item = &'r HeaderChange> {
+        self.0.iter().enumerate().flat_map(move |(at, action)| {
+            let earlier = move || self.0[..at].iter().flat_map(move |action| of(action));
+            let is_first =
+                move |change: &&HeaderChange| earlier().all(|known| known.name != change.name);
+            of(action).iter().filter(is_first)
+        })
     }
 }

@@ -1,7 +1,6 @@
 //! What was decided for one request, and why.
 
 use std::fmt::{self, Write as _};
-use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use smallvec::SmallVec;
@@ -21,8 +20,8 @@ pub struct Assigned {
     pub variant: usize,
     /// Why this one.
     pub reason: Reason,
-    /// The unit that was drawn for; none where there was nothing to draw.
-    pub unit: Option<Arc<str>>,
+    /// The [`unit_hash`](super::unit_hash) of the unit that was drawn for; none where there was nothing to draw.
+    pub unit: Option<u64>,
 }
 
 /// Why a rule decided as it did.
@@ -114,8 +113,8 @@ pub struct Trace {
 pub struct LeftOut {
     /// The rule's place in the set.
     pub rule: usize,
-    /// The unit.
-    pub unit: Arc<str>,
+    /// The [`unit_hash`](super::unit_hash) of the unit.
+    pub unit: u64,
 }
 
 /// What was decided for one request.
@@ -124,11 +123,12 @@ pub struct Decision {
     /// At most one for each layer, in their order.
     pub assigned: SmallVec<[Assigned; 2]>,
     /// The id that the client is to keep in its cookie, when it had none and one was needed.
-    pub fresh_unit: Option<Arc<str>>,
+    pub fresh_unit: Option<Box<str>>,
     /// Units that got nothing and are what a rule's only variant is compared with.
     pub left_out: Vec<LeftOut>,
-    /// The id of each source of units that the request has one of, where experiments did not draw for them.
-    pub units: Box<[Option<Arc<str>>]>,
+    /// By source of units, the [`unit_hash`](super::unit_hash) of the one that the request has, where some experiment
+    /// did not draw.
+    pub units: SmallVec<[Option<u64>; 2]>,
     /// What became of every rule, when that was asked for by somebody who may.
     pub trace: Option<Vec<Trace>>,
 }
@@ -139,9 +139,9 @@ impl RuleSet {
         decision.assigned.iter().find(|assigned| assigned.rule == rule)
     }
 
-    /// The id of the unit that a rule draws for, if the request has one.
-    pub fn unit_of<'d>(&self, decision: &'d Decision, rule: usize) -> Option<&'d Arc<str>> {
-        decision.units.get(self.rules[rule].unit)?.as_ref()
+    /// The [`unit_hash`](super::unit_hash) of the unit that a rule draws for, if the request has one.
+    pub fn unit_of(&self, decision: &Decision, rule: usize) -> Option<u64> {
+        *decision.units.get(self.rules[rule].unit)?
     }
 
     /// Every rule's evaluation details as OpenFeature has them, under the rule's name: `value`, `variant`,

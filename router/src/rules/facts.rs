@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
-use std::sync::Arc;
 
 use http::header::HeaderName;
 use smallvec::SmallVec;
 
 use super::device::Device;
 use super::language;
+use super::murmur3::unit_hash;
 use super::visit::{Visit, cookie, cookies};
 use crate::pattern::bare_host;
 
@@ -102,8 +102,16 @@ pub(super) struct Facts<'a> {
     queries: OnceCell<Box<[Option<Cow<'a, str>>]>>,
     device: OnceCell<Device>,
     language: OnceCell<Option<&'a str>>,
-    units: OnceCell<SmallVec<[OnceCell<Arc<str>>; 2]>>,
-    fresh_unit: OnceCell<Arc<str>>,
+    units: OnceCell<SmallVec<[Unit<'a>; 2]>>,
+    fresh_unit: OnceCell<Box<str>>,
+}
+
+/// The unit that a source names.
+#[derive(Clone, Default)]
+struct Unit<'a> {
+    /// None where the request has none: it gets a fresh one.
+    sent: OnceCell<Option<&'a str>>,
+    hash: OnceCell<u64>,
 }
 
 impl<'a> Facts<'a> {
@@ -184,33 +192,42 @@ impl<'a> Facts<'a> {
     }
 
     /// The id of the unit that a source names; the client's automatic id where the source is silent.
-    pub(super) fn unit(&self, source: usize) -> &Arc<str> {
-        let sources = &self.names.units;
-        let units = self.units.get_or_init(|| sources.iter().map(|_| OnceCell::new()).collect());
-        units[source].get_or_init(|| self.find_unit(&sources[source]))
-    }
-
-    /// The ids of all sources, as far as there are any without making one.
-    pub(super) fn known_units(&self) -> Box<[Option<Arc<str>>]> {
-        let drawn = self.units.get();
-        let known = |(at, source): (usize, &UnitSource)| {
-            drawn.and_then(|units| units[at].get().cloned()).or_else(|| self.sent_unit(source))
-        };
-        self.names.units.iter().enumerate().map(known).collect()
-    }
-
-    /// The automatic id that was made in this evaluation, if any was.
-    pub(super) fn fresh_unit(&self) -> Option<Arc<str>> {
-        self.fresh_unit.get().cloned()
-    }
-
-    fn find_unit(&self, source: &UnitSource) -> Arc<str> {
-        let fresh = || self.fresh_unit.get_or_init(|| (self.visit.fresh_unit)().into()).clone();
+    pub(super) fn unit(&self, source: usize) -> &str {
+        let fresh = || &**self.fresh_unit.get_or_init(|| (self.visit.fresh_unit)().into());
         self.sent_unit(source).unwrap_or_else(fresh)
     }
 
+    /// The 64 bits that stand for the same.
+    pub(super) fn unit_hash(&self, source: usize) -> u64 {
+        *self.units()[source].hash.get_or_init(|| unit_hash(self.unit(source)))
+    }
+
+    /// What stands for the units of all sources, as far as there are any without making one.
+    pub(super) fn known_units(&self) -> SmallVec<[Option<u64>; 2]> {
+        let known = |(source, unit): (usize, &Unit<'_>)| {
+            // Who was asked for before has an id, be it a fresh one.
+            let is_known = unit.sent.get().is_some() || self.sent_unit(source).is_some();
+            is_known.then(|| self.unit_hash(source))
+        };
+        self.units().iter().enumerate().map(known).collect()
+    }
+
+    /// The automatic id that was made in this evaluation, if any was.
+    pub(super) fn into_fresh_unit(self) -> Option<Box<str>> {
+        self.fresh_unit.into_inner()
+    }
+
+    fn units(&self) -> &[Unit<'a>] {
+        let count = self.names.units.len();
+        self.units.get_or_init(|| SmallVec::from_elem(Unit::default(), count))
+    }
+
+    fn sent_unit(&self, source: usize) -> Option<&'a str> {
+        *self.units()[source].sent.get_or_init(|| self.find_unit(&self.names.units[source]))
+    }
+
     /// The id that the request has, for a source.
-    fn sent_unit(&self, source: &UnitSource) -> Option<Arc<str>> {
+    fn find_unit(&self, source: &UnitSource) -> Option<&'a str> {
         let headers = self.visit.headers;
         let named = match source {
             UnitSource::Automatic => None,
@@ -218,7 +235,7 @@ impl<'a> Facts<'a> {
             UnitSource::Header(name) => headers.get(name).and_then(|value| value.to_str().ok()),
         };
         let fits = |id: &&str| (1..=UNIT_BYTES_MAX).contains(&id.len());
-        named.filter(fits).or_else(|| cookie(headers, UNIT_COOKIE).filter(fits)).map(Into::into)
+        named.filter(fits).or_else(|| cookie(headers, UNIT_COOKIE).filter(fits))
     }
 }
 

@@ -27,7 +27,7 @@ mod template;
 mod tests;
 mod visit;
 
-pub use action::{Effects, HeaderChange, HeaderChanges, PathEffect, Picked};
+pub use action::{Effects, HeaderChange, PathEffect, Picked};
 pub use decision::{Assigned, Decision, LeftOut, Outcome, Reason, Trace};
 pub use error::{RuleProblem, RulesError, Step};
 pub use facts::UNIT_COOKIE;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::action::{Effects, PathAction, PathEffect};
+use super::action::{Action, Effects, PathAction, PathEffect};
 use super::allotment::{Allotment, OUT};
 use super::condition::Condition;
 use super::decision::{Assigned, Decision, LeftOut, Outcome, Reason, Trace};
@@ -165,15 +165,25 @@ impl RuleSet {
         Evaluation::new(self, visit).run()
     }
 
-    /// What a decision means for the request that it was made for.
-    pub fn effects<'r>(&'r self, decision: &Decision, visit: &Visit<'_>) -> Effects<'r> {
+    /// What a decision means for the request that it was made for, but for its address.
+    pub fn effects(&self, decision: &Decision) -> Effects<'_> {
         let mut effects = Effects::default();
-        let facts = Facts::new(visit, &self.names);
         for assigned in &decision.assigned {
-            let action = &self.rules[assigned.rule].variants[assigned.variant].action;
-            effects.add(action, |path| filled(path, &facts));
+            effects.add(self.action(assigned));
         }
         effects
+    }
+
+    /// What becomes of the address of the request that a decision was made for.
+    pub fn path(&self, decision: &Decision, visit: &Visit<'_>) -> Option<PathEffect> {
+        let mut paths = decision.assigned.iter().filter_map(|a| self.action(a).path.as_ref());
+        let first = paths.next()?;
+        let facts = Facts::new(visit, &self.names);
+        std::iter::once(first).chain(paths).find_map(|path| filled(path, &facts))
+    }
+
+    fn action(&self, assigned: &Assigned) -> &Action {
+        &self.rules[assigned.rule].variants[assigned.variant].action
     }
 }
 
@@ -273,14 +283,14 @@ impl<'e> Evaluation<'e> {
                     None => self.decide(layer, &set.rules[*place]),
                 };
                 if outcome == Outcome::Out && set.rules[*place].compares_with_nobody() {
-                    let unit = self.facts.unit(set.rules[*place].unit).clone();
+                    let unit = self.facts.unit_hash(set.rules[*place].unit);
                     self.decision.left_out.push(LeftOut { rule: *place, unit });
                 }
                 if let Outcome::Assigned(variant, reason) = outcome {
                     taken = true;
                     let rule = &set.rules[*place];
                     let drawn = reason == Reason::Split;
-                    let unit = drawn.then(|| self.facts.unit(rule.unit).clone());
+                    let unit = drawn.then(|| self.facts.unit_hash(rule.unit));
                     self.decision.assigned.push(Assigned { rule: *place, variant, reason, unit });
                 }
                 match &mut self.decision.trace {
@@ -290,7 +300,6 @@ impl<'e> Evaluation<'e> {
                 }
             }
         }
-        self.decision.fresh_unit = self.facts.fresh_unit();
         // Units that were drawn for stand in the decision already.
         let drawn = |assigned: &&Assigned| {
             assigned.unit.is_some() && set.rules[assigned.rule].is_experiment
@@ -299,6 +308,7 @@ impl<'e> Evaluation<'e> {
         if drawn < set.experiments {
             self.decision.units = self.facts.known_units();
         }
+        self.decision.fresh_unit = self.facts.into_fresh_unit();
         self.decision
     }
 

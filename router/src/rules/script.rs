@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::action::Effects;
+use super::action::{Action, PathEffect};
 use super::decision::Reason;
 use super::error::RulesError;
 use super::facts::{Facts, Names};
@@ -32,13 +32,14 @@ impl Scripted {
         &self.0.name
     }
 
-    /// What it means for the request that it was made about.
-    pub fn effects<'s>(&'s self, visit: &Visit<'_>) -> Effects<'s> {
+    /// What becomes of the address of the request that it was made about.
+    pub fn path(&self, visit: &Visit<'_>) -> Option<PathEffect> {
         let names = Names::default();
-        let facts = Facts::new(visit, &names);
-        let mut effects = Effects::default();
-        effects.add(&self.0.action, |path| filled(path, &facts));
-        effects
+        filled(self.0.action.path.as_ref()?, &Facts::new(visit, &names))
+    }
+
+    pub(super) fn action(&self) -> &Action {
+        &self.0.action
     }
 
     /// The evaluation details as OpenFeature has them: `value`, `variant`, `reason`.

@@ -176,16 +176,13 @@ fn units_are_named_by_the_set_or_the_rule() {
     }));
     // Bucket 4,544 and bucket 9,430: the units of the two rules differ.
     let sent = Sent::get("/").header("x-user", "1").header("cookie", "c=2; atoll_id=3");
-    let units: Vec<_> =
-        sent.decide(&set).assigned.into_iter().map(|a| a.unit.unwrap().to_string()).collect();
-    assert_eq!(units, ["1", "2"]);
-    let nobody = Sent::get("/").decide(&set);
-    assert_eq!(
-        nobody.assigned.iter().map(|a| a.unit.clone().unwrap()).collect::<Vec<_>>(),
-        ["fresh".into(), "fresh".into()]
-    );
-    let too_long = Sent::get("/").header("x-user", &"x".repeat(513)).unit("3").decide(&set);
-    assert_eq!(too_long.assigned[0].unit.as_deref(), Some("3"));
+    let units = |sent: &Sent| -> Vec<_> {
+        sent.decide(&set).assigned.iter().map(|assigned| assigned.unit.unwrap()).collect()
+    };
+    assert_eq!(units(&sent), ["1", "2"].map(unit_hash));
+    assert_eq!(units(&Sent::get("/")), ["fresh", "fresh"].map(unit_hash));
+    let too_long = Sent::get("/").header("x-user", &"x".repeat(513)).unit("3");
+    assert_eq!(units(&too_long)[0], unit_hash("3"));
 }
 
 #[test]
@@ -210,15 +207,19 @@ fn variants_act_and_earlier_layers_have_their_way() {
     ] }));
     let sent = Sent::get("/p?q=1");
     let decision = sent.decide(&set);
-    let effects = sent.visit(|visit| set.effects(&decision, visit));
-    assert_eq!(effects.path, Some(PathEffect::Rewrite("/b/p?q=1".to_owned())));
-    assert_eq!(effects.picked, Some(&Picked::Worker("other".into())));
+    let path = sent.visit(|visit| set.path(&decision, visit));
+    assert_eq!(path, Some(PathEffect::Rewrite("/b/p?q=1".to_owned())));
+    let scripted = json!({ "worker": "late", "request_headers": { "x-b": "4", "x-c": "5" } });
+    let scripted = Scripted::parse(&scripted).unwrap();
+    let mut effects = set.effects(&decision);
+    effects.add_scripted(&scripted);
+    assert_eq!(effects.picked(), Some(&Picked::Worker("other".into())));
     let headers: Vec<_> = effects
-        .request_headers
-        .iter()
+        .request_headers()
         .map(|h| (h.name.as_str(), h.value.as_ref().map(|v| v.to_str().unwrap())))
         .collect();
-    assert_eq!(headers, [("x-a", Some("1")), ("cookie", None), ("x-b", Some("3"))]);
+    let expected = [("x-a", Some("1")), ("cookie", None), ("x-b", Some("3")), ("x-c", Some("5"))];
+    assert_eq!(headers, expected);
     assert_eq!(Value::from(set.variables(&decision)), json!({ "color": "red", "size": 1 }));
     let details = set.details(&decision);
     assert_eq!(details["a"], json!({ "value": true, "variant": "on", "reason": "STATIC" }));
@@ -231,7 +232,7 @@ fn a_redirect_to_the_same_place_is_none() {
         let set = rules(json!({ "rule": [{ "name": "r", "redirect": location }] }));
         let sent = Sent::get(target);
         let decision = sent.decide(&set);
-        sent.visit(|visit| set.effects(&decision, visit)).path.is_some()
+        sent.visit(|visit| set.path(&decision, visit)).is_some()
     };
     for (location, target, expected) in [
         ("/a", "/b", true),
