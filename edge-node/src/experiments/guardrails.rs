@@ -161,11 +161,12 @@ fn verdict(guardrail: &Guardrail, variant: &Served, control: &Served) -> Option<
 
 #[cfg(test)]
 mod tests {
+    use super::super::latency::bucket;
     use super::*;
 
     fn served(requests: u64, errors: u64, micros: u64) -> Served {
         let mut served = Served { requests, errors, ..Served::default() };
-        (0..requests).for_each(|_| served.latency.add(micros));
+        served.latency.add(bucket(micros), requests);
         served
     }
 

@@ -13,14 +13,15 @@ const STEPS: u64 = 16;
 pub(crate) struct Latency(BTreeMap<u16, u64>);
 
 impl Latency {
-    pub(super) fn add(&mut self, micros: u64) {
-        *self.0.entry(bucket(micros)).or_default() += 1;
+    /// Adds requests whose latency falls into a [`bucket`].
+    pub(super) fn add(&mut self, bucket: u16, requests: u64) {
+        let known = self.0.entry(bucket).or_default();
+        *known = known.saturating_add(requests);
     }
 
     pub(super) fn merge(&mut self, other: &Self) {
         for (bucket, count) in &other.0 {
-            let known = self.0.entry(*bucket).or_default();
-            *known = known.saturating_add(*count);
+            self.add(*bucket, *count);
         }
     }
 
@@ -45,7 +46,8 @@ impl Latency {
     }
 }
 
-fn bucket(micros: u64) -> u16 {
+/// What a latency falls into.
+pub(super) fn bucket(micros: u64) -> u16 {
     if micros < STEPS {
         return micros as u16;
     }
@@ -72,7 +74,7 @@ mod tests {
     #[test]
     fn quantiles_are_near() {
         let mut latency = Latency::default();
-        (1..=10_000).for_each(|micros| latency.add(micros));
+        (1..=10_000).for_each(|micros| latency.add(bucket(micros), 1));
         for (part, expected) in [(0.5, 5.0), (0.9, 9.0), (0.99, 9.9), (1.0, 10.0)] {
             let found = latency.quantile_ms(part).unwrap();
             assert!((found / expected - 1.0).abs() < 0.035, "{part}: {found}");
@@ -80,7 +82,7 @@ mod tests {
         assert_eq!(Latency::default().quantile_ms(0.5), None);
         for micros in [0, 15, 16, 17, 1_000, u64::MAX] {
             let mut one = Latency::default();
-            one.add(micros);
+            one.add(bucket(micros), 1);
             let found = one.quantile_ms(0.99).unwrap() * 1_000.0;
             assert!((found - micros as f64).abs() <= micros as f64 * 0.035, "{micros}: {found}");
             assert!(one.is_sound());

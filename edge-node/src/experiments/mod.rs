@@ -5,6 +5,7 @@ mod batch;
 mod guardrails;
 mod keeper;
 mod latency;
+mod notes;
 mod results;
 mod statistics;
 mod store;

@@ -9,6 +9,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::NOBODY;
 use super::batch::{Batch, Seen, Served, Told};
+use super::latency::bucket;
+use super::notes::{Fared, Note, Notes, What};
 use crate::registry::{WorkerRef, now_ms};
 
 /// Exposures of one worker's units that wait to be told, and outcomes.
@@ -46,6 +48,7 @@ struct Tallies {
 pub(crate) struct Tally {
     worker: WorkerRef,
     set: Arc<RuleSet>,
+    notes: Notes,
     pending: Mutex<Pending>,
     remembered: Arc<AtomicUsize>,
 }
@@ -55,6 +58,8 @@ struct Pending {
     remembered: FxHashSet<u64>,
     /// By a rule's place; empty for rules that compare nothing.
     rules: FxHashMap<usize, PendingRule>,
+    /// How requests fared, by rule and variant: how many fared so.
+    fared: FxHashMap<(u16, u8, Fared), u64>,
     exposures: usize,
     outcomes: usize,
     dropped: u64,
@@ -87,6 +92,7 @@ impl Recorder {
         let pending = Pending {
             remembered: FxHashSet::default(),
             rules: FxHashMap::default(),
+            fared: FxHashMap::default(),
             exposures: 0,
             outcomes: 0,
             dropped: 0,
@@ -94,6 +100,7 @@ impl Recorder {
         let tally = Arc::new(Tally {
             worker: worker.clone(),
             set: set.clone(),
+            notes: Notes::default(),
             pending: Mutex::new(pending),
             remembered: self.0.remembered.clone(),
         });
@@ -111,7 +118,7 @@ impl Recorder {
                 told += tally.flush(flush, now_ms, &mut batch);
             }
             // Nobody uses rules that were replaced.
-            Arc::strong_count(tally) > 1 || !lock(&tally.pending).is_empty()
+            Arc::strong_count(tally) > 1 || !tally.is_empty()
         });
         batch
     }
@@ -124,13 +131,8 @@ impl Tally {
         let drawn = drawn.filter_map(|a| Some((a.rule, a.variant, a.unit?)));
         // After its variants come those who got nothing.
         let left_out = decision.left_out.iter().map(|left| (left.rule, 1, left.unit));
-        let mut pending = None;
-        for (rule, variant, unit) in drawn.chain(left_out) {
-            if self.set.rules()[rule].is_experiment() {
-                let pending = pending.get_or_insert_with(|| lock(&self.pending));
-                pending.exposed(rule, variant, unit, &self.remembered);
-            }
-        }
+        let note = |(rule, variant, unit)| self.note(rule, variant, What::Exposed(unit));
+        self.take(drawn.chain(left_out).filter_map(note));
     }
 
     /// Notes how the request fared that a decision was made about.
@@ -139,18 +141,30 @@ impl Tally {
             |assigned: &&Assigned| !matches!(assigned.reason, Reason::Preview | Reason::RolledBack);
         let given = decision.assigned.iter().filter(measured).map(|a| (a.rule, a.variant));
         let left_out = decision.left_out.iter().map(|left| (left.rule, 1));
-        let mut pending = None;
-        for (rule, variant) in given.chain(left_out) {
-            if self.set.rules()[rule].is_experiment() {
-                let pending = pending.get_or_insert_with(|| lock(&self.pending));
-                let place = u8::try_from(variant).expect("a rule has at most 64 variants");
-                let served =
-                    pending.rules.entry(rule).or_default().served.entry(place).or_default();
-                served.requests += 1;
-                served.errors += u64::from(status >= 500);
-                served.latency.add(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
-            }
+        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        let fared = Fared { is_error: status >= 500, latency: bucket(micros) };
+        let note = |(rule, variant)| self.note(rule, variant, What::Served(fared));
+        self.take(given.chain(left_out).filter_map(note));
+    }
+
+    /// A note, unless the rule compares nothing.
+    fn note(&self, rule: usize, variant: usize, what: What) -> Option<Note> {
+        let is_experiment = self.set.rules()[rule].is_experiment();
+        is_experiment.then(|| Note {
+            rule: u16::try_from(rule).expect("a set has at most 1,000 rules"),
+            variant: u8::try_from(variant).expect("a rule has at most 64 variants"),
+            what,
+        })
+    }
+
+    fn take(&self, notes: impl Iterator<Item = Note>) {
+        if let Some(notes) = self.notes.take(notes) {
+            lock(&self.pending).work_off(&notes, &self.remembered);
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.notes.is_empty() && lock(&self.pending).is_empty()
     }
 
     /// Notes what the units of a request did.
@@ -170,7 +184,10 @@ impl Tally {
 
     /// Moves what is to be told into the batch, and says how much that is.
     fn flush(&self, flush: Flush, now_ms: u64, batch: &mut Batch) -> usize {
+        let notes = self.notes.drain();
         let mut pending = lock(&self.pending);
+        pending.work_off(&notes, &self.remembered);
+        pending.sum_up();
         batch.dropped += std::mem::take(&mut pending.dropped);
         let mut told = 0;
         let mut outcomes = 0;
@@ -250,7 +267,29 @@ fn key(rule: usize, unit: u64) -> u64 {
 }
 
 impl Pending {
-    fn exposed(&mut self, rule: usize, variant: usize, unit: u64, all: &AtomicUsize) {
+    fn work_off(&mut self, notes: &[Note], all: &AtomicUsize) {
+        for Note { rule, variant, what } in notes {
+            match what {
+                What::Exposed(unit) => self.exposed(usize::from(*rule), *variant, *unit, all),
+                What::Served(fared) => {
+                    *self.fared.entry((*rule, *variant, *fared)).or_default() += 1;
+                }
+            }
+        }
+    }
+
+    /// Puts together by variant how requests fared.
+    fn sum_up(&mut self) {
+        for ((rule, variant, fared), requests) in self.fared.drain() {
+            let rule = self.rules.entry(usize::from(rule)).or_default();
+            let served = rule.served.entry(variant).or_default();
+            served.requests += requests;
+            served.errors += if fared.is_error { requests } else { 0 };
+            served.latency.add(fared.latency, requests);
+        }
+    }
+
+    fn exposed(&mut self, rule: usize, variant: u8, unit: u64, all: &AtomicUsize) {
         let key = key(rule, unit);
         if self.remembered.contains(&key) {
             return;
@@ -269,8 +308,7 @@ impl Pending {
         all.fetch_add(1, Ordering::Relaxed);
         self.remembered.insert(key);
         self.exposures += 1;
-        let place = u8::try_from(variant).expect("a rule has at most 64 variants");
-        self.rules.entry(rule).or_default().exposures.push((place, unit));
+        self.rules.entry(rule).or_default().exposures.push((variant, unit));
     }
 
     fn tracked(&mut self, rule: usize, metric: &str, unit: u64, value: f64) {
@@ -290,7 +328,7 @@ impl Pending {
     }
 
     fn is_empty(&self) -> bool {
-        self.rules.is_empty()
+        self.rules.is_empty() && self.fared.is_empty()
     }
 }
 
@@ -299,6 +337,7 @@ mod tests {
     use atoll_router::rules::{LeftOut, Overlay, unit_hash};
     use serde_json::json;
 
+    use super::super::notes::NOTES_MAX;
     use super::*;
     use crate::registry::{AccountId, WorkerName};
 
@@ -354,6 +393,30 @@ mod tests {
         assert_eq!(seen.variants[1], (NOBODY.to_owned(), 9_000));
         assert_eq!(seen.exposures[0].0, 1);
         assert_eq!(seen.served[0].1.errors, 1);
+    }
+
+    #[test]
+    fn what_is_told_has_the_notes_that_wait_and_those_that_do_not() {
+        let variants = json!([{ "name": "a" }, { "name": "b" }]);
+        let (recorder, tally) = tally(json!([{ "name": "page", "variants": variants }]));
+        for unit in 0..NOTES_MAX {
+            let decision = split(0, unit % 2, &unit.to_string());
+            tally.exposed(&decision);
+            let status = if unit % 8 == 1 { 500 } else { 499 };
+            tally.served(&decision, status, Duration::from_millis(unit as u64));
+        }
+        tally.served(&split(0, 1, "0"), 200, Duration::ZERO);
+        drop(tally);
+        let batch = recorder.flush(Flush::Tick);
+        let seen = &batch.seen[0];
+        assert_eq!(seen.exposures.len(), NOTES_MAX);
+        let mut served = seen.served.clone();
+        served.sort_unstable_by_key(|(variant, _)| *variant);
+        let found = served.iter().map(|(variant, s)| (*variant, s.requests, s.errors));
+        let half = NOTES_MAX as u64 / 2;
+        assert_eq!(found.collect::<Vec<_>>(), [(0, half, 0), (1, half + 1, half / 4)]);
+        assert!(served.iter().all(|(_, s)| s.latency.count() == s.requests));
+        assert!(recorder.flush(Flush::Tick).is_empty());
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! MurmurHash3 x86 32 (Appleby, 2011) and the buckets that are made of it: the same unit of the same seed is in
 //! the same bucket on every node, in every release and in every other implementation.
 
+use std::sync::LazyLock;
+
 /// The buckets that units are spread over. A hundredth of a percent is one bucket.
 pub const BUCKETS: u16 = 10_000;
 
@@ -67,12 +69,12 @@ fn scrambled(word: u32) -> u32 {
 /// 64 bits that stand for a unit: murmur3_x86_32 of `unit.0:` and the unit, and of `unit.1:` and the unit. They
 /// have nothing to do with its buckets.
 pub fn unit_hash(unit: &str) -> u64 {
-    let half = |seed: &str| {
-        let mut hash = Seed::new(seed);
-        hash.append(unit.as_bytes());
-        u64::from(hash.finish())
-    };
-    half("unit.0") << 32 | half("unit.1")
+    static SEEDS: LazyLock<[Seed; 2]> = LazyLock::new(|| ["unit.0", "unit.1"].map(Seed::new));
+    let [upper, lower] = SEEDS.map(|mut half| {
+        half.append(unit.as_bytes());
+        u64::from(half.finish())
+    });
+    upper << 32 | lower
 }
 
 /// The bucket of a unit under a seed, from 0 to 9,999.

@@ -1,6 +1,7 @@
 //! What rules may look at: a request, where it came from, and when.
 
 use http::{HeaderMap, HeaderValue, Method};
+use memchr::memchr;
 
 use crate::pattern::Scheme;
 
@@ -56,17 +57,33 @@ pub struct Visit<'a> {
 
 /// The value of a cookie that a request sent; the first one of that name.
 pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    cookies(headers).find_map(|(found, value)| (found == name).then_some(value))
+    let mut found = pairs(headers).filter(|(found, _)| found.trim_ascii() == name.as_bytes());
+    found.find_map(|(_, value)| text(value))
 }
 
 /// Every cookie of a request.
 pub(super) fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
+    pairs(headers).filter_map(|(name, value)| Some((text(name)?, text(value)?)))
+}
+
+/// What is on both sides of every first equals sign.
+fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
     let texts = headers.get_all(http::header::COOKIE).iter().map(HeaderValue::as_bytes);
-    let pairs = texts.flat_map(|text| text.split(|byte| *byte == b';')).filter_map(|pair| {
-        let equals = pair.iter().position(|byte| *byte == b'=')?;
+    texts.flat_map(parts).filter_map(|pair| {
+        let equals = memchr(b'=', pair)?;
         Some((&pair[..equals], &pair[equals + 1..]))
-    });
-    pairs.filter_map(|(name, value)| Some((text(name)?, text(value)?)))
+    })
+}
+
+/// What is between semicolons. Browsers send kilobytes of cookies.
+fn parts(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let end = memchr(b';', text);
+        rest = end.map(|end| &text[end + 1..]);
+        Some(&text[..end.unwrap_or(text.len())])
+    })
 }
 
 /// What is left of a part of a header without the space around it; nothing unless it is ASCII.
