@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::body::AnswerBody;
 use crate::experiments::{Recorder, Tally};
-use crate::registry::{WorkerRules, now_ms, random_hex_id};
+use crate::registry::{VersionId, WorkerRules, random_hex_id};
 
 /// Looked for in every request: its name is read once.
 const PREVIEW_TOKEN_NAME: HeaderName = HeaderName::from_static(PREVIEW_TOKEN);
@@ -31,6 +31,7 @@ pub(super) struct LiveRules {
     source: WorkerRules,
     set: Arc<RuleSet>,
     looks_at_place: bool,
+    looks_at_time: bool,
     /// Where it is noted what comes of decisions, if they compare anything.
     tally: Option<Arc<Tally>>,
 }
@@ -53,13 +54,18 @@ impl LiveRules {
         });
         let set = Arc::new(set.ok()?);
         let tally = recorder.tally(&source.worker, &set);
-        let looks_at_place = set.looks_at_place();
-        Some(Arc::new(Self { source: source.clone(), set, looks_at_place, tally }))
+        let (looks_at_place, looks_at_time) = (set.looks_at_place(), set.looks_at_time());
+        Some(Arc::new(Self { source: source.clone(), set, looks_at_place, looks_at_time, tally }))
     }
 
     /// Whether it matters where a request came from.
     pub(super) fn looks_at_place(&self) -> bool {
         self.looks_at_place
+    }
+
+    /// Whether it matters when a request came.
+    pub(super) fn looks_at_time(&self) -> bool {
+        self.looks_at_time
     }
 
     /// Decides what becomes of a request.
@@ -73,6 +79,11 @@ impl LiveRules {
         let path = self.set.path(&decision, &visit);
         let by = Arc::new(Judged { rules: self, decision, scheme: sent.scheme, begun });
         Ruling { path, decided: Decided { by, script: Script::None } }
+    }
+
+    /// The versions that they can pick.
+    pub(super) fn versions(&self) -> &[VersionId] {
+        &self.source.versions
     }
 
     /// The worker whose script decides, where it is not the worker's own.
@@ -102,6 +113,8 @@ pub(super) struct Sent<'a, B> {
     pub(super) host: &'a str,
     /// Where it came from; nothing where the rules do not look at that.
     pub(super) place: Option<&'a Place>,
+    /// Milliseconds since the Unix epoch; nothing where the rules do not look at the time.
+    pub(super) now_ms: Option<u64>,
     /// Whether anybody may force variants, as in development.
     pub(super) trusted: bool,
 }
@@ -118,7 +131,7 @@ impl<B> Sent<'_, B> {
             query: uri.query(),
             headers: self.request.headers(),
             geo: self.place.map(geo).unwrap_or_default(),
-            now_ms: now_ms(),
+            now_ms: self.now_ms.unwrap_or_default(),
             fresh_unit: &random_hex_id,
             trusted: self.trusted,
         }

@@ -74,6 +74,9 @@ impl Dispatcher {
             });
             return Some(judge.ok_or_else(|| format!("there is no worker {name:?} to decide")));
         }
+        if !goal.target.has_script() {
+            return None;
+        }
         let version = own.or_else(|| pick(&goal.target, request).cloned())?;
         if !self.targets.decides(&version) {
             return None;
@@ -107,6 +110,8 @@ impl Dispatcher {
                     scheme: connection.scheme,
                     host: authority(&request).unwrap_or_default(),
                     place: Some(&place),
+                    // No address has the time in it.
+                    now_ms: None,
                     trusted: self.development,
                 };
                 ruling.add_path(&scripted, &sent.visit());

@@ -27,7 +27,7 @@ use super::rules::{Decided, LiveRules, Ruling, Sent, redirect};
 use super::targets::{Target, Targets};
 use crate::config::LimitsConfig;
 use crate::observe::Count;
-use crate::registry::{VersionId, WorkerName, WorkerRef};
+use crate::registry::{VersionId, WorkerName, WorkerRef, now_ms};
 
 /// The request's id on every response, and what a client quotes to the operator.
 const RAY: HeaderName = HeaderName::from_static("cf-ray");
@@ -268,8 +268,8 @@ impl Dispatcher {
     ) -> Ruling {
         let place = rules.looks_at_place().then(|| self.place(connection));
         let (scheme, host) = (connection.scheme, authority(request).unwrap_or_default());
-        let trusted = self.development;
-        rules.judge(&Sent { request, scheme, host, place: place.as_deref(), trusted })
+        let (place, now_ms) = (place.as_deref(), rules.looks_at_time().then(now_ms));
+        rules.judge(&Sent { request, scheme, host, place, now_ms, trusted: self.development })
     }
 
     /// Where a client is.

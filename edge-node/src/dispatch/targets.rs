@@ -22,6 +22,8 @@ pub struct Target {
     /// The versions that serve, with the upper end of each one's share of 100.
     shares: Vec<(VersionId, f64)>,
     rules: Option<Arc<LiveRules>>,
+    /// Whether some version of it, deployed or picked by its rules, has a script that decides about requests.
+    has_script: bool,
     /// Where it may run, unless that is anywhere.
     regions: Option<Arc<RegionPolicy>>,
     /// Looked up when the first call comes.
@@ -29,14 +31,22 @@ pub struct Target {
 }
 
 impl Target {
-    fn new(live: &LiveWorker, rules: Option<Arc<LiveRules>>) -> Self {
+    fn new(
+        live: &LiveWorker,
+        rules: Option<Arc<LiveRules>>,
+        deciding: &HashSet<VersionId>,
+    ) -> Self {
         let mut end = 0.0;
         let shares = live.deployment.versions.iter().map(|(version, percentage)| {
             end += percentage;
             (version.clone(), end)
         });
-        let shares = shares.collect();
-        Self { worker: live.worker.clone(), shares, rules, regions: None, gate: OnceLock::new() }
+        let shares: Vec<_> = shares.collect();
+        let picked = rules.iter().flat_map(|rules| rules.versions());
+        let mut versions = shares.iter().map(|(version, _)| version).chain(picked);
+        let has_script = versions.any(|version| deciding.contains(version));
+        let (worker, gate) = (live.worker.clone(), OnceLock::new());
+        Self { worker, shares, rules, has_script, regions: None, gate }
     }
 
     /// The same worker where another policy holds.
@@ -45,6 +55,7 @@ impl Target {
             worker: self.worker.clone(),
             shares: self.shares.clone(),
             rules: self.rules.clone(),
+            has_script: self.has_script,
             regions: (!policy.is_empty()).then(|| Arc::new(policy.clone())),
             gate: OnceLock::new(),
         }
@@ -58,6 +69,11 @@ impl Target {
     /// What decides about its requests before they reach it.
     pub(super) fn rules(&self) -> Option<&Arc<LiveRules>> {
         self.rules.as_ref()
+    }
+
+    /// Whether a version of it may have a script that decides about requests.
+    pub(super) fn has_script(&self) -> bool {
+        self.has_script
     }
 
     /// Where its calls are let in.
@@ -117,8 +133,9 @@ impl Targets {
     pub fn swap(&self, snapshot: &Snapshot) {
         let mut live_rules = self.compile_rules(snapshot);
         let regions = parse_regions(snapshot);
+        let deciding: HashSet<VersionId> = snapshot.deciding.iter().cloned().collect();
         let target = |live: &LiveWorker| {
-            let target = Target::new(live, live_rules.remove(&live.worker));
+            let target = Target::new(live, live_rules.remove(&live.worker), &deciding);
             let target = match regions.get(&live.worker) {
                 Some(regions) => target.with_regions(&regions.policy),
                 None => target,
@@ -155,7 +172,6 @@ impl Targets {
             .flat_map(|live| live.deployment.versions.iter().map(|(version, _)| version.clone()))
             .chain(snapshot.rules.iter().flat_map(|rules| rules.versions.iter().cloned()))
             .collect();
-        let deciding = snapshot.deciding.iter().cloned().collect();
         let pools = live_pools(snapshot, &self.index.load().pools, &self.checkers);
         self.index.store(Arc::new(Index { by_worker, versions, deciding, pools }));
     }

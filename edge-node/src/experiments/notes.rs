@@ -3,7 +3,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Notes of one worker's rules that wait, before whoever takes the next works them off.
+/// So many notes of one worker's rules are worked off by whoever takes the last. No more wait than these and those of
+/// one request, which has one for each layer.
 pub(super) const NOTES_MAX: usize = 256;
 
 /// What is noted of one request by one rule.

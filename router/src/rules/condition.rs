@@ -92,6 +92,25 @@ impl Condition {
         }
     }
 
+    pub(super) fn looks_at_time(&self) -> bool {
+        match self {
+            Self::All(conditions) | Self::Any(conditions) => {
+                conditions.iter().any(Self::looks_at_time)
+            }
+            Self::Not(condition) => condition.looks_at_time(),
+            Self::Time(_) => true,
+            Self::Text(..)
+            | Self::Exists(..)
+            | Self::Asn(_)
+            | Self::AsnExists(_)
+            | Self::AsnCompare(..)
+            | Self::Eu(_)
+            | Self::Language(_)
+            | Self::Accepts(_)
+            | Self::Bucket { .. } => false,
+        }
+    }
+
     pub(super) fn holds(&self, facts: &Facts<'_>) -> bool {
         let geo = &facts.visit.geo;
         match self {

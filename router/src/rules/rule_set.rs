@@ -105,6 +105,12 @@ impl RuleSet {
         self.rules.iter().any(|rule| when(rule) || paths(rule))
     }
 
+    /// Whether it matters when a request came: to some condition, or to a ramp.
+    pub fn looks_at_time(&self) -> bool {
+        let when = |rule: &Rule| rule.when.as_ref().is_some_and(Condition::looks_at_time);
+        self.rules.iter().any(|rule| when(rule) || rule.schedule.moves())
+    }
+
     /// The worker whose script decides after the rules, where it is not the worker's own.
     pub fn script(&self) -> Option<&str> {
         self.script.as_deref()

@@ -98,6 +98,11 @@ impl Schedule {
         Self(steps.into())
     }
 
+    /// Whether it changes with time.
+    pub(super) fn moves(&self) -> bool {
+        self.0.len() > 1
+    }
+
     pub(super) fn at(&self, now_ms: u64) -> Moment<'_> {
         let past = self.0.partition_point(|step| step.at_ms <= now_ms);
         let step = &self.0[past.saturating_sub(1)];

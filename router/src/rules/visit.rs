@@ -91,3 +91,30 @@ fn text(part: &[u8]) -> Option<&str> {
     let part = part.trim_ascii();
     part.is_ascii().then(|| std::str::from_utf8(part).ok())?
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_cookie_of_a_name_that_can_be_read_counts() {
+        for (sent, expected) in [
+            (&["a=1; b=2"][..], Some("2")),
+            (&["a=b=2;b = 3 ;b=4"], Some("3")),
+            (&["b; xb=1; b=", "b=2"], Some("")),
+            (&["b=\u{e9}; b=2"], Some("2")),
+            (&["a=1", "", ";;b=x=y"], Some("x=y")),
+            (&["B=1; a=b"], None),
+            (&[], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for text in sent {
+                let value = HeaderValue::from_bytes(text.as_bytes()).unwrap();
+                headers.append(http::header::COOKIE, value);
+            }
+            assert_eq!(cookie(&headers, "b"), expected, "{sent:?}");
+            let found = cookies(&headers).find(|(name, _)| *name == "b");
+            assert_eq!(found.map(|(_, value)| value), expected, "{sent:?}");
+        }
+    }
+}

@@ -166,6 +166,27 @@ fn who_needs_no_draw_needs_no_id() {
 }
 
 #[test]
+fn a_set_says_whether_it_looks_at_time() {
+    let time = json!({ "before": "2026-11-26T14:00:00Z" });
+    for (rule, expected) in [
+        (json!({ "percent": 50 }), false),
+        (json!({ "when": { "path": "/" } }), false),
+        (json!({ "when": { "not": { "any": [{ "path": "/" }, { "time": time }] } } }), true),
+        (
+            json!({ "ramp": [
+                { "at": "2020-01-01T00:00:00Z", "percent": 5 },
+                { "at": "2030-01-01T00:00:00Z", "percent": 50 },
+            ] }),
+            true,
+        ),
+    ] {
+        let mut named = rule.clone();
+        named["name"] = json!("r");
+        assert_eq!(rules(json!({ "rule": [named] })).looks_at_time(), expected, "{rule}");
+    }
+}
+
+#[test]
 fn units_are_named_by_the_set_or_the_rule() {
     let set = rules(json!({
         "unit": { "header": "x-user" },
