@@ -127,7 +127,7 @@ impl Dispatcher {
         ruling.note(script);
         let decided = match self.obey(&mut request, &connection, &mut goal, ruling) {
             Ok(decided) => decided,
-            Err(response) => return response,
+            Err(response) => return *response,
         };
         let mut response = self.dispatch(request, &connection, &id, goal).await;
         decided.tell(&mut response);

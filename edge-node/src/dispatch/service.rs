@@ -227,7 +227,7 @@ impl Dispatcher {
         }
         // A request is large: it moves only once more.
         match self.obey(&mut request, connection, &mut goal, ruling) {
-            Err(response) => now(response).into(),
+            Err(response) => now(*response).into(),
             Ok(decided) => {
                 let answering = self.dispatch(request, connection, id, goal);
                 Answer { answering, told: Some(decided) }
@@ -285,13 +285,13 @@ impl Dispatcher {
         connection: &Connection,
         goal: &mut Goal,
         ruling: Ruling,
-    ) -> Result<Decided, Response<AnswerBody>> {
+    ) -> Result<Decided, Box<Response<AnswerBody>>> {
         let Ruling { path, decided } = ruling;
         match path {
             Some(PathEffect::Redirect { status, location }) => {
                 let mut response = redirect(status, &location);
                 decided.tell(&mut response);
-                return Err(response);
+                return Err(Box::new(response));
             }
             Some(PathEffect::Rewrite(path)) => {
                 let host = authority(request).unwrap_or_default();
