@@ -61,13 +61,18 @@ impl Compiler {
         Self { isolate: RefCell::default(), memory, slices: Rc::default() }
     }
 
+    /// Whether there is something to compile, and memory to do it in.
+    pub(crate) fn is_wanted(&self, ahead: &Ahead) -> bool {
+        !ahead.is_empty() && !self.memory.pressed()
+    }
+
     /// Compiles for a short while. Says whether there was anything to compile.
     pub(crate) fn turn(&self, ahead: &Ahead, cache: &CodeCache) -> bool {
         let begun = Instant::now();
         let mut isolate = self.isolate.borrow_mut();
         let mut did = false;
         while begun.elapsed() < TURN_MAX {
-            let next = if self.memory.pressed() { None } else { ahead.waiting().pop_front() };
+            let next = self.is_wanted(ahead).then(|| ahead.waiting().pop_front()).flatten();
             let Some(script) = next else {
                 *isolate = None;
                 break;

@@ -106,9 +106,9 @@ impl IsolateThread {
         self.compiler.turn(&self.ahead, &self.code_cache)
     }
 
-    /// Whether there is anything to compile ahead.
+    /// Whether there is anything to compile ahead, and memory to do it in.
     pub fn has_ahead(&self) -> bool {
-        !self.ahead.is_empty()
+        self.compiler.is_wanted(&self.ahead)
     }
 
     /// How often the thread has entered an isolate: it stands still while the thread is idle.

@@ -79,7 +79,7 @@ fn visitors() -> (f64, f64) {
     let mut state = 1_u64;
     let mut batches: Vec<f64> = (0..BATCHES)
         .map(|_| {
-            let mut headers: Vec<HeaderMap> = (0..BATCH)
+            let headers: Vec<HeaderMap> = (0..BATCH)
                 .map(|_| {
                     // Knuth's generator: far-off visitors follow one another.
                     state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -90,7 +90,7 @@ fn visitors() -> (f64, f64) {
                 })
                 .collect();
             let started = Instant::now();
-            for headers in &mut headers {
+            for headers in &headers {
                 let visit = Visit {
                     scheme: Scheme::Http,
                     host: "shop.example",
