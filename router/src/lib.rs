@@ -49,7 +49,7 @@ pub use pattern::{HOST_BYTES_MAX, PATTERN_BYTES_MAX, Pattern, PatternError, Sche
 pub use peer::{
     AUTHORITY_SEED_BYTES, CERTIFICATE_LIFE, Handshaken, NotSent, PEER_HANDSHAKE_TIMEOUT,
     PeerAuthority, PeerBody, PeerCredentials, PeerError, PeerNode, PeerPool, PeerResponseBody,
-    PeerService, PeerSocket, PeerTls, PeerTlsError, serve_peers,
+    PeerService, PeerSocket, PeerTls, PeerTlsError, no_peer_body, serve_peers,
 };
 pub use proxies::{
     FORWARDED_HOPS_MAX, ForwardedHeader, PREAMBLE_BYTES_MAX, PREAMBLE_TIMEOUT, Proxies,

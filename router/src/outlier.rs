@@ -35,7 +35,7 @@ pub struct Outlier {
 impl Outlier {
     /// Whether nothing is sent there now.
     pub fn is_ejected(&self, now: Duration) -> bool {
-        now < self.until
+        self.ejected_for(now).is_some()
     }
 
     /// For how long nothing is sent there yet, if it is left out now.

@@ -1,6 +1,6 @@
 //! A worker's origin pools: read, replaced and removed as a whole; and how their origins stand on this node.
 
-use atoll_router::origins::OriginPool;
+use atoll_router::origins::{Condition, OriginPool, Standing};
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
@@ -10,7 +10,7 @@ use super::ApiState;
 use super::auth::Target;
 use super::body::JsonBody;
 use super::envelope::{Answer, ApiError, Envelope};
-use crate::observe::{OriginCondition, OriginStanding};
+use crate::observe::OriginStanding;
 
 pub(super) fn routes() -> Router<ApiState> {
     const POOLS: &str = "/accounts/{account}/workers/scripts/{worker}/pools";
@@ -26,10 +26,9 @@ async fn status(State(state): State<ApiState>, Target(target): Target) -> Answer
     let standings = metrics.standings(&target);
     let shown = pools.iter().map(|pool| {
         let origins = pool.origins.iter().map(|origin| {
-            let is_it = |standing: &&OriginStanding| {
-                standing.host == pool.host && standing.origin == origin.address
-            };
-            let all: Vec<_> = standings.iter().filter(is_it).collect();
+            let is_it =
+                |one: &&OriginStanding| one.host == pool.host && one.origin == origin.address;
+            let all: Vec<_> = standings.iter().filter(is_it).map(|one| one.standing).collect();
             let mut shown = standing(&all);
             shown["address"] = json!(origin.address);
             shown["weight"] = json!(origin.weight);
@@ -51,22 +50,21 @@ async fn status(State(state): State<ApiState>, Target(target): Target) -> Answer
 }
 
 /// How an origin stands in the serving processes that use it.
-fn standing(all: &[&OriginStanding]) -> Value {
-    let count = |of: fn(&OriginCondition) -> bool| {
-        all.iter().filter(|standing| of(&standing.condition)).count()
-    };
-    let left = all.iter().filter_map(|standing| match standing.condition {
-        OriginCondition::Ejected(ms) => Some(ms),
+fn standing(all: &[Standing]) -> Value {
+    let count =
+        |of: fn(&Condition) -> bool| all.iter().filter(|standing| of(&standing.condition)).count();
+    let left_ms = all.iter().filter_map(|standing| match standing.condition {
+        Condition::Ejected(left) => Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
         _ => None,
     });
     let heads: Vec<u64> = all.iter().filter_map(|standing| standing.head_us).collect();
     let head_us = (!heads.is_empty()).then(|| heads.iter().sum::<u64>() / heads.len() as u64);
     json!({
-        "healthy": count(|condition| matches!(condition, OriginCondition::Healthy)),
-        "ejected": count(|condition| matches!(condition, OriginCondition::Ejected(_))),
-        "failing_checks": count(|condition| matches!(condition, OriginCondition::FailingChecks)),
-        "ejected_ms": left.max(),
-        "outstanding": all.iter().map(|standing| standing.outstanding).sum::<u64>(),
+        "healthy": count(|condition| matches!(condition, Condition::Up)),
+        "ejected": count(|condition| matches!(condition, Condition::Ejected(_))),
+        "failing_checks": count(|condition| matches!(condition, Condition::Ill)),
+        "ejected_ms": left_ms.max(),
+        "outstanding": all.iter().map(|standing| standing.in_flight).sum::<u64>(),
         "latency_us": head_us,
     })
 }

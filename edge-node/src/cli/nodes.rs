@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::api::Api;
-use super::client::ApiError;
+use super::client::{ApiError, items};
 use super::error::CliError;
 use super::session::Session;
 use super::terminal::{Terminal, printable};
@@ -36,7 +36,7 @@ pub(crate) async fn run(session: &Session) -> Result<(), CliError> {
         return Ok(());
     }
     let revision = answer["revision"].as_u64().unwrap_or(0);
-    let nodes = answer["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let nodes = items(&answer["nodes"]);
     let rows = nodes.iter().map(|node| row(terminal, node, revision)).collect();
     terminal.table(&HEADINGS, rows);
     Ok(())
@@ -83,7 +83,7 @@ fn seconds(ms: u64) -> String {
 pub(crate) async fn serving(api: &Api) -> Result<Vec<(String, bool)>, ApiError> {
     let answer: Value = api.nodes().await?;
     let revision = answer["revision"].as_u64().unwrap_or(0);
-    let nodes = answer["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let nodes = items(&answer["nodes"]);
     let there =
         nodes.iter().filter(|node| node["last_seen_ms"].as_u64().unwrap_or(0) <= AWAY_AFTER_MS);
     let serves = |node: &Value| {

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::args::ProjectArgs;
+use super::client::items;
 use super::error::CliError;
 use super::session::Session;
 use super::terminal::{Terminal, printable};
@@ -19,7 +20,7 @@ pub(super) async fn run(session: &Session, project: &ProjectArgs) -> Result<(), 
         terminal.json(&answer);
         return Ok(());
     }
-    let pools = list(&answer["pools"]);
+    let pools = items(&answer["pools"]);
     if pools.is_empty() {
         terminal.note(format!(
             "{worker} has no origin pools: give it some under [[atoll.pools]] and deploy"
@@ -31,7 +32,7 @@ pub(super) async fn run(session: &Session, project: &ProjectArgs) -> Result<(), 
             terminal.bold(&text(&pool["host"])),
             text(&pool["steering"])
         ));
-        let rows = list(&pool["origins"]).iter().map(|origin| row(terminal, origin)).collect();
+        let rows = items(&pool["origins"]).iter().map(|origin| row(terminal, origin)).collect();
         terminal.table(&HEADINGS, rows);
         terminal.line("");
     }
@@ -85,10 +86,6 @@ fn state(origin: &Value) -> String {
         (ejected, 0) => format!("ejected{} for {seconds:.1} s", of_all(ejected)),
         (_, failing) => format!("failing checks{}", of_all(failing)),
     }
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
 fn text(value: &Value) -> String {

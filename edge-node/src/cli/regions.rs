@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::api::Api;
 use super::args::ProjectArgs;
-use super::client::Body;
+use super::client::{Body, items};
 use super::error::CliError;
 use super::session::Session;
 use super::terminal::{Terminal, printable};
@@ -97,7 +97,7 @@ async fn show(terminal: Terminal, api: &Api, regions: Value) -> Result<(), CliEr
 
 /// The nodes that may serve by a policy.
 fn permitted(nodes: &Value, policy: &RegionPolicy) -> String {
-    let nodes = nodes["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let nodes = items(&nodes["nodes"]);
     let text = |node: &Value, key: &str| printable(node[key].as_str().unwrap_or("-"));
     let there = nodes.iter().filter(|node| policy.permits(node["region"].as_str().unwrap_or("")));
     let there: Vec<_> = there.map(|node| text(node, "name")).collect();

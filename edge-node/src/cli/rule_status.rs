@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::args::ProjectArgs;
+use super::client::items;
 use super::error::CliError;
 use super::session::Session;
 use super::terminal::{Terminal, printable};
@@ -27,7 +28,7 @@ pub(super) async fn run(
         terminal.json(&answer);
         return Ok(());
     }
-    let experiments = list(&answer["experiments"]);
+    let experiments = items(&answer["experiments"]);
     if experiments.is_empty() {
         terminal
             .note("no rule of the worker compares anything: give one variants, or a percentage");
@@ -48,7 +49,7 @@ fn show(terminal: Terminal, experiment: &Value) {
         title = format!("{title} (1 unit in {} is kept)", 1.0 / sampled);
     }
     terminal.line(title);
-    let variants = list(&experiment["variants"]);
+    let variants = items(&experiment["variants"]);
     let units: f64 = variants.iter().map(|variant| number(&variant["units"])).sum();
     let rows = variants.iter().map(|variant| variant_row(terminal, variant, units)).collect();
     let headings = ["variant", "share", "units", "of units", "requests", "errors", "p99"];
@@ -64,7 +65,7 @@ fn show(terminal: Terminal, experiment: &Value) {
     if let Some(moved) = experiment["moved"].as_u64().filter(|moved| *moved > 0) {
         terminal.line(format!("{moved} units saw several variants and are in no difference"));
     }
-    for metric in list(&experiment["metrics"]) {
+    for metric in items(&experiment["metrics"]) {
         show_metric(terminal, metric);
     }
     terminal.line("");
@@ -103,7 +104,7 @@ fn sample_ratio(terminal: Terminal, ratio: &Value) {
 }
 
 fn show_metric(terminal: Terminal, metric: &Value) {
-    let variants = list(&metric["variants"]);
+    let variants = items(&metric["variants"]);
     let name = text(&metric["name"]);
     let percent_of = |variant: &Value| percent(number(&variant["conversion_rate"]));
     let points = |value: f64| format!("{:+.2}", value * 100.0);
@@ -207,10 +208,6 @@ fn text(value: &Value) -> String {
 
 fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or(0.0)
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
 #[cfg(test)]

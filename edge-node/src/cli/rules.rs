@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::args::ProjectArgs;
-use super::client::{Body, segment};
+use super::client::{Body, items, segment};
 use super::error::CliError;
 use super::rule_args::{RulesCommand, TestArgs};
 use super::session::Session;
@@ -71,7 +71,7 @@ async fn switch(
 
 fn list(session: &Session, answer: &Value) {
     let terminal = session.terminal;
-    let rules = answer["rules"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let rules = items(&answer["rules"]);
     if terminal.json {
         terminal.json(&answer["rules"]);
         return;
@@ -95,7 +95,7 @@ fn list(session: &Session, answer: &Value) {
 /// Who has which part, in percent, and how much is left.
 fn shares(rule: &Value) -> String {
     let percent = |buckets: f64| format!("{} %", buckets * 100.0 / BUCKETS);
-    let variants = rule["variants"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let variants = items(&rule["variants"]);
     let buckets = |variant: &Value| variant["buckets"].as_f64().unwrap_or(0.0);
     let mut shares: Vec<String> = variants
         .iter()

@@ -2,16 +2,14 @@
 //! how long that takes.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use atoll_isolate::BoxError;
-use atoll_router::{PeerBody, PeerNode, PeerPool, PeerTls};
+use atoll_router::{PeerNode, PeerPool, PeerTls, no_peer_body};
 use http::Request;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::BodyExt;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -138,15 +136,10 @@ fn publish(cluster: &Cluster, met: &watch::Sender<Arc<Neighbourhood>>) {
     });
 }
 
-/// The body of a request that has none.
-fn nothing() -> PeerBody {
-    Box::pin(Empty::new().map_err(|never: Infallible| -> BoxError { match never {} }))
-}
-
 /// How long a node takes to answer, if it does.
 async fn ask(pool: &PeerPool, node: &PeerNode) -> Option<Duration> {
     let request = Request::get(format!("http://node{PING_PATH}"));
-    let request = request.body(nothing()).expect("the request is well formed");
+    let request = request.body(no_peer_body()).expect("the request is well formed");
     let answered = async {
         let begun = Instant::now();
         let response = pool.send(node, request).await.ok()?;

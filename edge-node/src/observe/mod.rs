@@ -18,4 +18,4 @@ pub use hub::{Followed, Heard, Listener, ReportHub};
 pub use log::{LogError, init_log};
 pub use metrics::{Count, InFlight, KvOperation, Labelled, Metrics, MetricsDelta};
 pub(crate) use origins::{OriginCounts, OriginEvent};
-pub(crate) use standings::{OriginCondition, OriginStanding, STANDINGS_MAX};
+pub(crate) use standings::{OriginStanding, STANDINGS_MAX};

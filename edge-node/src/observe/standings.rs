@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use atoll_router::origins::Standing;
 use serde::{Deserialize, Serialize};
 
 use crate::registry::WorkerRef;
@@ -17,21 +18,7 @@ pub(crate) struct OriginStanding {
     pub(crate) host: String,
     /// The origin's address.
     pub(crate) origin: String,
-    pub(crate) condition: OriginCondition,
-    /// Requests under way.
-    pub(crate) outstanding: u64,
-    /// The usual time until a response's head, in microseconds.
-    pub(crate) head_us: Option<u64>,
-}
-
-/// Whether an origin is given requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum OriginCondition {
-    Healthy,
-    /// Requests failed: it gets none for so many milliseconds yet.
-    Ejected(u64),
-    /// Checks fail.
-    FailingChecks,
+    pub(crate) standing: Standing,
 }
 
 type Ask = Box<dyn Fn() -> Vec<OriginStanding> + Send + Sync>;

@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use atoll_router::origins::{
-    Change, CheckOutcome, Condition, HealthCheck, OriginPool, PoolState, Standing, Steering,
-    Vantage, check_pools,
+    Change, CheckOutcome, HealthCheck, Origin, OriginPool, PoolState, Standing, Steering, Vantage,
+    check_pools,
 };
 use http::Uri;
 use http::uri::{Authority, Scheme};
 use tokio::sync::Semaphore;
 
-use crate::observe::{Metrics, OriginCondition, OriginCounts, OriginEvent, OriginStanding};
+use crate::observe::{Metrics, OriginCounts, OriginEvent, OriginStanding};
 use crate::outbound::Destination;
 use crate::registry::{Snapshot, WorkerRef};
 
@@ -110,9 +110,7 @@ impl LivePools {
     pub(crate) fn wants_place(&self) -> bool {
         self.0.iter().any(|live| live.pool.steering == Steering::Geo)
     }
-}
 
-impl LivePools {
     /// How the origins of pools stand that were used of late.
     pub(crate) fn standings(&self) -> impl Iterator<Item = OriginStanding> {
         let used = self.0.iter().filter(|live| live.is_used() && live.idle() < TOLD_OF);
@@ -123,27 +121,18 @@ impl LivePools {
 impl LivePool {
     fn standings(&self) -> Vec<OriginStanding> {
         let standings = self.state().standings(self.begun.elapsed());
-        let told =
-            |(origin, standing): (&atoll_router::origins::Origin, Standing)| OriginStanding {
-                worker: self.worker.clone(),
-                host: self.pool.host.clone(),
-                origin: origin.address.clone(),
-                condition: match standing.condition {
-                    Condition::Up => OriginCondition::Healthy,
-                    Condition::Ejected(left) => OriginCondition::Ejected(
-                        u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
-                    ),
-                    Condition::Ill => OriginCondition::FailingChecks,
-                },
-                outstanding: standing.in_flight,
-                head_us: standing.head_us,
-            };
+        let told = |(origin, standing): (&Origin, Standing)| OriginStanding {
+            worker: self.worker.clone(),
+            host: self.pool.host.clone(),
+            origin: origin.address.clone(),
+            standing,
+        };
         self.pool.origins.iter().zip(standings).map(told).collect()
     }
 
     fn new(worker: &WorkerRef, pool: OriginPool, checkers: &Checkers) -> Option<Self> {
         let connect_timeout = Duration::from_millis(pool.connect_timeout_ms);
-        let live = |origin: &atoll_router::origins::Origin| {
+        let live = |origin: &Origin| {
             let (scheme, host, port) = origin.parts()?;
             let authority = origin.host_header.as_deref().map(str::parse).transpose().ok()?;
             let scheme = if scheme == "https" { Scheme::HTTPS } else { Scheme::HTTP };

@@ -133,7 +133,8 @@ impl LinkState {
                     continue;
                 }
                 match self.requests.version(id).await {
-                    Ok(version) => drop(version.map(|version| prepare(&version))),
+                    Ok(Some(version)) => prepare(&version),
+                    Ok(None) => {}
                     // Whoever calls it is told; the supervisor may only be busy.
                     Err(_) => tokio::time::sleep(AHEAD_RETRY).await,
                 }

@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::frames::Frames;
-use super::{CLOSE_WAIT, LINGER, READ_BUFFER_BYTES, STOPPING};
+use super::{CLOSE_WAIT, LINGER, READ_BUFFER_BYTES, STOPPING, read_on};
 
 /// How one direction came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +49,8 @@ where
             }
         };
         if has_last_word {
-            // To close a connection with unread bytes resets it, and the client may lose what it was sent last.
-            let _ = timeout(LINGER, forget(&mut from_client)).await;
+            // Otherwise the client may lose what it was sent last.
+            let _ = timeout(LINGER, read_on(&mut from_client)).await;
         }
     };
     tokio::select! {
@@ -99,14 +99,8 @@ where
     if !frames.are_closed() && send(to, &written(close)).await.is_err() {
         return End::Refused;
     }
-    forget(from).await;
+    read_on(from).await;
     shut(to).await
-}
-
-/// Reads what still comes.
-async fn forget<F: AsyncRead>(from: &mut ReadHalf<F>) {
-    let mut forgotten = vec![0; READ_BUFFER_BYTES];
-    while from.read(&mut forgotten).await.is_ok_and(|bytes| bytes > 0) {}
 }
 
 async fn send<T: AsyncWrite>(to: &mut WriteHalf<T>, bytes: &[u8]) -> std::io::Result<()> {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use atoll_isolate::SOCKET_MESSAGE_BYTES_MAX;
 use http::header::{HeaderValue, UPGRADE};
 use http::{HeaderMap, HeaderName};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 /// What is read at once, in bytes. Every open socket has a buffer of it.
@@ -23,6 +24,12 @@ const CLOSE_WAIT: Duration = Duration::from_secs(10);
 
 /// How long what the other side still sends is read after its connection has had a last word, so that it learns that.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// Reads and forgets what still comes: to close a connection with unread bytes resets it.
+async fn read_on<F: AsyncRead + Unpin>(from: &mut F) {
+    let mut forgotten = vec![0; READ_BUFFER_BYTES];
+    while from.read(&mut forgotten).await.is_ok_and(|bytes| bytes > 0) {}
+}
 
 /// Why a node that stops closes.
 const STOPPING: &str = "The node is stopping.";

@@ -8,7 +8,7 @@ use atoll_isolate::{CLOSE_NO_CODE, SOCKET_MESSAGE_BYTES_MAX, Socket, SocketClose
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::{CLOSE_WAIT, LINGER, READ_BUFFER_BYTES, STOPPING};
+use super::{CLOSE_WAIT, LINGER, STOPPING, read_on};
 
 /// How often the other side is pinged.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -117,19 +117,17 @@ pub(crate) async fn relay<S>(
             if let Ok(Ok(())) = timeout(LINGER, sink.send(frame)).await
                 && let Ok(wire) = stream.reunite(sink)
             {
+                let mut wire = wire.into_inner();
+                let last = async {
+                    // One that cannot be shut down is read to its end all the same.
+                    let _ = wire.shutdown().await;
+                    read_on(&mut wire).await;
+                };
                 // Past the time the other side may lose the reason.
-                let _ = timeout(LINGER, read_on(wire.into_inner())).await;
+                let _ = timeout(LINGER, last).await;
             }
         }
     }
-}
-
-/// Reads and forgets: to close a connection with unread bytes resets it.
-async fn read_on<S: AsyncRead + AsyncWrite + Unpin>(mut wire: S) {
-    let mut forgotten = vec![0; READ_BUFFER_BYTES];
-    // One that cannot be shut down is read to its end all the same.
-    let _ = wire.shutdown().await;
-    while wire.read(&mut forgotten).await.is_ok_and(|read| read > 0) {}
 }
 
 async fn read<S>(

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::document::{HealthCheck, OriginPool};
 use super::steering::{Vantage, steer};
 use crate::outlier::Outlier;
@@ -62,7 +64,7 @@ pub enum Change {
 }
 
 /// How an origin stands now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     /// Whether it is given requests.
     pub condition: Condition,
@@ -73,7 +75,7 @@ pub struct Standing {
 }
 
 /// Whether an origin is given requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Condition {
     /// It is.
     Up,
@@ -85,16 +87,20 @@ pub enum Condition {
 
 impl OriginState {
     fn standing(&self, now: Duration) -> Standing {
-        let condition = match (self.checked, self.outlier.ejected_for(now)) {
+        let Self { in_flight, head_us, .. } = *self;
+        Standing { condition: self.condition(now), in_flight, head_us }
+    }
+
+    fn condition(&self, now: Duration) -> Condition {
+        match (self.checked, self.outlier.ejected_for(now)) {
             (Checked::Ill(_), _) => Condition::Ill,
             (Checked::Well(_), Some(left)) => Condition::Ejected(left),
             (Checked::Well(_), None) => Condition::Up,
-        };
-        Standing { condition, in_flight: self.in_flight, head_us: self.head_us }
+        }
     }
 
     fn is_up(&self, now: Duration) -> bool {
-        matches!(self.checked, Checked::Well(_)) && !self.outlier.is_ejected(now)
+        self.condition(now) == Condition::Up
     }
 }
 

@@ -14,7 +14,9 @@ mod tls;
 use std::time::Duration;
 
 pub use authority::{AUTHORITY_SEED_BYTES, CERTIFICATE_LIFE, PeerAuthority};
-pub use pool::{Handshaken, NotSent, PeerBody, PeerError, PeerNode, PeerPool, PeerResponseBody};
+pub use pool::{
+    Handshaken, NotSent, PeerBody, PeerError, PeerNode, PeerPool, PeerResponseBody, no_peer_body,
+};
 pub use serve::{PeerService, serve_peers};
 pub use socket::PeerSocket;
 pub use tls::{PeerCredentials, PeerTls, PeerTlsError};

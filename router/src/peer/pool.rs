@@ -149,20 +149,16 @@ impl PeerError {
     fn of_answer(error: hyper::Error) -> Self {
         let source = std::error::Error::source(&error);
         let h2 = source.and_then(|source| source.downcast_ref::<h2::Error>());
-        if h2.is_some_and(is_unprocessed) {
-            Self::Unprocessed(error.into())
-        } else {
-            Self::Unknown(error.into())
-        }
+        Self::of(h2.is_some_and(is_unprocessed), error)
     }
 
     /// The same of a handshake.
     fn of_handshake(error: h2::Error) -> Self {
-        if is_unprocessed(&error) {
-            Self::Unprocessed(error.into())
-        } else {
-            Self::Unknown(error.into())
-        }
+        Self::of(is_unprocessed(&error), error)
+    }
+
+    fn of(unprocessed: bool, error: impl Into<BoxError>) -> Self {
+        if unprocessed { Self::Unprocessed(error.into()) } else { Self::Unknown(error.into()) }
     }
 }
 
@@ -232,7 +228,7 @@ impl PeerPool {
         request: Request<()>,
     ) -> Result<Handshaken, PeerError> {
         let not_sent = |request: Request<()>, cause| {
-            let request = Box::new(request.map(|()| nothing()));
+            let request = Box::new(request.map(|()| no_peer_body()));
             Err(PeerError::NotSent { request, cause })
         };
         let connection = async {
@@ -271,7 +267,8 @@ impl PeerPool {
     }
 }
 
-fn nothing() -> PeerBody {
+/// The body of a request that has none.
+pub fn no_peer_body() -> PeerBody {
     Box::pin(Empty::new().map_err(|never| match never {}))
 }
 

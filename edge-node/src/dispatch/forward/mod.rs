@@ -16,12 +16,11 @@ use atoll_isolate::Outcome;
 use atoll_router::regions::{RegionPolicy, Step};
 use atoll_router::{
     Handshaken, NotSent, PeerBody, PeerError, PeerNode, PeerPool, PeerResponseBody, PeerSocket,
-    Scheme, Upgrade,
+    Scheme, Upgrade, no_peer_body,
 };
 use futures_util::future::Either;
 use http::header::CONTENT_LENGTH;
 use http::{Request, Response, Version, request};
-use http_body_util::{BodyExt, Empty};
 
 use super::body::{AnswerBody, SendBody};
 use super::pages::{Problem, page};
@@ -310,7 +309,7 @@ impl Trip<'_> {
     fn request(&self) -> Request<PeerBody> {
         let body: PeerBody = match self.replay.attempt() {
             Some(body) => body,
-            None => Box::pin(Empty::new().map_err(|never| match never {})),
+            None => no_peer_body(),
         };
         let mut request = self.head().map(|()| body);
         *request.method_mut() = self.parts.method.clone();
