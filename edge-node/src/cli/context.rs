@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::api::Api;
 use super::args::ContextCommand;
-use super::client::Client;
+use super::client::{ApiError, Client};
 use super::cluster;
 use super::environment::{ApiVariables, Environment};
 use super::error::CliError;
@@ -22,7 +23,7 @@ use crate::registry::ROOT_TOKEN_FILE;
 
 /// The data directories of nodes on this machine, looked at in this order.
 const LOCAL_DATA: [&str; 2] = ["atoll-data", "atoll-demo"];
-/// How long a node on this machine may take to accept a connection.
+/// How long commands wait to learn whether a node on this machine lives.
 const LOCAL_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// How to reach a node and as whom.
@@ -52,7 +53,7 @@ struct Contexts {
 }
 
 /// The node that everything leads to. Fails with what to set when nothing does.
-pub(crate) fn target(environment: &Environment) -> Result<Target, CliError> {
+pub(crate) async fn target(environment: &Environment) -> Result<Target, CliError> {
     let variables = [
         (&environment.atoll, "ATOLL_API_URL", "ATOLL_API_TOKEN"),
         (&environment.cloudflare, "CLOUDFLARE_API_BASE_URL", "CLOUDFLARE_API_TOKEN"),
@@ -68,7 +69,7 @@ pub(crate) fn target(environment: &Environment) -> Result<Target, CliError> {
     }
     let single = LOCAL_DATA.iter().map(PathBuf::from);
     for data_dir in single.chain(cluster::node_dirs(Path::new(cluster::DATA_DIR))) {
-        if let Some(target) = local(&data_dir)? {
+        if let Some(target) = local(&data_dir).await? {
             return Ok(target);
         }
     }
@@ -81,7 +82,7 @@ pub(crate) fn target(environment: &Environment) -> Result<Target, CliError> {
 }
 
 /// The node that runs on a data directory of this machine, if one does.
-fn local(data_dir: &Path) -> Result<Option<Target>, CliError> {
+async fn local(data_dir: &Path) -> Result<Option<Target>, CliError> {
     let Some(node) = NodeFile::read(data_dir).map_err(CliError::at(data_dir))? else {
         return Ok(None);
     };
@@ -89,15 +90,20 @@ fn local(data_dir: &Path) -> Result<Option<Target>, CliError> {
     if admin.ip().is_unspecified() {
         admin.set_ip(Ipv4Addr::LOCALHOST.into());
     }
-    // A node that was killed has left its file behind.
-    if TcpStream::connect_timeout(&admin, LOCAL_WAIT_MAX).is_err() {
-        return Ok(None);
-    }
+    let url = format!("http://{admin}");
     let token_path = data_dir.join(ROOT_TOKEN_FILE);
     let token = std::fs::read_to_string(&token_path).map_err(CliError::at(&token_path))?;
+    let token = token.trim().to_owned();
+    // A node that was killed has left its file behind, and one that is being killed still accepts connections:
+    // only an answer tells that it lives. One that takes its time may be busy.
+    let client = Client::new(&url, &token);
+    let answer = timeout(LOCAL_WAIT_MAX, client.get::<Value>("/memberships?page=1")).await;
+    if let Ok(Err(ApiError::Unreachable { .. })) = answer {
+        return Ok(None);
+    }
     Ok(Some(Target {
-        url: format!("http://{admin}"),
-        token: token.trim().to_owned(),
+        url,
+        token,
         account: None,
         source: format!("the node that runs on {}", data_dir.display()),
     }))
@@ -231,8 +237,8 @@ mod tests {
         ApiVariables { url: owned(url), token: owned(token), account: None }
     }
 
-    #[test]
-    fn the_environment_comes_before_saved_contexts() {
+    #[tokio::test]
+    async fn the_environment_comes_before_saved_contexts() {
         let dir = tempfile::tempdir().unwrap();
         let mut environment =
             Environment { config_dir: Some(dir.path().to_owned()), ..Environment::default() };
@@ -241,36 +247,44 @@ mod tests {
             Contexts { current: Some("home".into()), contexts: [("home".into(), node)].into() };
         let path = file(&environment).unwrap();
         write(&path, &contexts).unwrap();
-        assert_eq!(target(&environment).unwrap().url, "http://saved");
+        assert_eq!(target(&environment).await.unwrap().url, "http://saved");
 
         environment.cloudflare = variables(Some("http://cf"), Some("c"));
-        assert_eq!(target(&environment).unwrap().url, "http://cf");
+        assert_eq!(target(&environment).await.unwrap().url, "http://cf");
         environment.atoll = variables(Some("http://atoll"), Some("a"));
-        assert_eq!(target(&environment).unwrap().url, "http://atoll");
+        assert_eq!(target(&environment).await.unwrap().url, "http://atoll");
     }
 
-    #[test]
-    fn half_a_setting_is_an_error_that_names_the_other_half() {
+    #[tokio::test]
+    async fn half_a_setting_is_an_error_that_names_the_other_half() {
         let atoll = variables(Some("http://atoll"), None);
         let environment = Environment { atoll, ..Environment::default() };
-        let error = target(&environment).unwrap_err().to_string();
+        let error = target(&environment).await.unwrap_err().to_string();
         assert!(error.contains("ATOLL_API_TOKEN is not"), "{error}");
     }
 
-    #[test]
-    fn a_data_directory_leads_to_its_own_node() {
+    #[tokio::test]
+    async fn a_data_directory_leads_to_its_own_node() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(local(dir.path()).unwrap(), None);
+        assert_eq!(local(dir.path()).await.unwrap(), None);
         std::fs::write(dir.path().join(ROOT_TOKEN_FILE), "secret\n").unwrap();
-        assert_eq!(local(dir.path()).unwrap(), None, "a token alone is no running node");
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        assert_eq!(local(dir.path()).await.unwrap(), None, "a token alone is no running node");
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let admin = std::net::SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
         NodeFile { admin, http: address, https: address, pid: 1 }.write(dir.path()).unwrap();
-        let target = local(dir.path()).unwrap().unwrap();
+        let target = local(dir.path()).await.unwrap().expect("a busy node is one too");
         assert_eq!((target.url, target.token), (format!("http://{address}"), "secret".to_owned()));
-        drop(listener);
-        assert_eq!(local(dir.path()).unwrap(), None, "the node was killed");
+
+        let dying = tokio::spawn(async move {
+            // The connection from before, then the one that is asked for now.
+            for _ in 0..2 {
+                drop(listener.accept().await.unwrap());
+            }
+        });
+        assert_eq!(local(dir.path()).await.unwrap(), None, "the node accepts and dies");
+        dying.await.unwrap();
+        assert_eq!(local(dir.path()).await.unwrap(), None, "the node was killed");
     }
 
     #[test]

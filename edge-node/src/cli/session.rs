@@ -26,7 +26,7 @@ impl Session {
 
     /// The same, with the account that a project names unless the environment names one.
     pub(crate) async fn api_for(&self, project: Option<&Project>) -> Result<Api, CliError> {
-        let Target { url, token, account, .. } = context::target(&self.environment)?;
+        let Target { url, token, account, .. } = context::target(&self.environment).await?;
         let client = Client::new(&url, &token);
         let account = account.or_else(|| project.and_then(|p| p.account_id.clone()));
         Api::connect(client, account).await

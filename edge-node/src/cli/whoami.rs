@@ -7,7 +7,7 @@ use super::error::CliError;
 use super::session::Session;
 
 pub(crate) async fn run(session: &Session) -> Result<(), CliError> {
-    let target = context::target(&session.environment)?;
+    let target = context::target(&session.environment).await?;
     let api = session.api().await?;
     let node = api.node().await?;
     let terminal = session.terminal;
