@@ -32,6 +32,7 @@ pub(super) struct LiveRules {
     set: Arc<RuleSet>,
     looks_at_place: bool,
     looks_at_time: bool,
+    acts_on_request: bool,
     /// Where it is noted what comes of decisions, if they compare anything.
     tally: Option<Arc<Tally>>,
 }
@@ -54,8 +55,14 @@ impl LiveRules {
         });
         let set = Arc::new(set.ok()?);
         let tally = recorder.tally(&source.worker, &set);
-        let (looks_at_place, looks_at_time) = (set.looks_at_place(), set.looks_at_time());
-        Some(Arc::new(Self { source: source.clone(), set, looks_at_place, looks_at_time, tally }))
+        Some(Arc::new(Self {
+            source: source.clone(),
+            looks_at_place: set.looks_at_place(),
+            looks_at_time: set.looks_at_time(),
+            acts_on_request: set.acts_on_request(),
+            set,
+            tally,
+        }))
     }
 
     /// Whether it matters where a request came from.
@@ -228,9 +235,15 @@ impl Decided {
         &self.by.rules
     }
 
+    /// What is done to the request; most rules do nothing to it.
+    fn effects_on_request(&self) -> Option<Effects<'_>> {
+        let acts = self.by.rules.acts_on_request || matches!(self.script, Script::Decided(_));
+        acts.then(|| self.effects())
+    }
+
     /// Who answers instead.
     pub(super) fn picked(&self) -> Option<&Picked> {
-        self.effects().picked()
+        self.effects_on_request()?.picked()
     }
 
     /// Whether the client asked for reasons and may know them.
@@ -241,7 +254,8 @@ impl Decided {
     /// Changes the request's headers, and takes away what is the operator's alone.
     pub(super) fn change_request(&self, headers: &mut HeaderMap) {
         headers.remove(&PREVIEW_TOKEN_NAME);
-        for HeaderChange { name, value } in self.effects().request_headers() {
+        let Some(effects) = self.effects_on_request() else { return };
+        for HeaderChange { name, value } in effects.request_headers() {
             match value {
                 Some(value) => drop(headers.insert(name, value.clone())),
                 None => drop(headers.remove(name)),

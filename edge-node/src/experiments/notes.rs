@@ -42,9 +42,7 @@ impl Notes {
     /// Takes notes. When there are enough, all that wait are for the caller to work off.
     pub(super) fn take(&self, each: impl Iterator<Item = Note>) -> Option<Vec<Note>> {
         let mut waiting = None;
-        for note in each {
-            waiting.get_or_insert_with(|| self.lock()).push(note);
-        }
+        each.for_each(|note| waiting.get_or_insert_with(|| self.lock()).push(note));
         let mut waiting = waiting?;
         if waiting.len() < NOTES_MAX {
             return None;

@@ -19,6 +19,10 @@ pub(super) struct Action {
 }
 
 impl Action {
+    pub(super) fn acts_on_request(&self) -> bool {
+        self.target.is_some() || !self.request_headers.is_empty()
+    }
+
     pub(super) fn looks_at_place(&self) -> bool {
         match &self.path {
             Some(PathAction::Rewrite(path) | PathAction::Redirect(_, path)) => {

@@ -111,6 +111,12 @@ impl RuleSet {
         self.rules.iter().any(|rule| when(rule) || rule.schedule.moves())
     }
 
+    /// Whether some variant acts upon the request itself: who answers it, or with what headers.
+    pub fn acts_on_request(&self) -> bool {
+        let mut variants = self.rules.iter().flat_map(|rule| &rule.variants);
+        variants.any(|variant| variant.action.acts_on_request())
+    }
+
     /// The worker whose script decides after the rules, where it is not the worker's own.
     pub fn script(&self) -> Option<&str> {
         self.script.as_deref()

@@ -187,6 +187,19 @@ fn a_set_says_whether_it_looks_at_time() {
 }
 
 #[test]
+fn a_set_says_whether_it_acts_on_requests() {
+    for (action, expected) in [
+        (json!({ "worker": "w" }), true),
+        (json!({ "request_headers": { "x-a": false } }), true),
+        (json!({ "response_headers": { "x-a": "1" }, "rewrite": "/b" }), false),
+    ] {
+        let mut named = action.clone();
+        named["name"] = json!("r");
+        assert_eq!(rules(json!({ "rule": [named] })).acts_on_request(), expected, "{action}");
+    }
+}
+
+#[test]
 fn units_are_named_by_the_set_or_the_rule() {
     let set = rules(json!({
         "unit": { "header": "x-user" },
