@@ -352,7 +352,7 @@ mod tests {
     fn split(rule: usize, variant: usize, unit: &str) -> Decision {
         let assigned =
             Assigned { rule, variant, reason: Reason::Split, unit: Some(unit_hash(unit)) };
-        let units = [Some(unit_hash(unit))].into_iter().collect();
+        let units = [Some(unit_hash(unit))].into();
         Decision { assigned: [assigned].into_iter().collect(), units, ..Decision::default() }
     }
 

@@ -128,7 +128,7 @@ pub struct Decision {
     pub left_out: Vec<LeftOut>,
     /// By source of units, the [`unit_hash`](super::unit_hash) of the one that the request has, where some experiment
     /// did not draw.
-    pub units: SmallVec<[Option<u64>; 2]>,
+    pub units: Box<[Option<u64>]>,
     /// What became of every rule, when that was asked for by somebody who may.
     pub trace: Option<Vec<Trace>>,
 }

@@ -203,7 +203,7 @@ impl<'a> Facts<'a> {
     }
 
     /// What stands for the units of all sources, as far as there are any without making one.
-    pub(super) fn known_units(&self) -> SmallVec<[Option<u64>; 2]> {
+    pub(super) fn known_units(&self) -> Box<[Option<u64>]> {
         let known = |(source, unit): (usize, &Unit<'_>)| {
             // Who was asked for before has an id, be it a fresh one.
             let is_known = unit.sent.get().is_some() || self.sent_unit(source).is_some();

@@ -70,11 +70,10 @@ fn scrambled(word: u32) -> u32 {
 /// have nothing to do with its buckets.
 pub fn unit_hash(unit: &str) -> u64 {
     static SEEDS: LazyLock<[Seed; 2]> = LazyLock::new(|| ["unit.0", "unit.1"].map(Seed::new));
-    let [upper, lower] = SEEDS.map(|mut half| {
-        half.append(unit.as_bytes());
-        u64::from(half.finish())
-    });
-    upper << 32 | lower
+    let [mut upper, mut lower] = *SEEDS;
+    upper.append(unit.as_bytes());
+    lower.append(unit.as_bytes());
+    u64::from(upper.finish()) << 32 | u64::from(lower.finish())
 }
 
 /// The bucket of a unit under a seed, from 0 to 9,999.
