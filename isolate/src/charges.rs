@@ -67,7 +67,7 @@ impl Invocations {
     }
 
     /// Whose code a slice is taken to run.
-    fn blame(&self, table: &FxHashMap<InvocationKey, Invocation>) -> Blame {
+    fn blame(&self, table: &FxHashMap<InvocationKey, Box<Invocation>>) -> Blame {
         if !self.has_sockets.get() {
             return Blame::All;
         }

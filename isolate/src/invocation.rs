@@ -145,7 +145,8 @@ pub(crate) type OnLogLine = Box<dyn Fn(Option<&str>, &LogLine)>;
 
 /// Every invocation in flight in one instance.
 pub(crate) struct Invocations {
-    pub(crate) table: RefCell<FxHashMap<InvocationKey, Invocation>>,
+    /// Boxed: a box that was just given back is still in the processor's caches, an instance's own table is not.
+    pub(crate) table: RefCell<FxHashMap<InvocationKey, Box<Invocation>>>,
     next: Cell<InvocationKey>,
     limits: InvocationLimits,
     /// For lines of no invocation: of start-up, or since the last invocation began.
@@ -243,7 +244,7 @@ impl Invocations {
             holding: Holding::default(),
             spent: Duration::ZERO,
         };
-        table.insert(key, invocation);
+        table.insert(key, Box::new(invocation));
         key
     }
 
@@ -261,7 +262,7 @@ impl Invocations {
         key: InvocationKey,
         f: impl FnOnce(&mut Invocation) -> R,
     ) -> Option<R> {
-        self.table.borrow_mut().get_mut(&key).map(f)
+        self.table.borrow_mut().get_mut(&key).map(|invocation| f(invocation))
     }
 
     /// Counts one subrequest; the error is the text to throw.
@@ -355,7 +356,7 @@ impl Invocations {
             }
             _ => false,
         };
-        table.len() == 1 && table.get(&key).is_some_and(whole)
+        table.len() == 1 && table.get(&key).is_some_and(|invocation| whole(invocation))
     }
 
     /// Invocations that wait for an answer.
