@@ -102,7 +102,7 @@ pub(super) struct Facts<'a> {
     queries: OnceCell<Box<[Option<Cow<'a, str>>]>>,
     device: OnceCell<Device>,
     language: OnceCell<Option<&'a str>>,
-    units: OnceCell<SmallVec<[Unit<'a>; 2]>>,
+    units: SmallVec<[Unit<'a>; 2]>,
     fresh_unit: OnceCell<Box<str>>,
 }
 
@@ -110,7 +110,7 @@ pub(super) struct Facts<'a> {
 #[derive(Clone, Default)]
 struct Unit<'a> {
     /// None where the request has none: it gets a fresh one.
-    sent: OnceCell<Option<&'a str>>,
+    sent: OnceCell<Option<&'a [u8]>>,
     hash: OnceCell<u64>,
 }
 
@@ -123,7 +123,7 @@ impl<'a> Facts<'a> {
             queries: OnceCell::new(),
             device: OnceCell::new(),
             language: OnceCell::new(),
-            units: OnceCell::new(),
+            units: SmallVec::from_elem(Unit::default(), names.units.len()),
             fresh_unit: OnceCell::new(),
         }
     }
@@ -192,14 +192,14 @@ impl<'a> Facts<'a> {
     }
 
     /// The id of the unit that a source names; the client's automatic id where the source is silent.
-    pub(super) fn unit(&self, source: usize) -> &str {
-        let fresh = || &**self.fresh_unit.get_or_init(|| (self.visit.fresh_unit)().into());
+    pub(super) fn unit(&self, source: usize) -> &[u8] {
+        let fresh = || self.fresh_unit.get_or_init(|| (self.visit.fresh_unit)().into()).as_bytes();
         self.sent_unit(source).unwrap_or_else(fresh)
     }
 
     /// The 64 bits that stand for the same.
     pub(super) fn unit_hash(&self, source: usize) -> u64 {
-        *self.units()[source].hash.get_or_init(|| unit_hash(self.unit(source)))
+        *self.units[source].hash.get_or_init(|| unit_hash(self.unit(source)))
     }
 
     /// What stands for the units of all sources, as far as there are any without making one.
@@ -209,32 +209,29 @@ impl<'a> Facts<'a> {
             let is_known = unit.sent.get().is_some() || self.sent_unit(source).is_some();
             is_known.then(|| self.unit_hash(source))
         };
-        self.units().iter().enumerate().map(known).collect()
+        self.units.iter().enumerate().map(known).collect()
     }
 
-    /// The automatic id that was made in this evaluation, if any was.
-    pub(super) fn into_fresh_unit(self) -> Option<Box<str>> {
-        self.fresh_unit.into_inner()
+    /// Takes the automatic id that was made in this evaluation, if any was.
+    pub(super) fn take_fresh_unit(&mut self) -> Option<Box<str>> {
+        self.fresh_unit.take()
     }
 
-    fn units(&self) -> &[Unit<'a>] {
-        let count = self.names.units.len();
-        self.units.get_or_init(|| SmallVec::from_elem(Unit::default(), count))
-    }
-
-    fn sent_unit(&self, source: usize) -> Option<&'a str> {
-        *self.units()[source].sent.get_or_init(|| self.find_unit(&self.names.units[source]))
+    fn sent_unit(&self, source: usize) -> Option<&'a [u8]> {
+        *self.units[source].sent.get_or_init(|| self.find_unit(&self.names.units[source]))
     }
 
     /// The id that the request has, for a source.
-    fn find_unit(&self, source: &UnitSource) -> Option<&'a str> {
+    fn find_unit(&self, source: &UnitSource) -> Option<&'a [u8]> {
         let headers = self.visit.headers;
         let named = match source {
             UnitSource::Automatic => None,
             UnitSource::Cookie(name) => cookie(headers, name),
-            UnitSource::Header(name) => headers.get(name).and_then(|value| value.to_str().ok()),
+            UnitSource::Header(name) => {
+                headers.get(name).and_then(|value| value.to_str().ok()).map(str::as_bytes)
+            }
         };
-        let fits = |id: &&str| (1..=UNIT_BYTES_MAX).contains(&id.len());
+        let fits = |id: &&[u8]| (1..=UNIT_BYTES_MAX).contains(&id.len());
         named.filter(fits).or_else(|| cookie(headers, UNIT_COOKIE).filter(fits))
     }
 }

@@ -1,7 +1,5 @@
-//! MurmurHash3 x86 32 (Appleby, 2011) and the buckets that are made of it: the same unit of the same seed is in
-//! the same bucket on every node, in every release and in every other implementation.
-
-use std::sync::LazyLock;
+//! MurmurHash3 (Appleby, 2011) and what is made of it, the same on every node, in every release and in every other
+//! implementation: buckets of units under seeds, by its x86 32 variant, and what stands for a unit, by its x64 128.
 
 /// The buckets that units are spread over. A hundredth of a percent is one bucket.
 pub const BUCKETS: u16 = 10_000;
@@ -24,29 +22,28 @@ impl Seed {
     }
 
     /// The bucket of a unit: `murmur3_x86_32(seed ":" unit, 0) * 10000 >> 32`.
-    pub(super) fn bucket(mut self, unit: &str) -> u16 {
-        self.append(unit.as_bytes());
+    pub(super) fn bucket(mut self, unit: &[u8]) -> u16 {
+        self.append(unit);
         let bucket = (u64::from(self.finish()) * u64::from(BUCKETS)) >> 32;
         u16::try_from(bucket).expect("a fraction of 10,000 fits")
     }
 
-    fn append(&mut self, bytes: &[u8]) {
-        let shift = 8 * (self.length % 4);
+    fn append(&mut self, mut bytes: &[u8]) {
+        let carried = self.length as usize % 4;
+        self.length = self.length.wrapping_add(bytes.len() as u32);
+        if carried > 0 {
+            let Some((first, rest)) = bytes.split_at_checked(4 - carried) else {
+                self.carry |= word(bytes) << (8 * carried);
+                return;
+            };
+            self.mix(self.carry | word(first) << (8 * carried));
+            bytes = rest;
+        }
         let (words, rest) = bytes.as_chunks::<4>();
         for word in words {
-            let both = u64::from(self.carry) | u64::from(u32::from_le_bytes(*word)) << shift;
-            self.mix(both as u32);
-            self.carry = (both >> 32) as u32;
+            self.mix(u32::from_le_bytes(*word));
         }
-        let mut last = [0; 4];
-        last[..rest.len()].copy_from_slice(rest);
-        let both = u64::from(self.carry) | u64::from(u32::from_le_bytes(last)) << shift;
-        self.carry = both as u32;
-        if shift / 8 + rest.len() as u32 >= 4 {
-            self.mix(both as u32);
-            self.carry = (both >> 32) as u32;
-        }
-        self.length = self.length.wrapping_add(bytes.len() as u32);
+        self.carry = word(rest);
     }
 
     fn mix(&mut self, word: u32) {
@@ -62,23 +59,61 @@ impl Seed {
     }
 }
 
+/// At most four bytes, the first one lowest.
+fn word(bytes: &[u8]) -> u32 {
+    bytes.iter().rev().fold(0, |word, byte| word << 8 | u32::from(*byte))
+}
+
 fn scrambled(word: u32) -> u32 {
     word.wrapping_mul(0xcc9e_2d51).rotate_left(15).wrapping_mul(0x1b87_3593)
 }
 
-/// 64 bits that stand for a unit: murmur3_x86_32 of `unit.0:` and the unit, and of `unit.1:` and the unit. They
-/// have nothing to do with its buckets.
-pub fn unit_hash(unit: &str) -> u64 {
-    static SEEDS: LazyLock<[Seed; 2]> = LazyLock::new(|| ["unit.0", "unit.1"].map(Seed::new));
-    let [mut upper, mut lower] = *SEEDS;
-    upper.append(unit.as_bytes());
-    lower.append(unit.as_bytes());
-    u64::from(upper.finish()) << 32 | u64::from(lower.finish())
-}
-
 /// The bucket of a unit under a seed, from 0 to 9,999.
 pub fn bucket(seed: &str, unit: &str) -> u16 {
-    Seed::new(seed).bucket(unit)
+    Seed::new(seed).bucket(unit.as_bytes())
+}
+
+/// The constants of the x64 128 variant.
+const C1: u64 = 0x87c3_7b91_1142_53d5;
+const C2: u64 = 0x4cf5_ad43_2745_937f;
+
+/// 64 bits that stand for a unit: the first half of murmur3_x64_128 of it, with the seed 0. They have nothing to do
+/// with its buckets.
+pub fn unit_hash(unit: impl AsRef<[u8]>) -> u64 {
+    let unit = unit.as_ref();
+    let (mut first, mut second) = (0_u64, 0_u64);
+    let (blocks, rest) = unit.as_chunks::<16>();
+    for block in blocks {
+        let block = u128::from_le_bytes(*block);
+        first ^= scrambled_first(block as u64);
+        first = first.rotate_left(27).wrapping_add(second);
+        first = first.wrapping_mul(5).wrapping_add(0x52dc_e729);
+        second ^= scrambled_second((block >> 64) as u64);
+        second = second.rotate_left(31).wrapping_add(first);
+        second = second.wrapping_mul(5).wrapping_add(0x3849_5ab5);
+    }
+    let last = rest.iter().rev().fold(0, |last, byte| last << 8 | u128::from(*byte));
+    first ^= scrambled_first(last as u64);
+    second ^= scrambled_second((last >> 64) as u64);
+    let length = unit.len() as u64;
+    (first, second) = (first ^ length, second ^ length);
+    first = first.wrapping_add(second);
+    second = second.wrapping_add(first);
+    avalanched(first).wrapping_add(avalanched(second))
+}
+
+fn scrambled_first(word: u64) -> u64 {
+    word.wrapping_mul(C1).rotate_left(31).wrapping_mul(C2)
+}
+
+fn scrambled_second(word: u64) -> u64 {
+    word.wrapping_mul(C2).rotate_left(33).wrapping_mul(C1)
+}
+
+fn avalanched(mut hash: u64) -> u64 {
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33)
 }
 
 #[cfg(test)]
@@ -113,6 +148,14 @@ mod tests {
         }
     }
 
+    /// Each as the reference implementation has it; lengths on both sides of every boundary of a block and a word.
+    #[test]
+    fn what_stands_for_a_unit_is_what_is_published() {
+        for (unit, expected) in UNIT_VECTORS {
+            assert_eq!(unit_hash(unit), expected, "{unit:?}");
+        }
+    }
+
     const VECTORS: [(&str, &str, u16); 9] = [
         ("checkout", "1", 6692),
         ("checkout", "2", 458),
@@ -123,6 +166,20 @@ mod tests {
         ("holdout.global", "user-42", 2247),
         ("price-test", "user-42", 4079),
         ("a", "", 9430),
+    ];
+
+    const UNIT_VECTORS: [(&str, u64); 11] = [
+        ("", 0),
+        ("1", 0x71fb_bbfe_8a7b_7c71),
+        ("user-42", 0x4d32_de26_9f8f_faa2),
+        ("b6c2a1f0", 0x0678_2d8d_6f33_a04e),
+        ("b6c2a1f04", 0x739a_bb3e_e4cc_b978),
+        ("b6c2a1f04d3e4c5", 0xa0ba_d65f_2d40_df8a),
+        ("b6c2a1f04d3e4c5f", 0x8f93_1f46_a1fa_2cf3),
+        ("b6c2a1f04d3e4c5f9", 0xa049_1ec8_6bfc_5134),
+        ("b6c2a1f04d3e4c5f9a8b7c6d5e4f3a2b", 0xf4ad_457e_8cb3_c6b9),
+        ("zürich", 0x7a5f_88d9_3ddd_7b31),
+        ("The quick brown fox jumps over the lazy dog", 0xe34b_bc7b_bc07_1b6c),
     ];
 
     proptest! {

@@ -69,8 +69,7 @@ fn find<'a>(visit: &Visit<'a>, name: &str) -> Option<Cow<'a, str>> {
     let headers: &'a HeaderMap = visit.headers;
     let query = visit.query.filter(|query| query.contains(name));
     let query = query.and_then(|query| pairs(Some(query)).find(|(found, _)| found == name));
+    let cookie = || cookie(headers, name).and_then(|value| std::str::from_utf8(value).ok());
     let header = || headers.get(name).and_then(|value| value.to_str().ok());
-    query
-        .map(|(_, value)| value)
-        .or_else(|| cookie(headers, name).or_else(header).map(Cow::Borrowed))
+    query.map(|(_, value)| value).or_else(|| cookie().or_else(header).map(Cow::Borrowed))
 }

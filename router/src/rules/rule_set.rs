@@ -117,6 +117,11 @@ impl RuleSet {
         variants.any(|variant| variant.action.acts_on_request())
     }
 
+    /// Whether somebody may have a token that previews variants.
+    pub fn has_token(&self) -> bool {
+        self.token_sha256.is_some()
+    }
+
     /// The worker whose script decides after the rules, where it is not the worker's own.
     pub fn script(&self) -> Option<&str> {
         self.script.as_deref()
@@ -320,7 +325,7 @@ impl<'e> Evaluation<'e> {
         if drawn < set.experiments {
             self.decision.units = self.facts.known_units();
         }
-        self.decision.fresh_unit = self.facts.into_fresh_unit();
+        self.decision.fresh_unit = self.facts.take_fresh_unit();
         self.decision
     }
 

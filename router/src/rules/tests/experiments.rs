@@ -75,20 +75,6 @@ fn units_are_known_where_rules_do_not_hold_and_none_is_made() {
     }
 }
 
-/// Buckets are the upper ends of the same hash.
-#[test]
-fn units_hash_as_buckets_do() {
-    let half = |seed: &str, unit: &str| {
-        let bucket = u64::from(bucket(seed, unit));
-        (bucket << 32).div_ceil(10_000)..((bucket + 1) << 32).div_ceil(10_000)
-    };
-    for unit in ["ada", "", "zürich", "0123456789abcdef0123456789abcdef"] {
-        let hash = unit_hash(unit);
-        assert!(half("unit.0", unit).contains(&(hash >> 32)), "{unit}");
-        assert!(half("unit.1", unit).contains(&(hash & 0xffff_ffff)), "{unit}");
-    }
-}
-
 #[test]
 fn guardrails_are_refused_with_what_is_wrong() {
     let problem = |guardrail: Value| {
