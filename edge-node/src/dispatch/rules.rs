@@ -14,10 +14,10 @@ use http::{Request, Response, StatusCode};
 use serde_json::json;
 
 use super::body::AnswerBody;
-use crate::experiments::{Recorder, Tally};
+use crate::experiments::{Exposure, Recorder, Tally};
 use crate::registry::{VersionId, WorkerRules, random_hex_id};
 
-/// Looked for in every request: its name is read once.
+/// Its name is read once.
 const PREVIEW_TOKEN_NAME: HeaderName = HeaderName::from_static(PREVIEW_TOKEN);
 
 /// How long a client keeps the id that it is given, in seconds.
@@ -33,6 +33,7 @@ pub(super) struct LiveRules {
     looks_at_place: bool,
     looks_at_time: bool,
     acts_on_request: bool,
+    has_token: bool,
     /// Where it is noted what comes of decisions, if they compare anything.
     tally: Option<Arc<Tally>>,
 }
@@ -60,6 +61,7 @@ impl LiveRules {
             looks_at_place: set.looks_at_place(),
             looks_at_time: set.looks_at_time(),
             acts_on_request: set.acts_on_request(),
+            has_token: set.has_token(),
             set,
             tally,
         }))
@@ -80,12 +82,10 @@ impl LiveRules {
         let begun = self.tally.as_ref().map(|_| Instant::now());
         let visit = sent.visit();
         let decision = self.set.evaluate(&visit);
-        if let Some(tally) = &self.tally {
-            tally.exposed(&decision);
-        }
-        let path = self.set.path(&decision, &visit);
-        let by = Arc::new(Judged { rules: self, decision, scheme: sent.scheme, begun });
-        Ruling { path, decided: Decided { by, script: Script::None } }
+        let by = Arc::new(Judged { decision, rules: self, scheme: sent.scheme, begun });
+        let path = by.rules.set.path(&by.decision, &visit);
+        let decided = Decided { by, script: Script::None, exposure: Exposure::ToBeNoted };
+        Ruling { path, decided }
     }
 
     /// The versions that they can pick.
@@ -218,6 +218,7 @@ struct Judged {
 pub(super) struct Decided {
     by: Arc<Judged>,
     script: Script,
+    exposure: Exposure,
 }
 
 impl Decided {
@@ -251,9 +252,20 @@ impl Decided {
         self.by.decision.trace.is_some()
     }
 
+    /// Notes who sees what, before the request waits for something: outcomes count only after that.
+    pub(super) fn note_exposure(&mut self) {
+        let Judged { rules, decision, .. } = &*self.by;
+        if let Some(tally) = &rules.tally {
+            tally.exposed(decision);
+        }
+        self.exposure = Exposure::Noted;
+    }
+
     /// Changes the request's headers, and takes away what is the operator's alone.
     pub(super) fn change_request(&self, headers: &mut HeaderMap) {
-        headers.remove(&PREVIEW_TOKEN_NAME);
+        if self.by.rules.has_token {
+            headers.remove(&PREVIEW_TOKEN_NAME);
+        }
         let Some(effects) = self.effects_on_request() else { return };
         for HeaderChange { name, value } in effects.request_headers() {
             match value {
@@ -263,21 +275,20 @@ impl Decided {
         }
     }
 
-    /// Tells the client along with its response, and notes how the request fared.
+    /// Tells the client along with its response, and notes how the request fared and, unless that was done before,
+    /// who sees what.
     pub(super) fn tell<B>(&self, response: &mut Response<B>) {
         let Judged { rules, decision, scheme, begun } = &*self.by;
         if let (Some(tally), Some(begun)) = (&rules.tally, begun) {
-            tally.served(decision, response.status().as_u16(), begun.elapsed());
+            tally.served(decision, self.exposure, response.status().as_u16(), begun.elapsed());
         }
         let headers = response.headers_mut();
-        for HeaderChange { name, value } in self.effects().response_headers() {
-            match value {
-                // Every cookie has a header of its own.
-                Some(value) if name == SET_COOKIE => drop(headers.append(name, value.clone())),
-                Some(value) => drop(headers.insert(name, value.clone())),
-                None => drop(headers.remove(name)),
-            }
-        }
+        self.effects().response_headers().for_each(|HeaderChange { name, value }| match value {
+            // Every cookie has a header of its own.
+            Some(value) if name == SET_COOKIE => drop(headers.append(name, value.clone())),
+            Some(value) => drop(headers.insert(name, value.clone())),
+            None => drop(headers.remove(name)),
+        });
         if let Some(unit) = decision.fresh_unit.as_deref().and_then(|id| unit_cookie(id, *scheme)) {
             headers.append(SET_COOKIE, unit);
         }

@@ -211,16 +211,20 @@ impl Dispatcher {
         connection: &Rc<Connection>,
         id: &Arc<str>,
     ) -> Answer {
-        let mut goal = match self.goal(&request, connection) {
+        let Some(host) = authority(&request).filter(|host| !host.is_empty()) else {
+            return now(refused(Problem::BadHost, &request, id)).into();
+        };
+        let mut goal = match self.goal(&request, connection, host) {
             Ok(goal) => goal,
             Err(problem) => return now(refused(problem, &request, id)).into(),
         };
         let Some(rules) = goal.target.rules().cloned() else {
             return self.dispatch(request, connection, id, goal).into();
         };
-        let ruling = self.rule(&request, connection, rules);
+        let mut ruling = self.rule(&request, connection, host, rules);
         if let Some(judge) = self.judge(&request, &mut goal, &ruling) {
             let (dispatcher, connection, id) = (self.clone(), connection.clone(), id.clone());
+            ruling.decided.note_exposure();
             let by = (goal, ruling);
             let answered = dispatcher.dispatch_by_script(request, connection, id, by, judge);
             return Answering::Right(Box::pin(answered)).into();
@@ -228,8 +232,11 @@ impl Dispatcher {
         // A request is large: it moves only once more.
         match self.obey(&mut request, connection, &mut goal, ruling) {
             Err(response) => now(*response).into(),
-            Ok(decided) => {
+            Ok(mut decided) => {
                 let answering = self.dispatch(request, connection, id, goal);
+                if let Either::Right(_) = answering {
+                    decided.note_exposure();
+                }
                 Answer { answering, told: Some(decided) }
             }
         }
@@ -240,21 +247,20 @@ impl Dispatcher {
         &self,
         request: &Request<RequestBody>,
         connection: &Connection,
+        host: &str,
     ) -> Result<Goal, Problem> {
         let scheme = connection.scheme;
-        let authority = authority(request).filter(|host| !host.is_empty());
-        let authority = authority.ok_or(Problem::BadHost)?;
         let depth = Depth::of(request.headers());
         if depth.is_loop() {
             return Err(Problem::Loop);
         }
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-        let target = self.targets.route(scheme, authority, path).ok_or(Problem::NoRoute)?;
+        let target = self.targets.route(scheme, host, path).ok_or(Problem::NoRoute)?;
         if declared_length(request).is_some_and(|bytes| bytes > self.limits.request_body_bytes_max)
         {
             return Err(Problem::BodyTooLarge);
         }
-        let url = whole_url(scheme, authority, path);
+        let url = whole_url(scheme, host, path);
         let explain = self.explain(request);
         Ok(Goal { target, version: None, url, depth, decided: None, explain })
     }
@@ -264,11 +270,12 @@ impl Dispatcher {
         &self,
         request: &Request<RequestBody>,
         connection: &Connection,
+        host: &str,
         rules: Arc<LiveRules>,
     ) -> Ruling {
         let place = rules.looks_at_place().then(|| self.place(connection));
-        let (scheme, host) = (connection.scheme, authority(request).unwrap_or_default());
-        let (place, now_ms) = (place.as_deref(), rules.looks_at_time().then(now_ms));
+        let (scheme, place) = (connection.scheme, place.as_deref());
+        let now_ms = rules.looks_at_time().then(now_ms);
         rules.judge(&Sent { request, scheme, host, place, now_ms, trusted: self.development })
     }
 

@@ -17,7 +17,7 @@ pub(crate) use batch::Batch;
 pub(crate) use guardrails::watch_guardrails;
 pub(crate) use keeper::Experiments;
 pub(crate) use store::StoreError;
-pub(crate) use tally::{Flush, Recorder, Tally};
+pub(crate) use tally::{Exposure, Flush, Recorder, Tally};
 
 /// What those are called who got nothing, where a rule's only variant is compared with them.
 pub(crate) const NOBODY: &str = "nobody";

@@ -14,15 +14,9 @@ pub(super) struct Note {
     pub(super) rule: u16,
     /// The variant's place; those who got nothing come after the variants.
     pub(super) variant: u8,
-    pub(super) what: What,
-}
-
-/// What there is to note.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum What {
-    /// The unit of this hash saw the variant.
-    Exposed(u64),
-    Served(Fared),
+    /// The hash of the unit that saw the variant.
+    pub(super) unit: Option<u64>,
+    pub(super) fared: Option<Fared>,
 }
 
 /// How a request fared.
@@ -71,7 +65,7 @@ mod tests {
 
     #[test]
     fn what_waits_is_bounded_and_given_once() {
-        let note = Note { rule: 0, variant: 1, what: What::Exposed(7) };
+        let note = Note { rule: 0, variant: 1, unit: Some(7), fared: None };
         let notes = Notes::default();
         assert_eq!(notes.take(std::iter::empty()), None);
         for _ in 1..NOTES_MAX {

@@ -10,7 +10,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::NOBODY;
 use super::batch::{Batch, Seen, Served, Told};
 use super::latency::bucket;
-use super::notes::{Fared, Note, Notes, What};
+use super::notes::{Fared, Note, Notes};
 use crate::registry::{WorkerRef, now_ms};
 
 /// Exposures of one worker's units that wait to be told, and outcomes.
@@ -32,6 +32,15 @@ pub(crate) enum Flush {
     Tick,
     /// Everything: the process ends.
     Last,
+}
+
+/// Whether it has been noted who sees what by a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exposure {
+    /// It is noted along with how the request fares, which is cheaper.
+    ToBeNoted,
+    /// The request waited for something.
+    Noted,
 }
 
 /// All tallies of one process.
@@ -127,33 +136,38 @@ impl Recorder {
 impl Tally {
     /// Notes who sees what by a decision.
     pub(crate) fn exposed(&self, decision: &Decision) {
-        let drawn = decision.assigned.iter().filter(|assigned| assigned.reason == Reason::Split);
-        let drawn = drawn.filter_map(|a| Some((a.rule, a.variant, a.unit?)));
-        // After its variants come those who got nothing.
-        let left_out = decision.left_out.iter().map(|left| (left.rule, 1, left.unit));
-        let note = |(rule, variant, unit)| self.note(rule, variant, What::Exposed(unit));
-        self.take(drawn.chain(left_out).filter_map(note));
+        self.take(self.exposures(decision).filter(|note| note.unit.is_some()));
     }
 
     /// Notes how the request fared that a decision was made about.
-    pub(crate) fn served(&self, decision: &Decision, status: u16, latency: Duration) {
-        let measured =
-            |assigned: &&Assigned| !matches!(assigned.reason, Reason::Preview | Reason::RolledBack);
-        let given = decision.assigned.iter().filter(measured).map(|a| (a.rule, a.variant));
-        let left_out = decision.left_out.iter().map(|left| (left.rule, 1));
+    pub(crate) fn served(
+        &self,
+        decision: &Decision,
+        exposure: Exposure,
+        status: u16,
+        latency: Duration,
+    ) {
         let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        let fared = Fared { is_error: status >= 500, latency: bucket(micros) };
-        let note = |(rule, variant)| self.note(rule, variant, What::Served(fared));
-        self.take(given.chain(left_out).filter_map(note));
+        let fared = Some(Fared { is_error: status >= 500, latency: bucket(micros) });
+        self.take(self.exposures(decision).map(|note| match exposure {
+            Exposure::ToBeNoted => Note { fared, ..note },
+            Exposure::Noted => Note { unit: None, fared, ..note },
+        }));
     }
 
-    /// A note, unless the rule compares nothing.
-    fn note(&self, rule: usize, variant: usize, what: What) -> Option<Note> {
-        let is_experiment = self.set.rules()[rule].is_experiment();
-        is_experiment.then(|| Note {
+    /// What experiments gave by a decision, and to which units as far as these were drawn for.
+    fn exposures(&self, decision: &Decision) -> impl Iterator<Item = Note> {
+        let measured =
+            |assigned: &&Assigned| !matches!(assigned.reason, Reason::Preview | Reason::RolledBack);
+        let given = decision.assigned.iter().filter(measured).map(|a| (a.rule, a.variant, a.unit));
+        // After its variants come those who got nothing.
+        let left_out = decision.left_out.iter().map(|left| (left.rule, 1, Some(left.unit)));
+        let compared = |(rule, _, _): &(usize, _, _)| self.set.rules()[*rule].is_experiment();
+        given.chain(left_out).filter(compared).map(|(rule, variant, unit)| Note {
             rule: u16::try_from(rule).expect("a set has at most 1,000 rules"),
             variant: u8::try_from(variant).expect("a rule has at most 64 variants"),
-            what,
+            unit,
+            fared: None,
         })
     }
 
@@ -268,12 +282,12 @@ fn key(rule: usize, unit: u64) -> u64 {
 
 impl Pending {
     fn work_off(&mut self, notes: &[Note], all: &AtomicUsize) {
-        for Note { rule, variant, what } in notes {
-            match what {
-                What::Exposed(unit) => self.exposed(usize::from(*rule), *variant, *unit, all),
-                What::Served(fared) => {
-                    *self.fared.entry((*rule, *variant, *fared)).or_default() += 1;
-                }
+        for Note { rule, variant, unit, fared } in notes {
+            if let Some(unit) = unit {
+                self.exposed(usize::from(*rule), *variant, *unit, all);
+            }
+            if let Some(fared) = fared {
+                *self.fared.entry((*rule, *variant, *fared)).or_default() += 1;
             }
         }
     }
@@ -364,7 +378,7 @@ mod tests {
         for _ in 0..3 {
             tally.exposed(&decision);
             tally.tracked(&decision, "bought", 2.0);
-            tally.served(&decision, 200, Duration::from_millis(3));
+            tally.served(&decision, Exposure::Noted, 200, Duration::from_millis(3));
         }
         let first = recorder.flush(Flush::Tick);
         let seen = &first.seen[0];
@@ -387,7 +401,7 @@ mod tests {
         let left_out = vec![LeftOut { rule: 0, unit: unit_hash("ada") }];
         let decision = Decision { left_out, ..Decision::default() };
         tally.exposed(&decision);
-        tally.served(&decision, 503, Duration::ZERO);
+        tally.served(&decision, Exposure::Noted, 503, Duration::ZERO);
         let batch = recorder.flush(Flush::Tick);
         let seen = &batch.seen[0];
         assert_eq!(seen.variants[1], (NOBODY.to_owned(), 9_000));
@@ -403,9 +417,9 @@ mod tests {
             let decision = split(0, unit % 2, &unit.to_string());
             tally.exposed(&decision);
             let status = if unit % 8 == 1 { 500 } else { 499 };
-            tally.served(&decision, status, Duration::from_millis(unit as u64));
+            tally.served(&decision, Exposure::Noted, status, Duration::from_millis(unit as u64));
         }
-        tally.served(&split(0, 1, "0"), 200, Duration::ZERO);
+        tally.served(&split(0, 1, "0"), Exposure::ToBeNoted, 200, Duration::ZERO);
         drop(tally);
         let batch = recorder.flush(Flush::Tick);
         let seen = &batch.seen[0];
@@ -416,6 +430,25 @@ mod tests {
         let half = NOTES_MAX as u64 / 2;
         assert_eq!(found.collect::<Vec<_>>(), [(0, half, 0), (1, half + 1, half / 4)]);
         assert!(served.iter().all(|(_, s)| s.latency.count() == s.requests));
+        assert!(recorder.flush(Flush::Tick).is_empty());
+    }
+
+    #[test]
+    fn who_sees_what_is_noted_before_a_request_waits_or_with_how_it_fares() {
+        let variants = json!([{ "name": "a" }, { "name": "b" }]);
+        let (recorder, tally) = tally(json!([{ "name": "page", "variants": variants }]));
+        let waits = split(0, 0, "ada");
+        tally.exposed(&waits);
+        assert_eq!(recorder.flush(Flush::Tick).seen[0].exposures, [(0, unit_hash("ada"))]);
+        tally.served(&waits, Exposure::Noted, 200, Duration::ZERO);
+        assert!(recorder.flush(Flush::Tick).seen[0].exposures.is_empty());
+        tally.served(&split(0, 1, "bob"), Exposure::ToBeNoted, 200, Duration::ZERO);
+        let batch = recorder.flush(Flush::Tick);
+        assert_eq!(batch.seen[0].exposures, [(1, unit_hash("bob"))]);
+        assert_eq!(batch.seen[0].served[0].1.requests, 1);
+        let mut asked_for = split(0, 1, "eve");
+        (asked_for.assigned[0].reason, asked_for.assigned[0].unit) = (Reason::Preview, None);
+        tally.served(&asked_for, Exposure::ToBeNoted, 200, Duration::ZERO);
         assert!(recorder.flush(Flush::Tick).is_empty());
     }
 

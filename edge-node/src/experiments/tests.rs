@@ -71,7 +71,7 @@ fn a_unit_counts_once_whoever_tells_it_and_over_restarts() {
 fn of_too_many_units_a_fair_part_is_kept() {
     let limits = StoreLimits { units_max: 1_000, ..StoreLimits::default() };
     let (_dir, store) = open(limits);
-    let hash = |unit: u64| atoll_router::rules::unit_hash(&unit.to_string());
+    let hash = |unit: u64| atoll_router::rules::unit_hash(unit.to_string());
     for from in (0..10_000).step_by(500) {
         let exposures = (from..from + 500).map(|unit| (u8::from(unit % 4 == 0), hash(unit)));
         let outcomes = (from..from + 500).filter(|unit| unit % 8 == 0).map(|u| (hash(u), 2.0));
@@ -99,7 +99,7 @@ fn all_experiments_together_stay_within_bounds() {
     };
     let (_dir, store) = open(limits);
     for (minute, rule) in ["first", "second", "third"].iter().enumerate() {
-        let units = (0..60).map(|unit| (0, atoll_router::rules::unit_hash(&unit.to_string())));
+        let units = (0..60).map(|unit| (0, atoll_router::rules::unit_hash(unit.to_string())));
         let mut batch = seen(units.collect(), Vec::new());
         batch.seen[0].rule = (*rule).to_owned();
         batch.at_ms += minute as u64;
