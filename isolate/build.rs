@@ -6,9 +6,11 @@
     reason = "shares the crate's op declarations, uses few of them"
 )]
 
-use std::path::PathBuf;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
 
 use deno_core::snapshot::{CreateSnapshotOptions, create_snapshot};
+use deno_core::wrap_lazy_ext_script;
 
 #[path = "src/body.rs"]
 mod body;
@@ -35,8 +37,28 @@ mod socket;
 #[path = "src/sockets.rs"]
 mod sockets;
 
+/// Writes the sources of the scripts that are loaded late, and the list of them. They are wrapped as deno_core wraps
+/// those of the snapshot.
+fn write_late_scripts(out: &Path) {
+    let extensions = extension::extensions();
+    let files = || extensions.iter().flat_map(|extension| extension.lazy_loaded_js_files.iter());
+    let mut list = String::from("&[\n");
+    for (place, name) in extension::LATE_SCRIPTS.iter().enumerate() {
+        let file = files().find(|file| file.specifier == *name).expect("an extension has it");
+        let source = file.load().expect("its file can be read");
+        let source = wrap_lazy_ext_script(source.as_str());
+        assert!(source.is_ascii(), "{name} must be ASCII: V8 reads it where it lies");
+        let path = out.join(format!("late_{place}.js"));
+        std::fs::write(&path, source).expect("OUT_DIR is writable");
+        writeln!(list, "    include_str!({path:?}),").expect("a String takes it");
+    }
+    list.push(']');
+    std::fs::write(out.join("late_scripts.rs"), list).expect("OUT_DIR is writable");
+}
+
 fn main() {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    write_late_scripts(&out);
     let snapshot = create_snapshot(
         CreateSnapshotOptions {
             cargo_manifest_dir: env!("CARGO_MANIFEST_DIR"),
@@ -45,11 +67,10 @@ fn main() {
             extensions: extension::extensions(),
             extension_transpiler: None,
             with_runtime_cb: Some(Box::new(|runtime| {
+                let late = extension::LATE_SCRIPTS;
+                let load = "Deno.core.loadExtScript('ext:atoll/main.js');";
                 runtime
-                    .execute_script(
-                        "atoll:snapshot",
-                        "Deno.core.loadExtScript('ext:atoll/main.js');",
-                    )
+                    .execute_script("atoll:snapshot", format!("__late = {late:?}; {load}"))
                     .expect("the runtime's own JS loads");
             })),
         },

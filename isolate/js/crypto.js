@@ -19,7 +19,7 @@ const {
 } = primordials;
 const { CryptoKey, SubtleCrypto } = core.loadExtScript("ext:deno_crypto/00_crypto.js");
 const { DOMException } = core.loadExtScript("ext:deno_web/01_dom_exception.js");
-const { bytesOf } = core.loadExtScript("ext:atoll/extras.js");
+const { bytesOf } = core.loadExtScript("ext:atoll/bytes.js");
 
 const ITERATIONS_MAX = 100_000;
 // Of an RSA modulus, and of what is derived or generated at once.

@@ -1,93 +1,19 @@
-// The Workers platform's own additions to the web's: fixed-length and identity streams, timing-safe
-// comparison, digest streams, AsyncLocalStorage.
+// The Workers platform's own additions to the web's: timing-safe comparison, digest streams, AsyncLocalStorage.
 (function () {
 const { core, primordials } = __bootstrap;
 const {
-  ArrayBufferIsView,
-  BigInt,
   ObjectDefineProperty,
-  Promise,
   ReflectApply,
   SafeArrayIterator,
   Symbol,
   TypeError,
   TypedArrayPrototypeGetByteLength,
-  TypedArrayPrototypeSet,
-  Uint8Array,
 } = primordials;
-const { TransformStream, WritableStream } = core.loadExtScript("ext:deno_web/06_streams.js");
-// `crypto` is an object of the running isolate: it is read when used, never while the snapshot is made.
-const cryptoModule = core.loadExtScript("ext:deno_crypto/00_crypto.js");
-const { SubtleCrypto, Crypto } = cryptoModule;
+const { SubtleCrypto, Crypto } = core.loadExtScript("ext:deno_crypto/00_crypto.js");
+const { bytesOf } = core.loadExtScript("ext:atoll/bytes.js");
+const { defineLate } = core.loadExtScript("ext:atoll/late.js");
 const { op_report_error } = core.ops;
 const { contextWith, currentInvocation } = core.loadExtScript("ext:atoll/invocation.js");
-
-function bytesOf(chunk) {
-  if (ArrayBufferIsView(chunk)) return new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.byteLength);
-  if (core.isAnyArrayBuffer(chunk)) return new Uint8Array(chunk);
-  throw new TypeError("This stream takes bytes only: an ArrayBuffer or a view of one.");
-}
-
-class IdentityTransformStream extends TransformStream {
-  constructor(_writableStrategy = undefined) {
-    super({ transform: (chunk, controller) => controller.enqueue(bytesOf(chunk)) });
-  }
-}
-
-class FixedLengthStream extends TransformStream {
-  constructor(expectedLength, _writableStrategy = undefined) {
-    const expected = BigInt(expectedLength);
-    let seen = 0n;
-    super({
-      transform(chunk, controller) {
-        const bytes = bytesOf(chunk);
-        seen += BigInt(TypedArrayPrototypeGetByteLength(bytes));
-        if (seen > expected) throw new TypeError("Attempt to write too many bytes through a FixedLengthStream.");
-        controller.enqueue(bytes);
-      },
-      flush() {
-        if (seen < expected) throw new TypeError("FixedLengthStream did not see all expected bytes before close().");
-      },
-    });
-  }
-}
-
-class DigestStream extends WritableStream {
-  #digest;
-  constructor(algorithm) {
-    let resolve, reject;
-    const digest = new Promise((yes, no) => {
-      resolve = yes;
-      reject = no;
-    });
-    let parts = [];
-    let total = 0;
-    super({
-      write(chunk) {
-        const bytes = typeof chunk === "string" ? core.encode(chunk) : bytesOf(chunk).slice();
-        total += TypedArrayPrototypeGetByteLength(bytes);
-        parts[parts.length] = bytes;
-      },
-      async close() {
-        const whole = new Uint8Array(total);
-        let at = 0;
-        for (const part of new SafeArrayIterator(parts)) {
-          TypedArrayPrototypeSet(whole, part, at);
-          at += TypedArrayPrototypeGetByteLength(part);
-        }
-        parts = [];
-        resolve(await cryptoModule.crypto.subtle.digest(algorithm, whole));
-      },
-      abort(reason) {
-        reject(reason);
-      },
-    });
-    this.#digest = digest;
-  }
-  get digest() {
-    return this.#digest;
-  }
-}
 
 ObjectDefineProperty(SubtleCrypto.prototype, "timingSafeEqual", {
   __proto__: null,
@@ -106,9 +32,7 @@ ObjectDefineProperty(SubtleCrypto.prototype, "timingSafeEqual", {
     return difference === 0;
   },
 });
-ObjectDefineProperty(Crypto.prototype, "DigestStream", {
-  __proto__: null, configurable: true, enumerable: false, writable: true, value: DigestStream,
-});
+defineLate(Crypto.prototype, "DigestStream", "ext:atoll/stream_classes.js", false);
 
 function reportError(error) {
   op_report_error(currentInvocation()?.id ?? 0, error);
@@ -174,5 +98,5 @@ class AsyncResource {
   }
 }
 
-return { bytesOf, IdentityTransformStream, FixedLengthStream, AsyncLocalStorage, AsyncResource, reportError };
+return { AsyncLocalStorage, AsyncResource, reportError };
 })();

@@ -16,12 +16,9 @@ const {
 const { byteLowerCase } = core.loadExtScript("ext:deno_web/00_infra.js");
 const { URL } = core.loadExtScript("ext:deno_web/00_url.js");
 const abortSignal = core.loadExtScript("ext:deno_web/03_abort_signal.js");
-const { errorReadableStream, readableStreamForRid } = core.loadExtScript("ext:deno_web/06_streams.js");
-const { extractBody, InnerBody } = core.loadExtScript("ext:deno_fetch/22_body.js");
 const request = core.loadExtScript("ext:atoll/request.js");
 const { nullBodyStatus, redirectStatus, Response, stateOf } = core.loadExtScript("ext:atoll/response.js");
-const { takeBody } = core.loadExtScript("ext:atoll/body.js");
-const { headerOf, NO_SOCKET, socketFrom } = core.loadExtScript("ext:atoll/websocket.js");
+const { bodyFromRid, extractBody, NO_RESOURCE, takeBody } = core.loadExtScript("ext:atoll/body.js");
 const { requireInvocation } = core.loadExtScript("ext:atoll/invocation.js");
 
 const REDIRECTS_MAX = 20;
@@ -29,6 +26,8 @@ const REDIRECTS_MAX = 20;
 // comes, or the capability number of a service binding.
 const INTERNET = -1;
 const INTERNET_RAW = -2;
+// What it gives for a response without a socket.
+const NO_SOCKET = -1;
 const BODY_HEADERS = { __proto__: null, "content-encoding": 1, "content-language": 1, "content-location": 1, "content-type": 1, "content-length": 1 };
 const ORIGIN_HEADERS = { __proto__: null, "authorization": 1, "proxy-authorization": 1, "cookie": 1, "host": 1 };
 
@@ -81,16 +80,13 @@ function responseFrom(invocation, result, urls, signal) {
   state.list = result.headers;
   state.decoded = result.decoded;
   if (result.socket !== NO_SOCKET) {
+    const { headerOf, socketFrom } = core.loadExtScript("ext:atoll/websocket.js");
     state.webSocket = socketFrom(invocation, result.socket, headerOf(result.headers, "sec-websocket-protocol"));
   }
   if (result.rid !== 0 && !nullBodyStatus(result.status)) {
-    const rid = result.rid;
-    const stream = readableStreamForRid(rid);
-    signal[abortSignal.add](() => {
-      errorReadableStream(stream, signal.reason);
-      core.tryClose(rid);
-    });
-    state.body = new InnerBody(stream);
+    const body = bodyFromRid(result.rid);
+    signal[abortSignal.add](() => body.fail(signal.reason));
+    state.body = body;
   } else if (result.rid !== 0) {
     core.tryClose(result.rid);
   }
@@ -131,7 +127,7 @@ async function follow(state, signal, via) {
         hop.url,
         hop.headers,
         bytesOf(hop.body),
-        typeof hop.body === "number" ? hop.body : 0,
+        typeof hop.body === "number" ? hop.body : NO_RESOURCE,
         cancel,
       );
     } catch (error) {

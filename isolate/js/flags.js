@@ -1,5 +1,5 @@
 // env.FLAGS and ctx.experiments: what rules decided about the request before the worker was called, with
-// OpenFeature's evaluation details. Nothing is read from the host until somebody asks.
+// OpenFeature's evaluation details. Nothing is read from the host until somebody asks. Loaded late.
 (function () {
 const { core, primordials } = __bootstrap;
 const { op_request_flags } = core.ops;
@@ -83,5 +83,5 @@ function experimentsOf(invocation) {
   return ObjectFreeze(given);
 }
 
-return { experimentsOf, flags: new Flags() };
+return { experimentsOf, FLAGS: new Flags() };
 })();

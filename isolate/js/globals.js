@@ -6,27 +6,20 @@ const { op_log } = core.ops;
 
 const event = core.loadExtScript("ext:deno_web/02_event.js");
 const abort = core.loadExtScript("ext:deno_web/03_abort_signal.js");
-const streams = core.loadExtScript("ext:deno_web/06_streams.js");
 const encoding = core.loadExtScript("ext:deno_web/08_text_encoding.js");
-const file = core.loadExtScript("ext:deno_web/09_file.js");
-const compression = core.loadExtScript("ext:deno_web/14_compression.js");
-const performanceModule = core.loadExtScript("ext:deno_web/15_performance.js");
-const messagePort = core.loadExtScript("ext:deno_web/13_message_port.js");
 const { URL, URLSearchParams } = core.loadExtScript("ext:deno_web/00_url.js");
-const { URLPattern } = core.loadExtScript("ext:deno_web/01_urlpattern.js");
 const { DOMException } = core.loadExtScript("ext:deno_web/01_dom_exception.js");
 const { atob, btoa } = core.loadExtScript("ext:deno_web/05_base64.js");
 const { structuredClone } = core.loadExtScript("ext:deno_web/02_structured_clone.js");
 const { Console, setNoColorFns } = core.loadExtScript("ext:deno_web/01_console.js");
 const cryptoModule = core.loadExtScript("ext:deno_crypto/00_crypto.js");
 const { Headers } = core.loadExtScript("ext:deno_fetch/20_headers.js");
-const { FormData } = core.loadExtScript("ext:deno_fetch/21_formdata.js");
 const { Request } = core.loadExtScript("ext:atoll/request.js");
 const { Response } = core.loadExtScript("ext:atoll/response.js");
 const invocation = core.loadExtScript("ext:atoll/invocation.js");
 const { fetch } = core.loadExtScript("ext:atoll/fetch.js");
 const events = core.loadExtScript("ext:atoll/events.js");
-const { WebSocket, WebSocketPair } = core.loadExtScript("ext:atoll/websocket.js");
+const { defineLate } = core.loadExtScript("ext:atoll/late.js");
 const extras = core.loadExtScript("ext:atoll/extras.js");
 core.loadExtScript("ext:atoll/crypto.js");
 
@@ -76,47 +69,21 @@ const hidden = {
   ExtendableEvent: events.ExtendableEvent,
   FetchEvent: events.FetchEvent,
   ScheduledEvent: events.ScheduledEvent,
-  WebSocket,
-  WebSocketPair,
   AbortController: abort.AbortController,
   AbortSignal: abort.AbortSignal,
-  ByteLengthQueuingStrategy: streams.ByteLengthQueuingStrategy,
-  CountQueuingStrategy: streams.CountQueuingStrategy,
-  ReadableByteStreamController: streams.ReadableByteStreamController,
-  ReadableStream: streams.ReadableStream,
-  ReadableStreamBYOBReader: streams.ReadableStreamBYOBReader,
-  ReadableStreamBYOBRequest: streams.ReadableStreamBYOBRequest,
-  ReadableStreamDefaultController: streams.ReadableStreamDefaultController,
-  ReadableStreamDefaultReader: streams.ReadableStreamDefaultReader,
-  TransformStream: streams.TransformStream,
-  TransformStreamDefaultController: streams.TransformStreamDefaultController,
-  WritableStream: streams.WritableStream,
-  WritableStreamDefaultController: streams.WritableStreamDefaultController,
-  WritableStreamDefaultWriter: streams.WritableStreamDefaultWriter,
-  IdentityTransformStream: extras.IdentityTransformStream,
-  FixedLengthStream: extras.FixedLengthStream,
-  CompressionStream: compression.CompressionStream,
-  DecompressionStream: compression.DecompressionStream,
   TextDecoder: encoding.TextDecoder,
   TextDecoderStream: encoding.TextDecoderStream,
   TextEncoder: encoding.TextEncoder,
   TextEncoderStream: encoding.TextEncoderStream,
-  Blob: file.Blob,
-  File: file.File,
   URL,
   URLSearchParams,
-  URLPattern,
   DOMException,
   Headers,
-  FormData,
   Request,
   Response,
-  MessageChannel: messagePort.MessageChannel,
-  MessagePort: messagePort.MessagePort,
   Crypto: cryptoModule.Crypto,
   CryptoKey: cryptoModule.CryptoKey,
   SubtleCrypto: cryptoModule.SubtleCrypto,
-  Performance: performanceModule.Performance,
   Navigator,
   WorkerGlobalScope,
   ServiceWorkerGlobalScope: WorkerGlobalScope,
@@ -136,10 +103,31 @@ const visible = {
   removeEventListener: events.removeEventListener,
   dispatchEvent: events.dispatchEvent,
   reportError: extras.reportError,
-  performance: performanceModule.performance,
   navigator: new Navigator(),
   scheduler: new Scheduler(),
 };
+
+// Globals that load the script that they come from when they are first read.
+const late = {
+  __proto__: null,
+  "ext:deno_web/06_streams.js": [
+    "ByteLengthQueuingStrategy", "CountQueuingStrategy", "ReadableByteStreamController", "ReadableStream",
+    "ReadableStreamBYOBReader", "ReadableStreamBYOBRequest", "ReadableStreamDefaultController",
+    "ReadableStreamDefaultReader", "TransformStream", "TransformStreamDefaultController", "WritableStream",
+    "WritableStreamDefaultController", "WritableStreamDefaultWriter",
+  ],
+  "ext:atoll/stream_classes.js": ["FixedLengthStream", "IdentityTransformStream"],
+  "ext:atoll/websocket.js": ["WebSocket", "WebSocketPair"],
+  "ext:deno_web/14_compression.js": ["CompressionStream", "DecompressionStream"],
+  "ext:deno_web/01_urlpattern.js": ["URLPattern"],
+  "ext:deno_web/09_file.js": ["Blob", "File"],
+  "ext:deno_fetch/21_formdata.js": ["FormData"],
+  "ext:deno_web/13_message_port.js": ["MessageChannel", "MessagePort"],
+  "ext:atoll/performance.js": ["Performance", "performance"],
+};
+
+// Those of them that a worker sees when it lists its globals.
+const LATE_VISIBLE = { __proto__: null, performance: 1 };
 
 // No shared memory: a thread that counts would be a clock, and a promise that waits for memory outlives its
 // invocation. There is nobody to share with either.
@@ -153,7 +141,6 @@ const removeSharedMemory = (function () {
 
 const installGlobals = (function () {
   removeSharedMemory();
-  performanceModule.setTimeOrigin();
   for (const name in hidden) {
     ObjectDefineProperty(globalThis, name, {
       __proto__: null, value: hidden[name], writable: true, enumerable: false, configurable: true,
@@ -163,6 +150,10 @@ const installGlobals = (function () {
     ObjectDefineProperty(globalThis, name, {
       __proto__: null, value: visible[name], writable: true, enumerable: true, configurable: true,
     });
+  }
+  for (const script in late) {
+    const names = late[script];
+    for (let i = 0; i < names.length; i++) defineLate(globalThis, names[i], script, names[i] in LATE_VISIBLE);
   }
   ObjectDefineProperty(globalThis, "crypto", {
     __proto__: null, get: () => cryptoModule.crypto, enumerable: true, configurable: true,

@@ -17,13 +17,10 @@ const {
   Uint8Array,
 } = primordials;
 const { Map } = globalThis;
-const {
-  readableStreamCollectIntoUint8Array,
-  ReadableStream,
-  ReadableStreamPrototype,
-} = core.loadExtScript("ext:deno_web/06_streams.js");
+const { ifLoaded } = core.loadExtScript("ext:atoll/late.js");
 const { requireInvocation } = core.loadExtScript("ext:atoll/invocation.js");
 
+const STREAMS = "ext:deno_web/06_streams.js";
 const TYPES = { __proto__: null, text: 1, json: 1, arrayBuffer: 1, stream: 1 };
 const CACHE_TTL_MIN_S = 30;
 const KEYS_AT_ONCE_MAX = 100;
@@ -53,7 +50,8 @@ function valueAs(bytes, type) {
       return JSONParse(core.decode(bytes));
     case "arrayBuffer":
       return TypedArrayPrototypeGetBuffer(bytes);
-    default:
+    default: {
+      const { ReadableStream } = core.loadExtScript(STREAMS);
       return new ReadableStream({
         type: "bytes",
         start(controller) {
@@ -61,6 +59,7 @@ function valueAs(bytes, type) {
           controller.close();
         },
       });
+    }
   }
 }
 
@@ -68,8 +67,9 @@ async function valueBytes(value) {
   if (typeof value === "string") return core.encode(value);
   if (ArrayBufferIsView(value)) return new Uint8Array(value.buffer, value.byteOffset, value.byteLength);
   if (core.isAnyArrayBuffer(value)) return new Uint8Array(value);
-  if (ObjectPrototypeIsPrototypeOf(ReadableStreamPrototype, value)) {
-    return await readableStreamCollectIntoUint8Array(value);
+  const streams = ifLoaded(STREAMS);
+  if (streams !== undefined && ObjectPrototypeIsPrototypeOf(streams.ReadableStreamPrototype, value)) {
+    return await streams.readableStreamCollectIntoUint8Array(value);
   }
   throw new TypeError(
     "KV put() accepts only strings, ArrayBuffers, ArrayBufferViews, and ReadableStreams as values.",

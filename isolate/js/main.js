@@ -2,6 +2,7 @@
 // of a handler and one answer.
 (function () {
 const { core } = __bootstrap;
+const { defineLate } = core.loadExtScript("ext:atoll/late.js");
 core.loadExtScript("ext:atoll/async_ops.js");
 const { installClock } = core.loadExtScript("ext:atoll/clock.js");
 const { primordials } = __bootstrap;
@@ -21,7 +22,6 @@ const {
   JSONParse,
   JSONStringify,
   ObjectAssign,
-  ObjectDefineProperty,
   ObjectFreeze,
   ObjectGetOwnPropertySymbols,
   ObjectHasOwn,
@@ -35,14 +35,12 @@ const {
 const { setAsyncContext } = core;
 const { fromState, listOf, newState } = core.loadExtScript("ext:atoll/request.js");
 const { bodyOf, isResponse, Response, sentList, stateOf } = core.loadExtScript("ext:atoll/response.js");
-const { headerOf, takeSocket } = core.loadExtScript("ext:atoll/websocket.js");
 const { URL } = core.loadExtScript("ext:deno_web/00_url.js");
 const { byteLowerCase } = core.loadExtScript("ext:deno_web/00_infra.js");
 const { takeBody } = core.loadExtScript("ext:atoll/body.js");
 const { currentInvocation, invocationOf, waitUntil } = core.loadExtScript("ext:atoll/invocation.js");
 const { Fetcher } = core.loadExtScript("ext:atoll/fetch.js");
 const { KvNamespace } = core.loadExtScript("ext:atoll/kv.js");
-const { experimentsOf, flags } = core.loadExtScript("ext:atoll/flags.js");
 const { console, installGlobals } = core.loadExtScript("ext:atoll/globals.js");
 const { dispatchEvent, entrypointFromListeners } = core.loadExtScript("ext:atoll/events.js");
 const { saveGlobalThisReference } = core.loadExtScript("ext:deno_web/02_event.js");
@@ -52,6 +50,7 @@ core.loadExtScript("ext:atoll/async_hooks_module.js");
 // V8 compiles a function in parentheses where it stands, and so into the snapshot. Those of this directory run in
 // every isolate, and nothing can call them while the snapshot is made; what can be called is warmUp()'s.
 const env = workersModule.env;
+const FLAGS = "ext:atoll/flags.js";
 let entrypoint = null;
 let entrypointIsClass = false;
 const props = ObjectFreeze({});
@@ -71,7 +70,7 @@ class ExecutionContext {
     return props;
   }
   get experiments() {
-    return experimentsOf(this.#invocation);
+    return core.loadExtScript(FLAGS).experimentsOf(this.#invocation);
   }
   track(metric, value = 1) {
     if (typeof metric !== "string") throw new TypeError("track takes the name of a metric first");
@@ -106,6 +105,7 @@ function respondWithSocket(invocation, state) {
   if (state.webSocket === null) {
     throw new TypeError("A response with status 101 needs a WebSocket: new Response(null, { status: 101, webSocket: client }).");
   }
+  const { headerOf, takeSocket } = core.loadExtScript("ext:atoll/websocket.js");
   if (byteLowerCase(headerOf(listOf(invocation), "upgrade")) !== "websocket") {
     throw new TypeError(
       "Worker tried to return WebSocket in a response to a request which did not contain the header \"Upgrade: websocket\".",
@@ -254,11 +254,7 @@ const bind = (function (bindings, blobs) {
     env[binding.name] = BINDING[binding.kind](binding, blobs[binding.name]);
   }
   // Not among the bindings that a worker lists, and not in the way of one that is called so.
-  if (!ObjectHasOwn(env, "FLAGS")) {
-    ObjectDefineProperty(env, "FLAGS", {
-      __proto__: null, value: flags, configurable: true, enumerable: false, writable: true,
-    });
-  }
+  if (!ObjectHasOwn(env, "FLAGS")) defineLate(env, "FLAGS", FLAGS, false);
 });
 
 // Service-worker scripts see their bindings as globals.

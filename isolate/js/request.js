@@ -17,11 +17,10 @@ const { HTTP_TOKEN_CODE_POINT_RE } = core.loadExtScript("ext:deno_web/00_infra.j
 const { URL } = core.loadExtScript("ext:deno_web/00_url.js");
 const { DOMException } = core.loadExtScript("ext:deno_web/01_dom_exception.js");
 const { createDependentAbortSignal, newSignal, signalAbort } = core.loadExtScript("ext:deno_web/03_abort_signal.js");
-const { extractBody } = core.loadExtScript("ext:deno_fetch/22_body.js");
 const { fillHeaders, guardFromHeaders, headersFromHeaderList } = core.loadExtScript(
   "ext:deno_fetch/20_headers.js",
 );
-const { bodyFromRid } = core.loadExtScript("ext:atoll/body.js");
+const { bodyFromRid, extractBody } = core.loadExtScript("ext:atoll/body.js");
 const { copyList, finishBodyClass } = core.loadExtScript("ext:atoll/body_class.js");
 
 const NORMALIZED = {

@@ -16,11 +16,11 @@ const {
 const webidl = core.loadExtScript("ext:deno_webidl/00_webidl.js");
 const { byteLowerCase, serializeJSValueToJSONString } = core.loadExtScript("ext:deno_web/00_infra.js");
 const { URL } = core.loadExtScript("ext:deno_web/00_url.js");
-const { extractBody, InnerBody } = core.loadExtScript("ext:deno_fetch/22_body.js");
 const { fillHeaderList, guardFromHeaders, headersFromHeaderList } = core.loadExtScript(
   "ext:deno_fetch/20_headers.js",
 );
-const { isWebSocket } = core.loadExtScript("ext:atoll/websocket.js");
+const { bodyFromData, extractBody } = core.loadExtScript("ext:atoll/body.js");
+const { ifLoaded } = core.loadExtScript("ext:atoll/late.js");
 const { copyList, finishBodyClass } = core.loadExtScript("ext:atoll/body_class.js");
 
 const convertBody = webidl.converters["BodyInit_DOMString?"];
@@ -200,7 +200,7 @@ function initialize(state, init, prefix) {
 }
 
 function setWebSocket(state, webSocket, prefix) {
-  if (!isWebSocket(webSocket)) throw new TypeError(`${prefix}: 'webSocket' of 'ResponseInit' is not a WebSocket`);
+  if (!ifLoaded("ext:atoll/websocket.js")?.isWebSocket(webSocket)) throw new TypeError(`${prefix}: 'webSocket' of 'ResponseInit' is not a WebSocket`);
   if (state.status !== 101) throw new RangeError("Responses with a WebSocket must have status code 101.");
   state.webSocket = webSocket;
 }
@@ -240,9 +240,7 @@ function listOf(state) {
 
 function bodyOf(state) {
   if (state.text !== null) {
-    const body = new InnerBody({ body: state.text, consumed: state.used });
-    body.source = state.text;
-    state.body = body;
+    state.body = bodyFromData(state.text, state.used);
     state.text = null;
   }
   return state.body;

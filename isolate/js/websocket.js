@@ -1,5 +1,6 @@
 // WebSocket and WebSocketPair as the Workers platform has them. A socket is an end of a pair of queues in Rust, known
 // by two numbers; what speaks the protocol is the host, or the worker at the other end.
+// Loaded late.
 // https://websockets.spec.whatwg.org/
 (function () {
 const { core, primordials } = __bootstrap;
@@ -36,9 +37,9 @@ const { HTTP_TOKEN_CODE_POINT_RE, byteLowerCase } = core.loadExtScript("ext:deno
 const { DOMException } = core.loadExtScript("ext:deno_web/01_dom_exception.js");
 const { CloseEvent, defineEventHandler, ErrorEvent, Event, EventTarget, MessageEvent, setIsTrusted } = core
   .loadExtScript("ext:deno_web/02_event.js");
-const { Blob } = core.loadExtScript("ext:deno_web/09_file.js");
 const { requireInvocation } = core.loadExtScript("ext:atoll/invocation.js");
-const { bytesOf } = core.loadExtScript("ext:atoll/extras.js");
+const { NO_RESOURCE } = core.loadExtScript("ext:atoll/body.js");
+const { bytesOf } = core.loadExtScript("ext:atoll/bytes.js");
 const { dispatchEvent } = EventTarget.prototype;
 
 const CONNECTING = 0;
@@ -278,7 +279,10 @@ async function receive(socket, state) {
 
 function dataOf(state, message) {
   if (message.text !== null) return message.text;
-  if (state.binaryType === "blob") return new Blob([message.bytes]);
+  if (state.binaryType === "blob") {
+    const { Blob } = core.loadExtScript("ext:deno_web/09_file.js");
+    return new Blob([message.bytes]);
+  }
   return TypedArrayPrototypeGetBuffer(message.bytes);
 }
 
@@ -310,7 +314,7 @@ async function connect(socket, state, url, asked) {
   state.cancel = core.createCancelHandle();
   let result;
   try {
-    result = await op_fetch_hop(state.owner, INTERNET_RAW, "GET", url, headers, null, 0, state.cancel);
+    result = await op_fetch_hop(state.owner, INTERNET_RAW, "GET", url, headers, null, NO_RESOURCE, state.cancel);
   } catch (error) {
     return failed(socket, state, `Failed to establish the WebSocket connection: ${error.message}`);
   } finally {
@@ -350,5 +354,5 @@ function takeSocket(socket) {
   return state;
 }
 
-return { headerOf, isWebSocket, NO_SOCKET, socketFrom, takeSocket, WebSocket, WebSocketPair };
+return { headerOf, isWebSocket, socketFrom, takeSocket, WebSocket, WebSocketPair };
 })();

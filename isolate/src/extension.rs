@@ -25,6 +25,8 @@ deno_core::extension!(
         ops::op_kv_get,
         ops::op_kv_list,
         ops::op_kv_put,
+        ops::op_late_script,
+        ops::op_late_script_ran,
         ops::op_log,
         ops::op_now,
         ops::op_report_error,
@@ -53,6 +55,8 @@ deno_core::extension!(
         "async_ops.js",
         "body.js",
         "body_class.js",
+        "body_streams.js",
+        "bytes.js",
         "clock.js",
         "crypto.js",
         "events.js",
@@ -62,9 +66,12 @@ deno_core::extension!(
         "globals.js",
         "invocation.js",
         "kv.js",
+        "late.js",
         "main.js",
+        "performance.js",
         "request.js",
         "response.js",
+        "stream_classes.js",
         "websocket.js",
         "workers_module.js",
     ],
@@ -74,11 +81,38 @@ deno_core::extension!(
     ],
 );
 
+/// Scripts that are not in the snapshot: an isolate runs one when it first needs it (`js/late.js`). The build script
+/// writes their sources into the binary, in this order.
+pub(crate) const LATE_SCRIPTS: &[&str] = &[
+    "ext:atoll/body_streams.js",
+    "ext:atoll/flags.js",
+    "ext:atoll/performance.js",
+    "ext:atoll/stream_classes.js",
+    "ext:atoll/websocket.js",
+    "ext:deno_fetch/21_formdata.js",
+    "ext:deno_web/01_urlpattern.js",
+    "ext:deno_web/06_streams.js",
+    "ext:deno_web/09_file.js",
+    "ext:deno_web/13_message_port.js",
+    "ext:deno_web/14_compression.js",
+    "ext:deno_web/15_performance.js",
+];
+
 /// Ops of Deno's crates that no worker can need, by how their names begin. Some reach past the host's gate or
 /// across isolates of a process; all of them cost each isolate time and memory. `op_now` and its kin come from
 /// this crate instead.
-const LEFT_OUT: &[&str] =
-    &["op_broadcast_", "op_fetch", "op_geometry_", "op_lock_manager_", "op_now", "op_time_origin"];
+const LEFT_OUT: &[&str] = &[
+    "op_base64_decode_into",
+    "op_base64url_",
+    "op_broadcast_",
+    "op_fetch",
+    "op_geometry_",
+    "op_lock_manager_",
+    "op_now",
+    "op_preview_entries",
+    "op_time_origin",
+    "op_utf8_to_byte_string",
+];
 
 /// Native classes of Deno's crates that workers have.
 const CLASSES: &[&str] = &["Console"];

@@ -244,6 +244,9 @@ impl Instance {
             longest_slice: StdCell::default(),
             driver: RefCell::new(None),
         });
+        let (spares, instance) = (thread.spares.clone(), Rc::downgrade(&inner));
+        let tell = move || spares.note_late_code(instance.clone());
+        inner.cell.borrow().late_scripts().on_new_code(Box::new(tell));
         let handlers = start(&inner, &entries, &script, loader, &bindings).await?;
         *inner.entries.borrow_mut() = Some(entries);
         inner.cell.borrow_mut().measure();
@@ -282,8 +285,8 @@ impl Instance {
         self.inner.account.held()
     }
 
-    /// Collects garbage and gives its pages back, which costs some milliseconds. Does nothing while
-    /// invocations are in flight.
+    /// Collects garbage and gives its pages back, which costs some milliseconds, and keeps for others what V8 has
+    /// compiled of the runtime's late scripts. Does nothing while invocations are in flight.
     pub fn shrink(&self) {
         if self.in_flight() > 0 || self.inner.state() != State::Live {
             return;
@@ -292,6 +295,12 @@ impl Instance {
         if let Ok(mut cell) = self.inner.cell.try_borrow_mut() {
             cell.shrink();
         }
+    }
+
+    /// How many scripts of the runtime it has loaded that are no part of every isolate: streams and what else most
+    /// workers do not use. While the instance executes, none.
+    pub fn late_scripts(&self) -> usize {
+        self.inner.cell.try_borrow().map_or(0, |cell| cell.late_scripts().loaded())
     }
 
     /// The CPU time of the longest slice since the last [`Instance::take_longest_slice`], start-up included.
@@ -342,6 +351,11 @@ impl Inner {
     /// Enters the isolate for the runtime's own ends; nothing of the script may run.
     pub(crate) fn inside<R>(&self, f: impl FnOnce(&mut JsRuntime) -> R) -> R {
         self.cell.borrow_mut().with(f)
+    }
+
+    /// Keeps what was compiled here of the scripts that are loaded late.
+    pub(crate) fn keep_late_code(&self) {
+        self.cell.borrow_mut().keep_late_code();
     }
 
     pub(crate) fn state(&self) -> State {

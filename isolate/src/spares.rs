@@ -26,6 +26,9 @@ const CALLS_BEFORE_CODE: u32 = 3;
 /// Instances whose code is to be kept; the oldest is forgotten for another.
 const NEW_CODE_MAX: usize = 256;
 
+/// Instances whose code of the runtime's late scripts is to be kept; others are left out.
+const LATE_CODE_MAX: usize = 64;
+
 /// An instance whose script's code is not in the cache yet.
 struct NewCode {
     instance: Weak<Inner>,
@@ -68,6 +71,7 @@ pub(crate) struct Spares {
     slices: Rc<StdCell<u64>>,
     taken: Notify,
     new_code: RefCell<VecDeque<NewCode>>,
+    late_code: RefCell<Vec<Weak<Inner>>>,
 }
 
 impl IsolateThread {
@@ -94,10 +98,11 @@ impl IsolateThread {
         }
     }
 
-    /// Keeps the compiled code of one script that has been called often enough. Says whether there was one.
+    /// Keeps the compiled code of one script that has been called often enough, or of what one instance has loaded of
+    /// the runtime's late scripts. Says whether there was any.
     /// Must be called on the thread itself, between slices.
     pub fn keep_code(&self) -> bool {
-        self.spares.keep_code()
+        self.spares.keep_code() || self.spares.keep_late_code()
     }
 
     /// Compiles some of what [`crate::Engine::compile_ahead`] was given, for a few milliseconds. Says whether there
@@ -117,6 +122,13 @@ impl IsolateThread {
     }
 }
 
+/// The instance, if it lives and has nothing to do.
+fn resting(instance: &Weak<Inner>) -> Option<Rc<Inner>> {
+    instance
+        .upgrade()
+        .filter(|instance| instance.state() == State::Live && instance.invocations.len() == 0)
+}
+
 impl Spares {
     /// A thread's shelf, empty yet. What is put there counts against `memory`.
     pub(crate) fn new(memory: Memory) -> Self {
@@ -126,6 +138,7 @@ impl Spares {
             slices: Rc::default(),
             taken: Notify::new(),
             new_code: RefCell::default(),
+            late_code: RefCell::default(),
         }
     }
 
@@ -143,12 +156,30 @@ impl Spares {
         waiting.push_back(NewCode { instance, loader });
     }
 
+    /// Notes that the instance has loaded scripts of the runtime of which the process has little code.
+    pub(crate) fn note_late_code(&self, instance: Weak<Inner>) {
+        let mut waiting = self.late_code.borrow_mut();
+        waiting.retain(|known| known.strong_count() > 0 && !known.ptr_eq(&instance));
+        if waiting.len() < LATE_CODE_MAX {
+            waiting.push(instance);
+        }
+    }
+
+    fn keep_late_code(&self) -> bool {
+        let mut waiting = self.late_code.borrow_mut();
+        let found = waiting.iter().position(|instance| {
+            resting(instance).is_some_and(|it| it.invocations.begun() >= CALLS_BEFORE_CODE)
+        });
+        let instance = found.and_then(|index| resting(&waiting.swap_remove(index)));
+        drop(waiting);
+        if let Some(instance) = &instance {
+            instance.keep_late_code();
+        }
+        instance.is_some()
+    }
+
     fn keep_code(&self) -> bool {
-        let ready = |new: &NewCode| {
-            new.instance.upgrade().filter(|instance| {
-                instance.state() == State::Live && instance.invocations.len() == 0
-            })
-        };
+        let ready = |new: &NewCode| resting(&new.instance);
         let mut waiting = self.new_code.borrow_mut();
         waiting.retain(|new| new.instance.strong_count() > 0);
         let found = waiting.iter().position(|new| {

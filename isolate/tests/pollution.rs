@@ -128,6 +128,10 @@ const POLLUTIONS: &[(&str, &str)] = &[
         "Date.prototype.constructor.now = () => { throw 1; }; Intl.DateTimeFormat = null; Float64Array.prototype[0] = 1;",
     ),
     (
+        "members of dictionaries",
+        "for (const k of ['required', 'defaultValue', 'send', 'receive', 'transform', 'start', 'pull', 'size']) Object.defineProperty(Object.prototype, k, { configurable: true, get() { spy(this); }, set(v) { spy(this); spy(v); } });",
+    ),
+    (
         "frozen",
         "Object.freeze(Object.prototype); Object.freeze(Array.prototype); Object.freeze(Function.prototype); Object.freeze(Promise.prototype); Object.freeze(globalThis);",
     ),

@@ -48,6 +48,7 @@ fn modified(path: &Path) -> Option<SystemTime> {
 fn newest_source() -> Option<SystemTime> {
     let mut folders: Vec<PathBuf> =
         PARTS.iter().map(|part| workspace().join(part).join("src")).collect();
+    folders.push(workspace().join("isolate/js"));
     let mut newest = None;
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {

@@ -6,17 +6,21 @@ use std::mem::ManuallyDrop;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use deno_core::{JsRuntime, ModuleLoader, RuntimeOptions, v8};
+use deno_core::{JsRuntime, ModuleLoader, RuntimeOptions, scope, v8};
 
 use super::allocator::allocator;
 use super::calls::wasm_module;
 use super::heap::HeapGuard;
 use crate::extension;
 use crate::memory::{CODE_RANGE_BYTES, HEAP_START_BYTES, MemoryAccount};
+use crate::ops::late::LateScripts;
 use crate::ops::time::SeenTime;
 
 /// The startup snapshot that the build script made.
 static SNAPSHOT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/runtime.snapshot"));
+
+/// The sources of the scripts that are loaded late, as the build script wrote them.
+static LATE_SOURCES: &[&str] = include!(concat!(env!("OUT_DIR"), "/late_scripts.rs"));
 
 /// The heap size that the young generation is made for, in bytes.
 const YOUNG_FOR_HEAP_BYTES: usize = 128 << 20;
@@ -39,6 +43,7 @@ pub(crate) struct Cell {
     account: Arc<MemoryAccount>,
     guard: Arc<HeapGuard>,
     time: SeenTime,
+    late: LateScripts,
     slices: Rc<StdCell<u64>>,
 }
 
@@ -87,12 +92,22 @@ impl Cell {
             ..Default::default()
         });
         let time = SeenTime::new();
-        runtime.op_state().borrow_mut().put(time.clone());
+        let late = LateScripts::new(LATE_SOURCES);
+        let state = runtime.op_state();
+        state.borrow_mut().put(time.clone());
+        state.borrow_mut().put(late.clone());
         let account = options.account;
         let guard = HeapGuard::install(&mut runtime, account.clone(), HEAP_START_BYTES);
         // SAFETY: creation entered the isolate on this thread; leaving it restores the invariant.
         unsafe { runtime.v8_isolate().exit() };
-        Self { runtime: ManuallyDrop::new(runtime), account, guard, time, slices: options.slices }
+        Self {
+            runtime: ManuallyDrop::new(runtime),
+            account,
+            guard,
+            time,
+            late,
+            slices: options.slices,
+        }
     }
 
     /// Enters the isolate at the present time, runs `f`, charges what it holds now, and leaves it.
@@ -113,6 +128,7 @@ impl Cell {
 
     /// Gives back what garbage takes. Costs milliseconds of CPU time.
     pub(crate) fn shrink(&mut self) {
+        self.keep_late_code();
         let _entered = Entered::new(&mut self.runtime);
         self.runtime.v8_isolate().low_memory_notification();
         self.guard.look(self.runtime.v8_isolate());
@@ -121,6 +137,20 @@ impl Cell {
     /// What the watchdog measures the isolate with while it executes.
     pub(crate) fn guard(&self) -> Arc<HeapGuard> {
         self.guard.clone()
+    }
+
+    /// Keeps what it has compiled of the scripts that are loaded late, if the process has less.
+    pub(crate) fn keep_late_code(&mut self) {
+        if self.late.has_new_code() {
+            let _entered = Entered::new(&mut self.runtime);
+            scope!(scope, &mut self.runtime);
+            self.late.keep_code(scope);
+        }
+    }
+
+    /// What it has of the scripts that are loaded late.
+    pub(crate) fn late_scripts(&self) -> &LateScripts {
+        &self.late
     }
 
     /// A handle that can end what the isolate executes, from any thread.

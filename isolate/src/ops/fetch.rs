@@ -69,16 +69,17 @@ pub(crate) async fn op_fetch_hop(
     #[string] url: String,
     #[serde] headers: Vec<(ByteString, ByteString)>,
     #[buffer] body: Option<JsBuffer>,
-    #[smi] body_rid: ResourceId,
+    #[smi] body_rid: i32,
     #[smi] cancel_rid: ResourceId,
 ) -> Result<HopResult, JsErrorBox> {
     let (InstanceState { invocations, host }, resource, by_signal) = {
         let mut state = state.borrow_mut();
         let by_signal =
             state.resource_table.get::<CancelHandle>(cancel_rid).map_err(JsErrorBox::from_err)?;
-        let resource = match body_rid {
-            0 => None,
-            rid => Some(state.resource_table.take_any(rid).map_err(JsErrorBox::from_err)?),
+        // A negative number is no resource.
+        let resource = match ResourceId::try_from(body_rid) {
+            Err(_) => None,
+            Ok(rid) => Some(state.resource_table.take_any(rid).map_err(JsErrorBox::from_err)?),
         };
         (instance(&state), resource, by_signal)
     };

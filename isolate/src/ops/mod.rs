@@ -2,6 +2,7 @@
 
 mod fetch;
 mod kv;
+pub(crate) mod late;
 mod life;
 mod request;
 mod respond;
@@ -11,6 +12,7 @@ pub(crate) mod time;
 
 pub(crate) use fetch::op_fetch_hop;
 pub(crate) use kv::{op_kv_delete, op_kv_get, op_kv_list, op_kv_put};
+pub(crate) use late::{op_late_script, op_late_script_ran};
 pub(crate) use life::{
     op_invocation_ended, op_invocation_fail, op_invocation_handled, op_invocation_pass_through,
     op_invocation_wait_left, op_log, op_report_error, op_wait_until_begun, op_wait_until_over,

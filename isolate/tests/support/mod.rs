@@ -77,6 +77,8 @@ pub(crate) struct TestHost {
     pub(crate) kv: Rc<RefCell<HashMap<String, Stored>>>,
     pub(crate) lines: RefCell<Vec<String>>,
     pub(crate) fetched: RefCell<Vec<String>>,
+    /// The bodies that were sent with them.
+    pub(crate) sent: Rc<RefCell<Vec<String>>>,
     #[allow(clippy::type_complexity)]
     pub(crate) answer: Option<Box<dyn Fn(&str) -> Response<Bytes>>>,
     /// Fetches whose response has not come yet, and the most there ever were.
@@ -93,7 +95,13 @@ impl Host for TestHost {
         let (parts, bytes) = answer(&url).into_parts();
         let body: Body = Box::pin(ResponseBody::Full(Some(bytes)));
         let open = self.open.clone();
+        let sent = self.sent.clone();
+        let outgoing = hop.request.into_body();
         Box::pin(async move {
+            if let Some(outgoing) = outgoing {
+                let bytes = outgoing.collect().await.unwrap().to_bytes();
+                sent.borrow_mut().push(String::from_utf8(bytes.to_vec()).unwrap());
+            }
             let (now, most) = open.get();
             open.set((now + 1, most.max(now + 1)));
             tokio::task::yield_now().await;
