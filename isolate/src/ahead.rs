@@ -10,6 +10,7 @@ use crate::boundary::{Cell, CellOptions, Compile, module_code};
 use crate::code_cache::{Code, CodeCache};
 use crate::loader::{LateLoader, module_url};
 use crate::memory::{Memory, MemoryAccount};
+use crate::ops::late;
 use crate::script::{ModuleKind, Script};
 
 /// Scripts that wait to be compiled; those that come then are compiled when they are called.
@@ -63,17 +64,17 @@ impl Compiler {
 
     /// Whether there is something to compile, and memory to do it in.
     pub(crate) fn is_wanted(&self, ahead: &Ahead) -> bool {
-        !ahead.is_empty() && !self.memory.pressed()
+        (late::has_ahead() || !ahead.is_empty()) && !self.memory.pressed()
     }
 
-    /// Compiles for a short while. Says whether there was anything to compile.
+    /// Compiles for a short while: the runtime's own late scripts first. Says whether there was anything to compile.
     pub(crate) fn turn(&self, ahead: &Ahead, cache: &CodeCache) -> bool {
         let begun = Instant::now();
         let mut isolate = self.isolate.borrow_mut();
         let mut did = false;
         while begun.elapsed() < TURN_MAX {
-            let next = self.is_wanted(ahead).then(|| ahead.waiting().pop_front()).flatten();
-            let Some(script) = next else {
+            let next = self.is_wanted(ahead).then(|| next(ahead)).flatten();
+            let Some(next) = next else {
                 *isolate = None;
                 break;
             };
@@ -83,7 +84,10 @@ impl Compiler {
             }
             let (cell, compiled) = isolate.get_or_insert_with(|| (self.blank(), 0));
             *compiled += 1;
-            compile(cell, &script, cache);
+            match next {
+                Next::Late => cell.compile_late(),
+                Next::Deployed(script) => compile(cell, &script, cache),
+            }
         }
         did
     }
@@ -96,6 +100,20 @@ impl Compiler {
             slices: self.slices.clone(),
         })
     }
+}
+
+/// What is compiled next.
+enum Next {
+    /// One of the runtime's scripts that are loaded late.
+    Late,
+    Deployed(Arc<Script>),
+}
+
+fn next(ahead: &Ahead) -> Option<Next> {
+    if late::has_ahead() {
+        return Some(Next::Late);
+    }
+    ahead.waiting().pop_front().map(Next::Deployed)
 }
 
 fn compile(cell: &mut Cell, script: &Script, cache: &CodeCache) {

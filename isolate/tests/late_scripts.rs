@@ -372,10 +372,12 @@ fn loading_that_was_ended_begins_anew() {
     });
 }
 
-/// What was compiled in one isolate is used in others, whatever it was used for there.
+/// What was compiled ahead, or in one isolate, is used in others, whatever it was used for there.
 #[test]
 fn kept_code_does_the_same() {
     on_isolate_thread(|thread| async move {
+        while thread.compile_ahead() {}
+        assert!(!thread.has_ahead());
         let zipped = "return new Response(new Response('zip').body.pipeThrough(new CompressionStream('gzip'))\
             .pipeThrough(new DecompressionStream('gzip'))).text();";
         for round in 0..4 {

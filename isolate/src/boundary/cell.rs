@@ -148,6 +148,13 @@ impl Cell {
         }
     }
 
+    /// Compiles a script that is loaded late, for all isolates of the process. Nothing is run.
+    pub(crate) fn compile_late(&mut self) {
+        let _entered = Entered::new(&mut self.runtime);
+        scope!(scope, &mut self.runtime);
+        self.late.compile_next(scope);
+    }
+
     /// What it has of the scripts that are loaded late.
     pub(crate) fn late_scripts(&self) -> &LateScripts {
         &self.late

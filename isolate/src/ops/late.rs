@@ -3,6 +3,7 @@
 
 use std::cell::{Cell as StdCell, OnceCell, RefCell};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use deno_core::{OpState, op2, v8};
@@ -22,6 +23,14 @@ struct Code {
 /// The compiled code of the scripts, for all isolates of the process. V8 trusts it: it is made here, of this binary's
 /// own sources.
 static CODE: Mutex<[Option<Code>; COUNT]> = Mutex::new([const { None }; COUNT]);
+
+/// The place of the script that is compiled next before anybody asks for it: each is tried once in a process.
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether there are scripts that [`LateScripts::compile_next`] has not tried.
+pub(crate) fn has_ahead() -> bool {
+    NEXT.load(Ordering::Relaxed) < COUNT
+}
 
 fn code() -> MutexGuard<'static, [Option<Code>; COUNT]> {
     CODE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -61,6 +70,18 @@ impl LateScripts {
     /// Calls `tell` when there may be more code to keep than the process has. The first word counts.
     pub(crate) fn on_new_code(&self, tell: Box<dyn Fn()>) {
         let _ = self.on_new_code.set(tell);
+    }
+
+    /// Compiles the next script without running it, if the process has no code of it: the first isolate that loads it
+    /// has less to do.
+    pub(crate) fn compile_next(&self, scope: &mut v8::PinScope<'_, '_>) {
+        let place = NEXT.fetch_add(1, Ordering::Relaxed);
+        if let Some(source) = self.sources.get(place)
+            && known(place).is_none()
+            && let Some(script) = compile(scope, place, source)
+        {
+            keep(place, script, true);
+        }
     }
 
     /// How many of them the isolate has loaded.
