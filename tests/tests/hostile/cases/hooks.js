@@ -135,10 +135,10 @@ export default { get fetch() { return (request) => new Response(request.url.ends
 
 //# a-class-whose-constructor-throws: exception
 export default class {
-  constructor() { if (first) { first = false; throw new Error('on purpose'); } }
+  constructor() { if (made++ % 2 === 0) throw new Error('on purpose'); }
   fetch() { return new Response('ok'); }
 }
-let first = true;
+let made = 0;
 
 //# a-listener-that-does-not-answer: exception
 addEventListener('fetch', (event) => {
