@@ -98,7 +98,7 @@ return new Response(new ReadableStream({ start(c) { c.enqueue(new TextEncoder().
 
 //# has-instance: ok
 for (const Type of [Response, Request, Headers, ReadableStream, Promise, Error, URL])
-  Object.defineProperty(Type, Symbol.hasInstance, { value() { throw new Error('on purpose'); } });
+  Object.defineProperty(Type, Symbol.hasInstance, { configurable: true, value() { throw new Error('on purpose'); } });
 return new Response('survived');
 
 //# headers-prototype: ok
@@ -174,11 +174,13 @@ null.x;
 //# globals-deleted: ok
 export default { async fetch(request, env) {
   if (request.url.endsWith('/ok')) return new R('ok');
-  for (const name of Object.getOwnPropertyNames(globalThis)) { try { delete globalThis[name]; } catch {} }
+  for (const name of namesOf(globals)) { try { delete globals[name]; } catch {} }
   await env.KV.get('a');
   return new R('survived');
 } };
 const R = Response;
+const globals = globalThis;
+const namesOf = Object.getOwnPropertyNames;
 
 //# globals-replaced: ok
 export default { async fetch(request, env, ctx) {
