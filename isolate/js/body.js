@@ -10,12 +10,10 @@ const {
   SafeFinalizationRegistry,
   TypeError,
   TypedArrayPrototypeGetByteLength,
-  TypedArrayPrototypeGetSymbolToStringTag,
   TypedArrayPrototypeSlice,
-  Uint8Array,
 } = primordials;
 const webidl = core.loadExtScript("ext:deno_webidl/00_webidl.js");
-const { ifLoaded } = core.loadExtScript("ext:atoll/late.js");
+const { isOfLate } = core.loadExtScript("ext:atoll/late.js");
 const { URLSearchParamsPrototype } = core.loadExtScript("ext:deno_web/00_url.js");
 const { bytesOf } = core.loadExtScript("ext:atoll/bytes.js");
 
@@ -156,20 +154,12 @@ function takeBody(body) {
   return body.rid === NO_RESOURCE ? body.data : body.rid;
 }
 
-// Classes of scripts that are loaded late: where their prototypes are, and what converts them.
-const LATE_KINDS = [
-  ["ext:deno_web/06_streams.js", "ReadableStreamPrototype", "ReadableStream"],
-  ["ext:deno_web/09_file.js", "BlobPrototype", "Blob"],
-  ["ext:deno_fetch/21_formdata.js", "FormDataPrototype", "FormData"],
-];
-
-// The place of the kind in LATE_KINDS, or -1.
+// The class of a body that is of a script that is loaded late, or null.
 function lateKindOf(value) {
-  for (let i = 0; i < LATE_KINDS.length; i++) {
-    const script = ifLoaded(LATE_KINDS[i][0]);
-    if (script !== undefined && ObjectPrototypeIsPrototypeOf(script[LATE_KINDS[i][1]], value)) return i;
-  }
-  return -1;
+  if (isOfLate("ext:deno_web/06_streams.js", "ReadableStreamPrototype", value)) return "ReadableStream";
+  if (isOfLate("ext:deno_web/09_file.js", "BlobPrototype", value)) return "Blob";
+  if (isOfLate("ext:deno_fetch/21_formdata.js", "FormDataPrototype", value)) return "FormData";
+  return null;
 }
 
 // https://fetch.spec.whatwg.org/#concept-bodyinit-extract
@@ -196,7 +186,7 @@ converters["async_sequence<Uint8Array>"] = webidl.createAsyncSequenceConverter(c
 converters["BodyInit_DOMString"] = (V, prefix, context, opts) => {
   if (typeof V === "string") return V;
   const kind = lateKindOf(V);
-  if (kind !== -1) return converters[LATE_KINDS[kind][2]](V, prefix, context, opts);
+  if (kind !== null) return converters[kind](V, prefix, context, opts);
   if (ObjectPrototypeIsPrototypeOf(URLSearchParamsPrototype, V)) {
     return converters["URLSearchParams"](V, prefix, context, opts);
   }

@@ -96,12 +96,12 @@ function bodyFromBlob(blob) {
 // https://fetch.spec.whatwg.org/#concept-bodyinit-extract, for what is no string, bytes or parameters
 function extract(object) {
   switch (lateKindOf(object)) {
-    case 0:
+    case "ReadableStream":
       if (isUnusable(object)) throw new TypeError("ReadableStream is locked or disturbed");
       return { body: extractStream(object), contentType: null };
-    case 1:
+    case "Blob":
       return bodyFromBlob(object);
-    case 2:
+    case "FormData":
       return bodyFromBlob(core.loadExtScript("ext:deno_fetch/21_formdata.js").formDataToBlob(object));
     default:
       return { body: bodyFromStream(ReadableStream.from(object.open())), contentType: null };

@@ -14,12 +14,14 @@ const {
   Uint8Array,
 } = primordials;
 
+function isBytes(value) {
+  return ArrayBufferIsView(value) || core.isAnyArrayBuffer(value);
+}
+
 // The same bytes, not a copy of them.
 function bytesOf(value) {
-  if (core.isAnyArrayBuffer(value)) return new Uint8Array(value);
-  if (!ArrayBufferIsView(value)) {
-    throw new TypeError("This stream takes bytes only: an ArrayBuffer or a view of one.");
-  }
+  if (!isBytes(value)) throw new TypeError("This stream takes bytes only: an ArrayBuffer or a view of one.");
+  if (!ArrayBufferIsView(value)) return new Uint8Array(value);
   if (TypedArrayPrototypeGetSymbolToStringTag(value) === undefined) {
     return new Uint8Array(
       DataViewPrototypeGetBuffer(value),
@@ -34,5 +36,5 @@ function bytesOf(value) {
   );
 }
 
-return { bytesOf };
+return { bytesOf, isBytes };
 })();

@@ -3,7 +3,6 @@
 (function () {
 const { core, primordials } = __bootstrap;
 const {
-  ArrayBufferIsView,
   ArrayIsArray,
   Number,
   ObjectDefineProperty,
@@ -19,7 +18,7 @@ const {
 } = primordials;
 const { CryptoKey, SubtleCrypto } = core.loadExtScript("ext:deno_crypto/00_crypto.js");
 const { DOMException } = core.loadExtScript("ext:deno_web/01_dom_exception.js");
-const { bytesOf } = core.loadExtScript("ext:atoll/bytes.js");
+const { bytesOf, isBytes } = core.loadExtScript("ext:atoll/bytes.js");
 
 const ITERATIONS_MAX = 100_000;
 // Of an RSA modulus, and of what is derived or generated at once.
@@ -49,7 +48,6 @@ function copyOfBytes(value) {
   return copy;
 }
 
-const isBytes = (value) => ArrayBufferIsView(value) || core.isAnyArrayBuffer(value);
 
 // Each member is read once: an accessor cannot show one number here and another one below.
 function readAlgorithm(value) {

@@ -18,7 +18,7 @@ const { URL } = core.loadExtScript("ext:deno_web/00_url.js");
 const abortSignal = core.loadExtScript("ext:deno_web/03_abort_signal.js");
 const request = core.loadExtScript("ext:atoll/request.js");
 const { nullBodyStatus, redirectStatus, Response, stateOf } = core.loadExtScript("ext:atoll/response.js");
-const { bodyFromRid, extractBody, NO_RESOURCE, takeBody } = core.loadExtScript("ext:atoll/body.js");
+const { bodyFromRid, extractBody, NO_RESOURCE, takeBody, toBytes } = core.loadExtScript("ext:atoll/body.js");
 const { requireInvocation } = core.loadExtScript("ext:atoll/invocation.js");
 
 const REDIRECTS_MAX = 20;
@@ -36,9 +36,8 @@ function withoutHeaders(list, names) {
 }
 
 // A body that is not a stream, as bytes.
-function bytesOf(body) {
-  if (body === null || typeof body === "number") return null;
-  return typeof body === "string" ? core.encode(body) : body;
+function bytesToSend(body) {
+  return body === null || typeof body === "number" ? null : toBytes(body);
 }
 
 function hasHeader(list, name) {
@@ -126,7 +125,7 @@ async function follow(state, signal, via) {
         hop.method,
         hop.url,
         hop.headers,
-        bytesOf(hop.body),
+        bytesToSend(hop.body),
         typeof hop.body === "number" ? hop.body : NO_RESOURCE,
         cancel,
       );
@@ -188,5 +187,5 @@ class Fetcher {
   }
 }
 
-return { fetch, Fetcher };
+return { fetch, Fetcher, INTERNET_RAW, NO_SOCKET };
 })();

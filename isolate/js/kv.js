@@ -3,21 +3,19 @@
 const { core, primordials } = __bootstrap;
 const { op_kv_get, op_kv_put, op_kv_delete, op_kv_list } = core.ops;
 const {
-  ArrayBufferIsView,
   ArrayIsArray,
   JSONParse,
   JSONStringify,
   MapPrototypeSet,
   Number,
-  ObjectPrototypeIsPrototypeOf,
   String,
   TypeError,
   TypedArrayPrototypeGetBuffer,
   TypedArrayPrototypeGetByteLength,
-  Uint8Array,
 } = primordials;
 const { Map } = globalThis;
-const { ifLoaded } = core.loadExtScript("ext:atoll/late.js");
+const { isOfLate } = core.loadExtScript("ext:atoll/late.js");
+const { bytesOf, isBytes } = core.loadExtScript("ext:atoll/bytes.js");
 const { requireInvocation } = core.loadExtScript("ext:atoll/invocation.js");
 
 const STREAMS = "ext:deno_web/06_streams.js";
@@ -65,11 +63,9 @@ function valueAs(bytes, type) {
 
 async function valueBytes(value) {
   if (typeof value === "string") return core.encode(value);
-  if (ArrayBufferIsView(value)) return new Uint8Array(value.buffer, value.byteOffset, value.byteLength);
-  if (core.isAnyArrayBuffer(value)) return new Uint8Array(value);
-  const streams = ifLoaded(STREAMS);
-  if (streams !== undefined && ObjectPrototypeIsPrototypeOf(streams.ReadableStreamPrototype, value)) {
-    return await streams.readableStreamCollectIntoUint8Array(value);
+  if (isBytes(value)) return bytesOf(value);
+  if (isOfLate(STREAMS, "ReadableStreamPrototype", value)) {
+    return await core.loadExtScript(STREAMS).readableStreamCollectIntoUint8Array(value);
   }
   throw new TypeError(
     "KV put() accepts only strings, ArrayBuffers, ArrayBufferViews, and ReadableStreams as values.",

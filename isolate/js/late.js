@@ -8,6 +8,7 @@ const {
   ArrayPrototypePush,
   ObjectDefineProperty,
   ObjectGetOwnPropertyDescriptor,
+  ObjectPrototypeIsPrototypeOf,
   ObjectSetPrototypeOf,
   ReflectDefineProperty,
   ReflectOwnKeys,
@@ -80,6 +81,12 @@ function ifLoaded(name) {
   return loaded[name];
 }
 
+// Whether something is an object of a class of a late script, which exports the class's prototype by this name.
+function isOfLate(name, prototype, value) {
+  const script = loaded[name];
+  return script !== undefined && ObjectPrototypeIsPrototypeOf(script[prototype], value);
+}
+
 // Deno's own refuse to register the same name twice, as a script that was broken off and runs again does.
 const transferable = { __proto__: null };
 core.registerTransferableResource = (name, send, receive) => {
@@ -136,5 +143,5 @@ function defineLate(target, name, script, enumerable) {
   });
 }
 
-return { defineLate, ifLoaded };
+return { defineLate, ifLoaded, isOfLate };
 })();

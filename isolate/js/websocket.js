@@ -15,7 +15,6 @@ const {
   op_socket_send_bytes,
 } = core.ops;
 const {
-  ArrayBufferIsView,
   ArrayIsArray,
   ArrayPrototypeIncludes,
   ArrayPrototypeJoin,
@@ -39,16 +38,14 @@ const { CloseEvent, defineEventHandler, ErrorEvent, Event, EventTarget, MessageE
   .loadExtScript("ext:deno_web/02_event.js");
 const { requireInvocation } = core.loadExtScript("ext:atoll/invocation.js");
 const { NO_RESOURCE } = core.loadExtScript("ext:atoll/body.js");
-const { bytesOf } = core.loadExtScript("ext:atoll/bytes.js");
+const { INTERNET_RAW, NO_SOCKET } = core.loadExtScript("ext:atoll/fetch.js");
+const { bytesOf, isBytes } = core.loadExtScript("ext:atoll/bytes.js");
 const { dispatchEvent } = EventTarget.prototype;
 
 const CONNECTING = 0;
 const OPEN = 1;
 const CLOSING = 2;
 const CLOSED = 3;
-// What op_fetch_hop takes for the internet, and for "no socket".
-const INTERNET_RAW = -2;
-const NO_SOCKET = -1;
 const NO_CODE = 1005;
 const ABNORMAL = 1006;
 const REASON_BYTES_MAX = 123;
@@ -107,7 +104,7 @@ class WebSocket extends EventTarget {
     if (state.readyState === CLOSED) return;
     if (typeof message === "string") {
       op_socket_send(state.owner, state.index, message);
-    } else if (ArrayBufferIsView(message) || core.isAnyArrayBuffer(message)) {
+    } else if (isBytes(message)) {
       op_socket_send_bytes(state.owner, state.index, bytesOf(message));
     } else {
       op_socket_send(state.owner, state.index, String(message));

@@ -28,6 +28,13 @@ const TURN_MAX: Duration = Duration::from_millis(2);
 /// Scripts that are compiled in one isolate: V8 holds on to their sources.
 const SCRIPTS_PER_ISOLATE: u32 = 64;
 
+/// What is compiled next.
+enum Next {
+    /// One of the runtime's scripts that are loaded late.
+    Late,
+    Deployed(Arc<Script>),
+}
+
 /// The scripts of a process that wait to be compiled.
 #[derive(Default)]
 pub(crate) struct Ahead(Mutex<VecDeque<Arc<Script>>>);
@@ -44,8 +51,16 @@ impl Ahead {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.waiting().is_empty()
+    fn is_empty(&self) -> bool {
+        !late::has_ahead() && self.waiting().is_empty()
+    }
+
+    /// Takes what is compiled next.
+    fn next(&self) -> Option<Next> {
+        if late::has_ahead() {
+            return Some(Next::Late);
+        }
+        self.waiting().pop_front().map(Next::Deployed)
     }
 }
 
@@ -64,7 +79,7 @@ impl Compiler {
 
     /// Whether there is something to compile, and memory to do it in.
     pub(crate) fn is_wanted(&self, ahead: &Ahead) -> bool {
-        (late::has_ahead() || !ahead.is_empty()) && !self.memory.pressed()
+        !ahead.is_empty() && !self.memory.pressed()
     }
 
     /// Compiles for a short while: the runtime's own late scripts first. Says whether there was anything to compile.
@@ -73,7 +88,7 @@ impl Compiler {
         let mut isolate = self.isolate.borrow_mut();
         let mut did = false;
         while begun.elapsed() < TURN_MAX {
-            let next = self.is_wanted(ahead).then(|| next(ahead)).flatten();
+            let next = self.is_wanted(ahead).then(|| ahead.next()).flatten();
             let Some(next) = next else {
                 *isolate = None;
                 break;
@@ -100,20 +115,6 @@ impl Compiler {
             slices: self.slices.clone(),
         })
     }
-}
-
-/// What is compiled next.
-enum Next {
-    /// One of the runtime's scripts that are loaded late.
-    Late,
-    Deployed(Arc<Script>),
-}
-
-fn next(ahead: &Ahead) -> Option<Next> {
-    if late::has_ahead() {
-        return Some(Next::Late);
-    }
-    ahead.waiting().pop_front().map(Next::Deployed)
 }
 
 fn compile(cell: &mut Cell, script: &Script, cache: &CodeCache) {

@@ -122,11 +122,14 @@ impl IsolateThread {
     }
 }
 
-/// The instance, if it lives and has nothing to do.
-fn resting(instance: &Weak<Inner>) -> Option<Rc<Inner>> {
-    instance
-        .upgrade()
-        .filter(|instance| instance.state() == State::Live && instance.invocations.len() == 0)
+/// The instance, if it lives, was called often enough that its code is worth keeping, and has nothing to do.
+fn settled(instance: &Weak<Inner>) -> Option<Rc<Inner>> {
+    instance.upgrade().filter(|instance| {
+        let invocations = &instance.invocations;
+        instance.state() == State::Live
+            && invocations.len() == 0
+            && invocations.begun() >= CALLS_BEFORE_CODE
+    })
 }
 
 impl Spares {
@@ -167,10 +170,8 @@ impl Spares {
 
     fn keep_late_code(&self) -> bool {
         let mut waiting = self.late_code.borrow_mut();
-        let found = waiting.iter().position(|instance| {
-            resting(instance).is_some_and(|it| it.invocations.begun() >= CALLS_BEFORE_CODE)
-        });
-        let instance = found.and_then(|index| resting(&waiting.swap_remove(index)));
+        let found = waiting.iter().position(|instance| settled(instance).is_some());
+        let instance = found.and_then(|index| settled(&waiting.swap_remove(index)));
         drop(waiting);
         if let Some(instance) = &instance {
             instance.keep_late_code();
@@ -179,15 +180,12 @@ impl Spares {
     }
 
     fn keep_code(&self) -> bool {
-        let ready = |new: &NewCode| resting(&new.instance);
         let mut waiting = self.new_code.borrow_mut();
         waiting.retain(|new| new.instance.strong_count() > 0);
-        let found = waiting.iter().position(|new| {
-            ready(new).is_some_and(|instance| instance.invocations.begun() >= CALLS_BEFORE_CODE)
-        });
+        let found = waiting.iter().position(|new| settled(&new.instance).is_some());
         let Some(new) = found.and_then(|index| waiting.remove(index)) else { return false };
         drop(waiting);
-        let (Some(instance), Some(loader)) = (ready(&new), new.loader.script()) else {
+        let (Some(instance), Some(loader)) = (settled(&new.instance), new.loader.script()) else {
             return false;
         };
         instance.inside(|runtime| {
