@@ -36,6 +36,14 @@ pub(crate) struct Target {
     pub(crate) source: String,
 }
 
+impl Target {
+    /// The API of the node, for the account that the way there names, or else for this one.
+    pub(crate) async fn connect(&self, account: Option<String>) -> Result<Api, CliError> {
+        let account = self.account.clone().or(account);
+        Api::connect(Client::new(&self.url, &self.token), account).await
+    }
+}
+
 /// A node that the user saved.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct SavedNode {

@@ -4,8 +4,7 @@ use std::path::Path;
 
 use super::api::Api;
 use super::args::ProjectArgs;
-use super::client::Client;
-use super::context::{self, Target};
+use super::context;
 use super::environment::Environment;
 use super::error::CliError;
 use super::terminal::Terminal;
@@ -26,10 +25,8 @@ impl Session {
 
     /// The same, with the account that a project names unless the environment names one.
     pub(crate) async fn api_for(&self, project: Option<&Project>) -> Result<Api, CliError> {
-        let Target { url, token, account, .. } = context::target(&self.environment).await?;
-        let client = Client::new(&url, &token);
-        let account = account.or_else(|| project.and_then(|p| p.account_id.clone()));
-        Api::connect(client, account).await
+        let target = context::target(&self.environment).await?;
+        target.connect(project.and_then(|p| p.account_id.clone())).await
     }
 
     /// The project around the current folder.

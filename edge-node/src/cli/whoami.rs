@@ -8,7 +8,7 @@ use super::session::Session;
 
 pub(crate) async fn run(session: &Session) -> Result<(), CliError> {
     let target = context::target(&session.environment).await?;
-    let api = session.api().await?;
+    let api = target.connect(None).await?;
     let node = api.node().await?;
     let terminal = session.terminal;
     if terminal.json {

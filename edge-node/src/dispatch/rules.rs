@@ -33,7 +33,6 @@ pub(super) struct LiveRules {
     looks_at_place: bool,
     looks_at_time: bool,
     acts_on_request: bool,
-    has_token: bool,
     /// Where it is noted what comes of decisions, if they compare anything.
     tally: Option<Arc<Tally>>,
 }
@@ -61,7 +60,6 @@ impl LiveRules {
             looks_at_place: set.looks_at_place(),
             looks_at_time: set.looks_at_time(),
             acts_on_request: set.acts_on_request(),
-            has_token: set.has_token(),
             set,
             tally,
         }))
@@ -263,7 +261,7 @@ impl Decided {
 
     /// Changes the request's headers, and takes away what is the operator's alone.
     pub(super) fn change_request(&self, headers: &mut HeaderMap) {
-        if self.by.rules.has_token {
+        if self.by.rules.set.has_token() {
             headers.remove(&PREVIEW_TOKEN_NAME);
         }
         let Some(effects) = self.effects_on_request() else { return };
