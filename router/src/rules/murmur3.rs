@@ -28,22 +28,24 @@ impl Seed {
         u16::try_from(bucket).expect("a fraction of 10,000 fits")
     }
 
-    fn append(&mut self, mut bytes: &[u8]) {
+    fn append(&mut self, bytes: &[u8]) {
         let carried = self.length as usize % 4;
         self.length = self.length.wrapping_add(bytes.len() as u32);
-        if carried > 0 {
-            let Some((first, rest)) = bytes.split_at_checked(4 - carried) else {
-                self.carry |= word(bytes) << (8 * carried);
-                return;
-            };
-            self.mix(self.carry | word(first) << (8 * carried));
-            bytes = rest;
-        }
         let (words, rest) = bytes.as_chunks::<4>();
+        // What is carried has the low bits of every word, and its high bits are carried on.
+        let with_carry =
+            |carry: u32, word: u32| u64::from(word) << (8 * carried) | u64::from(carry);
         for word in words {
-            self.mix(u32::from_le_bytes(*word));
+            let both = with_carry(self.carry, u32::from_le_bytes(*word));
+            self.mix(both as u32);
+            self.carry = (both >> 32) as u32;
         }
-        self.carry = word(rest);
+        let mut both = with_carry(self.carry, word(rest));
+        if carried + rest.len() >= 4 {
+            self.mix(both as u32);
+            both >>= 32;
+        }
+        self.carry = both as u32;
     }
 
     fn mix(&mut self, word: u32) {
