@@ -33,11 +33,10 @@ pub(super) struct Fared {
 pub(super) struct Notes(Mutex<Vec<Note>>);
 
 impl Notes {
-    /// Takes notes. When there are enough, all that wait are for the caller to work off.
-    pub(super) fn take(&self, each: impl Iterator<Item = Note>) -> Option<Vec<Note>> {
-        let mut waiting = None;
-        each.for_each(|note| waiting.get_or_insert_with(|| self.lock()).push(note));
-        let mut waiting = waiting?;
+    /// Has notes put to those that wait. When there are enough, all that wait are for the caller to work off.
+    pub(super) fn take(&self, put: impl FnOnce(&mut Vec<Note>)) -> Option<Vec<Note>> {
+        let mut waiting = self.lock();
+        put(&mut waiting);
         if waiting.len() < NOTES_MAX {
             return None;
         }
@@ -67,13 +66,13 @@ mod tests {
     fn what_waits_is_bounded_and_given_once() {
         let note = Note { rule: 0, variant: 1, unit: Some(7), fared: None };
         let notes = Notes::default();
-        assert_eq!(notes.take(std::iter::empty()), None);
+        assert_eq!(notes.take(|_| ()), None);
         for _ in 1..NOTES_MAX {
-            assert_eq!(notes.take([note].into_iter()), None);
+            assert_eq!(notes.take(|waiting| waiting.push(note)), None);
         }
-        assert_eq!(notes.take([note].into_iter()), Some(vec![note; NOTES_MAX]));
+        assert_eq!(notes.take(|waiting| waiting.push(note)), Some(vec![note; NOTES_MAX]));
         assert!(notes.is_empty());
-        assert_eq!(notes.take([note; 2].into_iter()), None);
+        assert_eq!(notes.take(|waiting| waiting.extend([note; 2])), None);
         assert_eq!(notes.drain(), [note; 2]);
         assert!(notes.is_empty());
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use atoll_router::rules::{Assigned, BUCKETS, Decision, Reason, Rule, RuleSet};
+use atoll_router::rules::{Assigned, BUCKETS, Decision, LeftOut, Reason, Rule, RuleSet};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::NOBODY;
@@ -136,7 +136,7 @@ impl Recorder {
 impl Tally {
     /// Notes who sees what by a decision.
     pub(crate) fn exposed(&self, decision: &Decision) {
-        self.take(self.exposures(decision).filter(|note| note.unit.is_some()));
+        self.take(decision, |note| note.unit.is_some().then_some(note));
     }
 
     /// Notes how the request fared that a decision was made about.
@@ -149,30 +149,37 @@ impl Tally {
     ) {
         let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
         let fared = Some(Fared { is_error: status >= 500, latency: bucket(micros) });
-        self.take(self.exposures(decision).map(|note| match exposure {
-            Exposure::ToBeNoted => Note { fared, ..note },
-            Exposure::Noted => Note { unit: None, fared, ..note },
-        }));
+        self.take(decision, |note| match exposure {
+            Exposure::ToBeNoted => Some(Note { fared, ..note }),
+            Exposure::Noted => Some(Note { unit: None, fared, ..note }),
+        });
     }
 
-    /// What experiments gave by a decision, and to which units as far as these were drawn for.
-    fn exposures(&self, decision: &Decision) -> impl Iterator<Item = Note> {
-        let measured =
-            |assigned: &&Assigned| !matches!(assigned.reason, Reason::Preview | Reason::RolledBack);
-        let given = decision.assigned.iter().filter(measured).map(|a| (a.rule, a.variant, a.unit));
-        // After its variants come those who got nothing.
-        let left_out = decision.left_out.iter().map(|left| (left.rule, 1, Some(left.unit)));
-        let compared = |(rule, _, _): &(usize, _, _)| self.set.rules()[*rule].is_experiment();
-        given.chain(left_out).filter(compared).map(|(rule, variant, unit)| Note {
-            rule: u16::try_from(rule).expect("a set has at most 1,000 rules"),
-            variant: u8::try_from(variant).expect("a rule has at most 64 variants"),
-            unit,
-            fared: None,
-        })
+    /// Hands out what experiments gave by a decision, and to which units as far as these were drawn for.
+    fn exposures(&self, decision: &Decision, mut each: impl FnMut(Note)) {
+        let mut note = |rule: usize, variant: usize, unit| {
+            if self.set.rules()[rule].is_experiment() {
+                let rule = u16::try_from(rule).expect("a set has at most 1,000 rules");
+                let variant = u8::try_from(variant).expect("a rule has at most 64 variants");
+                each(Note { rule, variant, unit, fared: None });
+            }
+        };
+        for Assigned { rule, variant, reason, unit } in &decision.assigned {
+            if !matches!(reason, Reason::Preview | Reason::RolledBack) {
+                note(*rule, *variant, *unit);
+            }
+        }
+        for LeftOut { rule, unit } in &decision.left_out {
+            // After its variants come those who got nothing.
+            note(*rule, 1, Some(*unit));
+        }
     }
 
-    fn take(&self, notes: impl Iterator<Item = Note>) {
-        if let Some(notes) = self.notes.take(notes) {
+    fn take(&self, decision: &Decision, fit: impl Fn(Note) -> Option<Note>) {
+        let put = |waiting: &mut Vec<Note>| {
+            self.exposures(decision, |note| waiting.extend(fit(note)));
+        };
+        if let Some(notes) = self.notes.take(put) {
             lock(&self.pending).work_off(&notes, &self.remembered);
         }
     }
@@ -348,7 +355,7 @@ impl Pending {
 
 #[cfg(test)]
 mod tests {
-    use atoll_router::rules::{LeftOut, Overlay, unit_hash};
+    use atoll_router::rules::{Overlay, unit_hash};
     use serde_json::json;
 
     use super::super::notes::NOTES_MAX;
