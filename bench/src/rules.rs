@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use atoll_router::Scheme;
-use atoll_router::rules::{Geo, Overlay, RuleSet, Visit};
+use atoll_router::rules::{Overlay, RuleSet, Visit};
 use http::{HeaderMap, HeaderValue, Method};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -232,6 +232,8 @@ fn evaluation_us(document: &Value) -> f64 {
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
+    let country = Some("DE".into());
+    let place = atoll_router::Place { country, ..atoll_router::Place::default() };
     let visit = Visit {
         scheme: Scheme::Https,
         host: "shop.example",
@@ -239,7 +241,7 @@ fn evaluation_us(document: &Value) -> f64 {
         path: "/",
         query: None,
         headers: &headers,
-        geo: Geo { country: Some("DE"), ..Geo::default() },
+        place: Some(&place),
         now_ms: 1_795_701_600_000,
         fresh_unit: &String::new,
         trusted: false,

@@ -7,8 +7,8 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use atoll_router::Scheme;
-use atoll_router::rules::{Geo, Overlay, RuleSet, Visit};
+use atoll_router::rules::{Overlay, RuleSet, Visit};
+use atoll_router::{Place, Scheme};
 use http::{HeaderMap, HeaderValue, Method};
 use serde_json::{Value, json};
 
@@ -98,7 +98,7 @@ fn visitors() -> (f64, f64) {
                     path: "/",
                     query: None,
                     headers,
-                    geo: Geo::default(),
+                    place: None,
                     now_ms: 1_795_701_600_000,
                     fresh_unit: &String::new,
                     trusted: false,
@@ -122,6 +122,8 @@ fn visitors() -> (f64, f64) {
 /// Nanoseconds of one evaluation.
 fn measure(set: &RuleSet) -> (f64, f64) {
     let headers = headers();
+    let place =
+        Place { country: Some("DE".into()), continent: Some("EU".into()), ..Place::default() };
     let visit = Visit {
         scheme: Scheme::Https,
         host: "shop.example",
@@ -129,7 +131,7 @@ fn measure(set: &RuleSet) -> (f64, f64) {
         path: "/shop/shoes",
         query: Some("utm=newsletter&page=2"),
         headers: &headers,
-        geo: Geo { country: Some("DE"), continent: Some("EU"), ..Geo::default() },
+        place: Some(&place),
         now_ms: 1_795_701_600_000,
         fresh_unit: &|| "00000000000000000000000000000000".to_owned(),
         trusted: false,

@@ -1,10 +1,10 @@
 //! Rules of a worker: read and replaced as a whole, switched one by one, and tried on requests that are not sent.
 
-use atoll_router::Scheme;
 use atoll_router::rules::{
-    Decision, EXPLAIN, Geo, HeaderChange, Outcome, PathEffect, Picked, RuleSet, State as RuleState,
+    Decision, EXPLAIN, HeaderChange, Outcome, PathEffect, Picked, RuleSet, State as RuleState,
     Trace, UNIT_COOKIE, Visit, parse_instant,
 };
+use atoll_router::{Place, Scheme};
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue};
@@ -150,7 +150,7 @@ impl Tried {
             }
             None => now_ms(),
         };
-        let (headers, geo) = (self.header_map()?, self.geo());
+        let (headers, place) = (self.header_map()?, self.place());
         let visit = Visit {
             scheme: if scheme == "https" { Scheme::Https } else { Scheme::Http },
             host: host.as_str(),
@@ -158,7 +158,7 @@ impl Tried {
             path: uri.path(),
             query: uri.query(),
             headers: &headers,
-            geo,
+            place: Some(&place),
             now_ms,
             fresh_unit: &random_hex_id,
             trusted: true,
@@ -166,15 +166,16 @@ impl Tried {
         Ok(outcome_json(set, &set.evaluate(&visit), &visit))
     }
 
-    fn geo(&self) -> Geo<'_> {
-        Geo {
-            country: self.country.as_deref(),
-            continent: self.continent.as_deref(),
-            region: self.region.as_deref(),
-            city: self.city.as_deref(),
+    fn place(&self) -> Place {
+        let text = |text: &Option<String>| text.as_deref().map(Box::from);
+        Place {
+            country: text(&self.country),
+            continent: text(&self.continent),
+            region: text(&self.region),
+            city: text(&self.city),
             asn: self.asn,
-            eu: self.eu,
-            ..Geo::default()
+            is_eu: self.eu,
+            ..Place::default()
         }
     }
 

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use atoll_isolate::ResponseBody;
 use atoll_router::rules::{
-    Decision, EXPLAIN, Effects, Geo, HeaderChange, Overlay, PREVIEW_TOKEN, PathEffect, Picked,
-    Reason, RuleSet, SCRIPT, Scripted, UNIT_COOKIE, Visit,
+    Decision, EXPLAIN, Effects, HeaderChange, Overlay, PREVIEW_TOKEN, PathEffect, Picked, Reason,
+    RuleSet, SCRIPT, Scripted, UNIT_COOKIE, Visit,
 };
 use atoll_router::{Place, Scheme};
 use http::header::{HeaderMap, HeaderName, HeaderValue, LOCATION, SET_COOKIE};
@@ -97,20 +97,6 @@ impl LiveRules {
     }
 }
 
-fn geo(place: &Place) -> Geo<'_> {
-    Geo {
-        country: place.country.as_deref(),
-        continent: place.continent.as_deref(),
-        region: place.region.as_deref(),
-        region_code: place.region_code.as_deref(),
-        city: place.city.as_deref(),
-        postal_code: place.postal_code.as_deref(),
-        timezone: place.timezone.as_deref(),
-        asn: place.asn,
-        eu: place.is_eu,
-    }
-}
-
 /// A request with what its rules may look at.
 pub(super) struct Sent<'a, B> {
     pub(super) request: &'a Request<B>,
@@ -135,7 +121,7 @@ impl<B> Sent<'_, B> {
             path: uri.path(),
             query: uri.query(),
             headers: self.request.headers(),
-            geo: self.place.map(geo).unwrap_or_default(),
+            place: self.place,
             now_ms: self.now_ms.unwrap_or_default(),
             fresh_unit: &random_hex_id,
             trusted: self.trusted,

@@ -112,7 +112,8 @@ impl Condition {
     }
 
     pub(super) fn holds(&self, facts: &Facts<'_>) -> bool {
-        let geo = &facts.visit.geo;
+        let place = facts.visit.place;
+        let asn = || place?.asn;
         match self {
             Self::All(conditions) => conditions.iter().all(|condition| condition.holds(facts)),
             Self::Any(conditions) => conditions.iter().any(|condition| condition.holds(facts)),
@@ -121,12 +122,12 @@ impl Condition {
                 facts.text(*fact).is_some_and(|text| test.holds(text, fact.folds()))
             }
             Self::Exists(fact, wanted) => facts.exists(*fact) == *wanted,
-            Self::Asn(numbers) => geo.asn.is_some_and(|asn| numbers.contains(&asn)),
-            Self::AsnExists(wanted) => geo.asn.is_some() == *wanted,
+            Self::Asn(numbers) => asn().is_some_and(|asn| numbers.contains(&asn)),
+            Self::AsnExists(wanted) => asn().is_some() == *wanted,
             Self::AsnCompare(order, number) => {
-                geo.asn.is_some_and(|asn| order.holds(f64::from(asn), *number))
+                asn().is_some_and(|asn| order.holds(f64::from(asn), *number))
             }
-            Self::Eu(wanted) => geo.eu == Some(*wanted),
+            Self::Eu(wanted) => place.and_then(|place| place.is_eu) == Some(*wanted),
             Self::Language(ranges) => {
                 facts.language().is_some_and(|tag| ranges.iter().any(|range| within(range, tag)))
             }

@@ -130,20 +130,20 @@ impl<'a> Facts<'a> {
 
     /// The value of a fact; none where the request does not say, or not in readable text.
     pub(super) fn text(&self, fact: Fact) -> Option<&str> {
-        let Visit { scheme, host, method, path, headers, geo, .. } = self.visit;
+        let Visit { scheme, host, method, path, headers, place, .. } = self.visit;
         match fact {
             Fact::Scheme => Some(scheme.as_str()),
             Fact::Host => Some(bare_host(host)),
             Fact::Method => Some(method.as_str()),
             Fact::Path => Some(path),
             Fact::Device => Some(self.device().as_str()),
-            Fact::Country => geo.country,
-            Fact::Continent => geo.continent,
-            Fact::Region => geo.region,
-            Fact::RegionCode => geo.region_code,
-            Fact::City => geo.city,
-            Fact::PostalCode => geo.postal_code,
-            Fact::Timezone => geo.timezone,
+            Fact::Country => place.as_ref()?.country.as_deref(),
+            Fact::Continent => place.as_ref()?.continent.as_deref(),
+            Fact::Region => place.as_ref()?.region.as_deref(),
+            Fact::RegionCode => place.as_ref()?.region_code.as_deref(),
+            Fact::City => place.as_ref()?.city.as_deref(),
+            Fact::PostalCode => place.as_ref()?.postal_code.as_deref(),
+            Fact::Timezone => place.as_ref()?.timezone.as_deref(),
             Fact::Header(name) => headers.get(&self.names.headers[name])?.to_str().ok(),
             Fact::Cookie(name) => self.cookies()[name],
             Fact::Query(name) => self.queries()[name].as_deref(),

@@ -39,4 +39,4 @@ pub use preview::{EXPLAIN, PREVIEW, PREVIEW_TOKEN};
 pub use rule::{Preview, Rule, State, Variant};
 pub use rule_set::{Overlay, RuleHistory, RuleSet};
 pub use script::{SCRIPT, Scripted};
-pub use visit::{Geo, Visit};
+pub use visit::Visit;

@@ -258,15 +258,16 @@ mod tests {
     use http::{HeaderMap, Method};
 
     use super::super::facts::Names;
-    use super::super::visit::{Geo, Visit};
+    use super::super::visit::Visit;
     use super::*;
+    use crate::geo::Place;
     use crate::pattern::Scheme;
 
     const CONTEXT: Context<'_> = Context { rule: "shop", variant: "b", prefix: Some(5) };
 
     fn filled(text: &str, path: &str, query: Option<&str>) -> String {
         let (headers, names) = (HeaderMap::new(), Names::default());
-        let geo = Geo { country: Some("A/T"), ..Geo::default() };
+        let place = Place { country: Some("A/T".into()), ..Place::default() };
         let visit = Visit {
             scheme: Scheme::Http,
             host: "shop.example:8080",
@@ -274,7 +275,7 @@ mod tests {
             path,
             query,
             headers: &headers,
-            geo,
+            place: Some(&place),
             now_ms: 0,
             fresh_unit: &String::new,
             trusted: false,

@@ -3,31 +3,8 @@
 use http::{HeaderMap, HeaderValue, Method};
 use memchr::memchr;
 
+use crate::geo::Place;
 use crate::pattern::Scheme;
-
-/// Where a request came from, as far as that is known. A text that is not known is absent, and every condition
-/// over it is false.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Geo<'a> {
-    /// Two letters (ISO 3166-1).
-    pub country: Option<&'a str>,
-    /// Two letters: AF, AN, AS, EU, NA, OC, SA.
-    pub continent: Option<&'a str>,
-    /// The part of the country, by its name.
-    pub region: Option<&'a str>,
-    /// The part of the country, by its code (ISO 3166-2, without the country).
-    pub region_code: Option<&'a str>,
-    /// By name.
-    pub city: Option<&'a str>,
-    /// As written there.
-    pub postal_code: Option<&'a str>,
-    /// An IANA name, such as `Europe/Vienna`.
-    pub timezone: Option<&'a str>,
-    /// The number of the network.
-    pub asn: Option<u32>,
-    /// Whether the country is in the European Union; unknown where the country is.
-    pub eu: Option<bool>,
-}
 
 /// A request as rules see it. Everything that an evaluation depends upon is in here.
 #[derive(Clone, Copy)]
@@ -44,8 +21,8 @@ pub struct Visit<'a> {
     pub query: Option<&'a str>,
     /// The headers as they were sent.
     pub headers: &'a HeaderMap,
-    /// Where it came from.
-    pub geo: Geo<'a>,
+    /// Where it came from, as far as that is known: every condition over what is not is false.
+    pub place: Option<&'a Place>,
     /// Milliseconds since the Unix epoch.
     pub now_ms: u64,
     /// Makes an id for a client that has none: at most 64 letters and digits, unlike any other.

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::geo::Place;
 use crate::pattern::Scheme;
 
 /// A request, for tests.
@@ -65,8 +66,8 @@ impl Sent {
     }
 
     fn visit<T>(&self, see: impl FnOnce(&Visit<'_>) -> T) -> T {
-        let geo =
-            Geo { country: self.country.as_deref(), asn: self.asn, eu: self.eu, ..Geo::default() };
+        let country = self.country.as_deref().map(Box::from);
+        let place = Place { country, asn: self.asn, is_eu: self.eu, ..Place::default() };
         see(&Visit {
             scheme: Scheme::Https,
             host: &self.host,
@@ -74,7 +75,7 @@ impl Sent {
             path: &self.path,
             query: self.query.as_deref(),
             headers: &self.headers,
-            geo,
+            place: Some(&place),
             now_ms: self.now_ms,
             fresh_unit: &|| "fresh".to_owned(),
             trusted: self.trusted,
