@@ -11,7 +11,7 @@ use axum::http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue};
 use axum::http::{Method, Uri};
 use axum::routing::{get, post, put};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::ApiState;
 use super::auth::Target;
@@ -226,8 +226,8 @@ fn outcome_json(set: &RuleSet, decision: &Decision, visit: &Visit<'_>) -> Value 
         "worker": worker,
         "rewrite": rewrite,
         "redirect": redirect,
-        "request_headers": headers_json(effects.request_headers()),
-        "response_headers": headers_json(effects.response_headers()),
+        "request_headers": headers_json(|each| effects.request_headers(each)),
+        "response_headers": headers_json(|each| effects.response_headers(each)),
         "variables": set.variables(decision),
         "fresh_unit": decision.fresh_unit.as_deref(),
     })
@@ -248,10 +248,12 @@ fn trace_json(set: &RuleSet, trace: &Trace) -> Value {
     })
 }
 
-fn headers_json<'r>(changes: impl Iterator<Item = &'r HeaderChange>) -> Value {
-    let change = |change: &HeaderChange| {
-        let value = change.value.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()));
-        (change.name.to_string(), value.map_or(Value::Bool(false), |value| json!(value)))
-    };
-    Value::Object(changes.map(change).collect())
+fn headers_json(changes: impl FnOnce(&mut dyn FnMut(&HeaderChange))) -> Value {
+    let mut all = Map::new();
+    changes(&mut |HeaderChange { name, value }| {
+        let value = value.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let value = value.map_or(Value::Bool(false), |value| json!(value));
+        all.insert(name.to_string(), value);
+    });
+    Value::Object(all)
 }

@@ -33,6 +33,7 @@ pub(super) struct LiveRules {
     looks_at_place: bool,
     looks_at_time: bool,
     acts_on_request: bool,
+    acts_on_path: bool,
     /// Where it is noted what comes of decisions, if they compare anything.
     tally: Option<Arc<Tally>>,
 }
@@ -60,6 +61,7 @@ impl LiveRules {
             looks_at_place: set.looks_at_place(),
             looks_at_time: set.looks_at_time(),
             acts_on_request: set.acts_on_request(),
+            acts_on_path: set.acts_on_path(),
             set,
             tally,
         }))
@@ -81,7 +83,10 @@ impl LiveRules {
         let visit = sent.visit();
         let decision = self.set.evaluate(&visit);
         let by = Arc::new(Judged { decision, rules: self, scheme: sent.scheme, begun });
-        let path = by.rules.set.path(&by.decision, &visit);
+        let path = match by.rules.acts_on_path {
+            true => by.rules.set.path(&by.decision, &visit),
+            false => None,
+        };
         let decided = Decided { by, script: Script::None, exposure: Exposure::ToBeNoted };
         Ruling { path, decided }
     }
@@ -191,7 +196,7 @@ fn rules_only(rules: &str) -> HeaderValue {
 /// What rules decided about one request.
 struct Judged {
     rules: Arc<LiveRules>,
-    decision: Decision,
+    decision: Box<Decision>,
     scheme: Scheme,
     /// When the request came, where it is noted how it fares.
     begun: Option<Instant>,
@@ -208,11 +213,11 @@ pub(super) struct Decided {
 impl Decided {
     fn effects(&self) -> Effects<'_> {
         let Judged { rules, decision, .. } = &*self.by;
-        let mut effects = rules.set.effects(decision);
-        if let Script::Decided(scripted) = &self.script {
-            effects.add_scripted(scripted);
+        let effects = rules.set.effects(decision);
+        match &self.script {
+            Script::Decided(scripted) => effects.with_scripted(scripted),
+            Script::None | Script::Nothing | Script::Failed(_) => effects,
         }
-        effects
     }
 
     /// The rules that decided.
@@ -251,12 +256,10 @@ impl Decided {
             headers.remove(&PREVIEW_TOKEN_NAME);
         }
         let Some(effects) = self.effects_on_request() else { return };
-        for HeaderChange { name, value } in effects.request_headers() {
-            match value {
-                Some(value) => drop(headers.insert(name, value.clone())),
-                None => drop(headers.remove(name)),
-            }
-        }
+        effects.request_headers(|HeaderChange { name, value }| match value {
+            Some(value) => drop(headers.insert(name, value.clone())),
+            None => drop(headers.remove(name)),
+        });
     }
 
     /// Tells the client along with its response, and notes how the request fared and, unless that was done before,
@@ -267,7 +270,7 @@ impl Decided {
             tally.served(decision, self.exposure, response.status().as_u16(), begun.elapsed());
         }
         let headers = response.headers_mut();
-        self.effects().response_headers().for_each(|HeaderChange { name, value }| match value {
+        self.effects().response_headers(|HeaderChange { name, value }| match value {
             // Every cookie has a header of its own.
             Some(value) if name == SET_COOKIE => drop(headers.append(name, value.clone())),
             Some(value) => drop(headers.insert(name, value.clone())),

@@ -56,7 +56,8 @@ impl Dispatcher {
         goal: &mut Goal,
         ruling: &Ruling,
     ) -> Option<Result<Judge, String>> {
-        if ruling.is_redirect() {
+        let named = ruling.decided.rules().script();
+        if (named.is_none() && !goal.target.has_script()) || ruling.is_redirect() {
             return None;
         }
         let own = match ruling.decided.picked() {
@@ -65,7 +66,7 @@ impl Dispatcher {
             Some(Picked::Version(version)) => Some(VersionId::new(&**version)),
             None => None,
         };
-        if let Some(name) = ruling.decided.rules().script() {
+        if let Some(name) = named {
             let account = goal.target.worker.account.clone();
             let found = self.targets.worker(&WorkerRef { account, worker: WorkerName::new(name) });
             let judge = found.and_then(|target| {
@@ -73,9 +74,6 @@ impl Dispatcher {
                 Some(Judge { target, version })
             });
             return Some(judge.ok_or_else(|| format!("there is no worker {name:?} to decide")));
-        }
-        if !goal.target.has_script() {
-            return None;
         }
         let version = own.or_else(|| pick(&goal.target, request).cloned())?;
         if !self.targets.decides(&version) {

@@ -3,8 +3,9 @@
 use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
-use smallvec::SmallVec;
 
+use super::decision::Decision;
+use super::rule_set::RuleSet;
 use super::script::Scripted;
 use super::template::Template;
 
@@ -59,9 +60,14 @@ pub struct HeaderChange {
 }
 
 /// What all variants that a request got do with it together. Where layers disagree, the earlier one has its way.
-/// It is put together anew wherever it is needed: that costs less than to carry what comes of it.
-#[derive(Clone, Debug, Default)]
-pub struct Effects<'r>(SmallVec<[&'r Action; 2]>);
+/// It is looked up anew wherever it is needed: that costs less than to carry what comes of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Effects<'r> {
+    set: &'r RuleSet,
+    decision: &'r Decision,
+    /// What a script decided after the rules.
+    scripted: Option<&'r Scripted>,
+}
 
 /// What becomes of an address, filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,40 +84,49 @@ pub enum PathEffect {
 }
 
 impl<'r> Effects<'r> {
-    /// Adds what a later layer wants.
-    pub(super) fn add(&mut self, action: &'r Action) {
-        self.0.push(action);
+    pub(super) fn new(set: &'r RuleSet, decision: &'r Decision) -> Self {
+        Self { set, decision, scripted: None }
     }
 
     /// Adds what a script decided. Where it disagrees with the rules, they have their way.
-    pub fn add_scripted(&mut self, scripted: &'r Scripted) {
-        self.add(scripted.action());
+    pub fn with_scripted(self, scripted: &'r Scripted) -> Self {
+        Self { scripted: Some(scripted), ..self }
     }
 
     /// Who answers instead of the worker that the route leads to.
     pub fn picked(&self) -> Option<&'r Picked> {
-        self.0.iter().find_map(|action| action.target.as_ref())
+        self.actions().find_map(|action| action.target.as_ref())
     }
 
-    /// Changes for the worker, at most one of each header.
-    pub fn request_headers(&self) -> impl Iterator<Item = &'r HeaderChange> {
-        self.headers(|action| &action.request_headers)
+    /// Hands out the changes for the worker, at most one of each header.
+    pub fn request_headers(&self, each: impl FnMut(&'r HeaderChange)) {
+        self.headers(|action| &action.request_headers, each);
     }
 
-    /// Changes for the client, at most one of each header.
-    pub fn response_headers(&self) -> impl Iterator<Item = &'r HeaderChange> {
-        self.headers(|action| &action.response_headers)
+    /// Hands out the changes for the client, at most one of each header.
+    pub fn response_headers(&self, each: impl FnMut(&'r HeaderChange)) {
+        self.headers(|action| &action.response_headers, each);
+    }
+
+    /// What was given, then what the script wants.
+    fn actions(&self) -> impl Iterator<Item = &'r Action> + use<'r> {
+        let Self { set, decision, scripted } = *self;
+        let given = decision.assigned.iter().map(move |assigned| set.action(assigned));
+        given.chain(scripted.map(Scripted::action))
     }
 
     fn headers(
         &self,
-        of: fn(&'r Action) -> &'r [HeaderChange],
-    ) -> impl Iterator<Item = &'r HeaderChange> {
-        self.0.iter().enumerate().flat_map(move |(at, action)| {
-            let earlier = move || self.0[..at].iter().flat_map(move |action| of(action));
-            let is_first =
-                move |change: &&HeaderChange| earlier().all(|known| known.name != change.name);
-            of(action).iter().filter(is_first)
-        })
+        of: impl Fn(&'r Action) -> &'r [HeaderChange],
+        mut each: impl FnMut(&'r HeaderChange),
+    ) {
+        for (at, action) in self.actions().enumerate() {
+            for change in of(action) {
+                let mut earlier = self.actions().take(at).flat_map(&of);
+                if at == 0 || earlier.all(|known| known.name != change.name) {
+                    each(change);
+                }
+            }
+        }
     }
 }

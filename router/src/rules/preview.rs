@@ -33,10 +33,15 @@ pub(super) struct Asked<'a> {
 
 impl<'a> Asked<'a> {
     /// Nothing is looked up where nobody could be allowed anything: `open` says that some rule is open to all.
+    #[inline]
     pub(super) fn of(visit: &Visit<'a>, token_sha256: Option<&[u8; 32]>, open: bool) -> Self {
         if !open && !visit.trusted && token_sha256.is_none() {
             return Self::default();
         }
+        Self::read(visit, token_sha256)
+    }
+
+    fn read(visit: &Visit<'a>, token_sha256: Option<&[u8; 32]>) -> Self {
         let wanted = find(visit, PREVIEW);
         let explain = visit.headers.get(EXPLAIN).is_some_and(|value| value == "1");
         if wanted.is_none() && !explain {

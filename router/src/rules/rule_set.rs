@@ -15,7 +15,7 @@ use super::guardrail::RollBack;
 use super::murmur3::Seed;
 use super::parse;
 use super::preview::Asked;
-use super::rule::{Preview, Rule, State};
+use super::rule::{Preview, Requirement, Rule, State};
 use super::schedule::{Moment, Past};
 use super::visit::Visit;
 
@@ -117,6 +117,14 @@ impl RuleSet {
         variants.any(|variant| variant.action.acts_on_request())
     }
 
+    /// Whether some variant acts upon the address of a request.
+    pub fn acts_on_path(&self) -> bool {
+        self.rules
+            .iter()
+            .flat_map(|rule| &rule.variants)
+            .any(|variant| variant.action.path.is_some())
+    }
+
     /// Whether somebody may have a token that previews variants.
     pub fn has_token(&self) -> bool {
         self.token_sha256.is_some()
@@ -177,18 +185,22 @@ impl RuleSet {
         Ok(overlay)
     }
 
-    /// Decides what becomes of a request.
-    pub fn evaluate(&self, visit: &Visit<'_>) -> Decision {
-        Evaluation::new(self, visit).run()
+    /// Decides what becomes of a request. A decision is large and handed on: it is made in its box.
+    pub fn evaluate(&self, visit: &Visit<'_>) -> Box<Decision> {
+        let asked = Asked::of(visit, self.token_sha256.as_ref(), self.open);
+        let mut facts = Facts::new(visit, &self.names);
+        let mut decision = Box::<Decision>::default();
+        if asked.explain {
+            decision.trace = Some(Vec::new());
+        }
+        Evaluation { set: self, facts: &facts, asked: &asked, decision: &mut decision }.run();
+        decision.fresh_unit = facts.take_fresh_unit();
+        decision
     }
 
     /// What a decision means for the request that it was made for, but for its address.
-    pub fn effects(&self, decision: &Decision) -> Effects<'_> {
-        let mut effects = Effects::default();
-        for assigned in &decision.assigned {
-            effects.add(self.action(assigned));
-        }
-        effects
+    pub fn effects<'r>(&'r self, decision: &'r Decision) -> Effects<'r> {
+        Effects::new(self, decision)
     }
 
     /// What becomes of the address of the request that a decision was made for.
@@ -199,7 +211,7 @@ impl RuleSet {
         std::iter::once(first).chain(paths).find_map(|path| filled(path, &facts))
     }
 
-    fn action(&self, assigned: &Assigned) -> &Action {
+    pub(super) fn action(&self, assigned: &Assigned) -> &Action {
         &self.rules[assigned.rule].variants[assigned.variant].action
     }
 }
@@ -270,23 +282,17 @@ impl RuleHistory {
 }
 
 /// One evaluation under way.
-struct Evaluation<'e> {
+struct Evaluation<'e, 'v> {
     set: &'e RuleSet,
-    facts: Facts<'e>,
-    asked: Asked<'e>,
-    decision: Decision,
+    facts: &'e Facts<'v>,
+    asked: &'e Asked<'v>,
+    decision: &'e mut Decision,
 }
 
-impl<'e> Evaluation<'e> {
-    fn new(set: &'e RuleSet, visit: &'e Visit<'e>) -> Self {
-        let asked = Asked::of(visit, set.token_sha256.as_ref(), set.open);
-        let trace = asked.explain.then(Vec::new);
-        let facts = Facts::new(visit, &set.names);
-        Self { set, facts, asked, decision: Decision { trace, ..Decision::default() } }
-    }
-
-    fn run(mut self) -> Decision {
+impl Evaluation<'_, '_> {
+    fn run(mut self) {
         let set = self.set;
+        let mut drawn = 0;
         for layer in &set.layers {
             let forced = if self.asked.is_none() { None } else { self.forced(layer) };
             let mut taken = false;
@@ -299,16 +305,18 @@ impl<'e> Evaluation<'e> {
                     None if taken => (Outcome::LayerTaken, None),
                     None => self.decide(layer, &set.rules[*place]),
                 };
-                if outcome == Outcome::Out && set.rules[*place].compares_with_nobody() {
-                    let unit = self.facts.unit_hash(set.rules[*place].unit);
-                    self.decision.left_out.push(LeftOut { rule: *place, unit });
-                }
-                if let Outcome::Assigned(variant, reason) = outcome {
-                    taken = true;
-                    let rule = &set.rules[*place];
-                    let drawn = reason == Reason::Split;
-                    let unit = drawn.then(|| self.facts.unit_hash(rule.unit));
-                    self.decision.assigned.push(Assigned { rule: *place, variant, reason, unit });
+                match outcome {
+                    Outcome::Assigned(variant, reason) => {
+                        taken = true;
+                        let rule = &set.rules[*place];
+                        let unit =
+                            (reason == Reason::Split).then(|| self.facts.unit_hash(rule.unit));
+                        drawn += usize::from(unit.is_some() && rule.is_experiment);
+                        let given = Assigned { rule: *place, variant, reason, unit };
+                        self.decision.assigned.push(given);
+                    }
+                    Outcome::Out => self.leave_out(*place),
+                    _ => {}
                 }
                 match &mut self.decision.trace {
                     Some(trace) => trace.push(Trace { rule: *place, outcome, bucket }),
@@ -318,18 +326,23 @@ impl<'e> Evaluation<'e> {
             }
         }
         // Units that were drawn for stand in the decision already.
-        let drawn = |assigned: &&Assigned| {
-            assigned.unit.is_some() && set.rules[assigned.rule].is_experiment
-        };
-        let drawn = self.decision.assigned.iter().filter(drawn).count();
         if drawn < set.experiments {
             self.decision.units = self.facts.known_units();
         }
-        self.decision.fresh_unit = self.facts.take_fresh_unit();
-        self.decision
+    }
+
+    /// Notes a unit that got nothing, where that is what the rule's only variant is compared with.
+    #[inline(never)]
+    fn leave_out(&mut self, place: usize) {
+        let rule = &self.set.rules[place];
+        if rule.compares_with_nobody() {
+            let unit = self.facts.unit_hash(rule.unit);
+            self.decision.left_out.push(LeftOut { rule: place, unit });
+        }
     }
 
     /// The rule of a layer for which the request asks for a variant, as far as it may.
+    #[cold]
     fn forced(&self, layer: &Layer) -> Option<(usize, usize)> {
         layer.rules.iter().find_map(|place| {
             let rule = &self.set.rules[*place];
@@ -349,30 +362,41 @@ impl<'e> Evaluation<'e> {
         if rule.state != State::On {
             return (Outcome::Disabled, None);
         }
-        let met = |requirement: &super::rule::Requirement| {
-            let given = self.set.given(&self.decision, requirement.rule);
-            given.is_some_and(|given| requirement.variants & (1 << given.variant) != 0)
-        };
-        if !rule.requires.iter().all(met) {
+        if !rule.requires.is_empty() && !self.is_met(&rule.requires) {
             return (Outcome::Requirement, None);
         }
-        if rule.when.as_ref().is_some_and(|when| !when.holds(&self.facts)) {
+        if rule.when.as_ref().is_some_and(|when| !when.holds(self.facts)) {
             return (Outcome::Condition, None);
         }
+        let narrow = rule.range.is_some() || !rule.holdouts.is_empty();
+        if let Some(outcome) = narrow.then(|| self.kept_out(layer, rule)).flatten() {
+            return (outcome, None);
+        }
+        self.draw(rule)
+    }
+
+    #[inline(never)]
+    fn is_met(&self, requires: &[Requirement]) -> bool {
+        requires.iter().all(|requirement| {
+            let given = self.set.given(self.decision, requirement.rule);
+            given.is_some_and(|given| requirement.variants & (1 << given.variant) != 0)
+        })
+    }
+
+    /// Whether the unit is not in the rule's part of the layer, or in a holdout.
+    #[inline(never)]
+    fn kept_out(&self, layer: &Layer, rule: &Rule) -> Option<Outcome> {
         if let Some((from, to)) = rule.range {
             let bucket = layer.seed.bucket(self.facts.unit(rule.unit));
             if !(from..to).contains(&bucket) {
-                return (Outcome::Range(bucket), None);
+                return Some(Outcome::Range(bucket));
             }
         }
-        for holdout in &rule.holdouts {
+        rule.holdouts.iter().find_map(|holdout| {
             let holdout = &self.set.holdouts[*holdout];
             let bucket = holdout.seed.bucket(self.facts.unit(holdout.unit));
-            if bucket < holdout.end {
-                return (Outcome::Holdout(bucket), None);
-            }
-        }
-        self.draw(rule)
+            (bucket < holdout.end).then_some(Outcome::Holdout(bucket))
+        })
     }
 
     fn draw(&self, rule: &Rule) -> (Outcome, Option<u16>) {

@@ -34,11 +34,12 @@ pub struct Visit<'a> {
 
 /// The value of a cookie that a request sent, in ASCII; the first one of that name. Names have no equals sign.
 pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    values(headers).flat_map(parts).find_map(|part| {
+    let value = |part: &'a [u8]| {
         let rest = part.trim_ascii_start().strip_prefix(name.as_bytes())?;
         let value = rest.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
         value.is_ascii().then_some(value)
-    })
+    };
+    values(headers).find_map(|header| parts(header).find_map(value))
 }
 
 /// Every cookie of a request.

@@ -245,13 +245,12 @@ fn variants_act_and_earlier_layers_have_their_way() {
     assert_eq!(path, Some(PathEffect::Rewrite("/b/p?q=1".to_owned())));
     let scripted = json!({ "worker": "late", "request_headers": { "x-b": "4", "x-c": "5" } });
     let scripted = Scripted::parse(&scripted).unwrap();
-    let mut effects = set.effects(&decision);
-    effects.add_scripted(&scripted);
+    let effects = set.effects(&decision).with_scripted(&scripted);
     assert_eq!(effects.picked(), Some(&Picked::Worker("other".into())));
-    let headers: Vec<_> = effects
-        .request_headers()
-        .map(|h| (h.name.as_str(), h.value.as_ref().map(|v| v.to_str().unwrap())))
-        .collect();
+    let mut headers = Vec::new();
+    effects.request_headers(|h| {
+        headers.push((h.name.as_str(), h.value.as_ref().map(|v| v.to_str().unwrap())));
+    });
     let expected = [("x-a", Some("1")), ("cookie", None), ("x-b", Some("3")), ("x-c", Some("5"))];
     assert_eq!(headers, expected);
     assert_eq!(Value::from(set.variables(&decision)), json!({ "color": "red", "size": 1 }));

@@ -82,7 +82,7 @@ impl Sent {
         })
     }
 
-    fn decide(&self, rules: &RuleSet) -> Decision {
+    fn decide(&self, rules: &RuleSet) -> Box<Decision> {
         self.visit(|visit| rules.evaluate(visit))
     }
 
