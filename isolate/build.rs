@@ -28,6 +28,8 @@ mod host;
 mod invocation;
 #[path = "src/logs.rs"]
 mod logs;
+#[path = "src/memory.rs"]
+mod memory;
 #[path = "src/ops/mod.rs"]
 mod ops;
 #[path = "src/outcome.rs"]

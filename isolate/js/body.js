@@ -3,7 +3,7 @@
 // https://fetch.spec.whatwg.org/#bodies
 (function () {
 const { core, primordials } = __bootstrap;
-const { op_read_all } = core.ops;
+const { op_body_bytes } = core.ops;
 const {
   ArrayBufferIsView,
   ObjectPrototypeIsPrototypeOf,
@@ -111,7 +111,7 @@ class Body {
 async function readAll(body) {
   try {
     if (body.failure !== null) throw body.failure;
-    const bytes = await op_read_all(body.rid);
+    const bytes = await op_body_bytes(body.rid);
     if (body.failure !== null) throw body.failure;
     return bytes;
   } catch (error) {

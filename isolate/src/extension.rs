@@ -15,6 +15,7 @@ deno_core::extension!(
     atoll,
     deps = [deno_webidl, deno_web, deno_crypto, deno_fetch],
     ops = [
+        ops::op_body_bytes,
         ops::op_fetch_hop,
         ops::op_invocation_ended,
         ops::op_invocation_fail,

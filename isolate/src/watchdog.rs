@@ -1,6 +1,7 @@
 //! The watchdog: one thread that looks, every millisecond, at what each isolate thread executes, and ends
 //! what has used up its CPU budget.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::Thread;
@@ -15,11 +16,11 @@ use crate::native::{ThreadPages, resident_bytes};
 /// How often running code is looked at.
 const TICK: Duration = Duration::from_millis(1);
 
-/// The most that an execution is charged which the watchdog never saw. One that computes is seen within a tick or
-/// two; what goes far beyond was time in which the machine ran something else.
-const UNSEEN_MAX: Duration = Duration::from_millis(5);
+/// How old a reading of a thread's CPU clock may be that an execution is measured from. To read it is a system call,
+/// too dear for each of the many short executions.
+const READING_AGE_MAX: Duration = TICK;
 
-/// Budgets below this are measured from the very start: a watchdog that comes late would charge the wait.
+/// Budgets below this are measured from the very start.
 const EXACT_BELOW: Duration = Duration::from_millis(20);
 
 /// Ticks without any running code after which the watchdog goes to sleep.
@@ -52,9 +53,8 @@ struct Running {
     native: Option<NativeMark>,
     started: Instant,
     budget: Duration,
-    /// The thread's CPU time when the execution started, once it has gone on for a tick. Reading the clock of
-    /// a thread is a system call, too dear for each of the many short executions.
-    started_cpu: Option<Duration>,
+    /// The thread's CPU time when the execution started, or [`READING_AGE_MAX`] before that.
+    started_cpu: Duration,
     fired: bool,
 }
 
@@ -65,13 +65,15 @@ struct Slot {
 }
 
 impl Running {
+    /// CPU time used so far, of a thread whose clock shows `cpu`: it is never more than the time that has passed.
+    fn used(&self, cpu: Duration) -> Duration {
+        cpu.saturating_sub(self.started_cpu).min(self.started.elapsed())
+    }
+
     /// Ends the execution if its budget is used up, and has what it holds measured now and then: linear
-    /// memories grow without any collection. Until the first look, all time counts as CPU time.
+    /// memories grow without any collection.
     fn look(&mut self, slot: &Slot, memory: &Memory) {
-        let cpu = slot.clock.now();
-        let started =
-            *self.started_cpu.get_or_insert_with(|| cpu.saturating_sub(self.started.elapsed()));
-        if cpu.saturating_sub(started) >= self.budget {
+        if self.used(slot.clock.now()) >= self.budget {
             // Again with every look: code between V8's frames may turn the end into an error to catch.
             self.fired = true;
             self.handle.terminate_execution();
@@ -121,6 +123,8 @@ pub(crate) struct Watchdog {
 pub(crate) struct WatchedThread {
     shared: Arc<Shared>,
     slot: Arc<Slot>,
+    /// What the thread's CPU clock showed last, and when that was.
+    reading: Cell<(Instant, Duration)>,
 }
 
 /// What other threads may see of an isolate thread.
@@ -136,7 +140,7 @@ impl Pulse {
 
 /// What came of a watched execution.
 pub(crate) struct Spent {
-    /// CPU time used; of an execution shorter than a tick, all its time.
+    /// CPU time used; of an execution shorter than a tick, all its time. Up to a tick too much.
     pub(crate) cpu: Duration,
     /// Whether the watchdog ended it.
     pub(crate) over_budget: bool,
@@ -171,7 +175,8 @@ impl Watchdog {
             running: Mutex::new(None),
         });
         lock(&self.shared.slots).push(slot.clone());
-        Ok(WatchedThread { shared: self.shared.clone(), slot })
+        let reading = Cell::new((Instant::now(), slot.clock.now()));
+        Ok(WatchedThread { shared: self.shared.clone(), slot, reading })
     }
 }
 
@@ -218,7 +223,8 @@ impl WatchedThread {
         f: impl FnOnce() -> R,
     ) -> (R, Spent) {
         let started = Instant::now();
-        let started_cpu = (budget < EXACT_BELOW).then(|| self.slot.clock.now());
+        let age_max = if budget < EXACT_BELOW { Duration::ZERO } else { READING_AGE_MAX };
+        let started_cpu = self.read_clock(started, age_max);
         *lock(&self.slot.running) = Some(Running {
             handle: handle.clone(),
             heap: heap.clone(),
@@ -238,12 +244,25 @@ impl WatchedThread {
         let result = f();
         self.shared.running.fetch_sub(1, Ordering::SeqCst);
         let ended = lock(&self.slot.running).take();
-        let looked_at = ended.as_ref().and_then(|running| running.started_cpu);
-        let cpu = match looked_at {
-            Some(started_cpu) => self.slot.clock.now().saturating_sub(started_cpu),
-            None => started.elapsed().min(UNSEEN_MAX),
+        let elapsed = started.elapsed();
+        let cpu = match &ended {
+            Some(running) if elapsed > TICK => {
+                running.used(self.read_clock(started + elapsed, Duration::ZERO))
+            }
+            _ => elapsed,
         };
         (result, Spent { cpu, over_budget: ended.is_some_and(|running| running.fired) })
+    }
+
+    /// What the thread's CPU clock shows `now`, or showed `age_max` ago at most.
+    fn read_clock(&self, now: Instant, age_max: Duration) -> Duration {
+        let (read_at, cpu) = self.reading.get();
+        if now.saturating_duration_since(read_at) < age_max {
+            return cpu;
+        }
+        let cpu = self.slot.clock.now();
+        self.reading.set((now, cpu));
+        cpu
     }
 }
 

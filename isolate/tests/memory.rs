@@ -2,11 +2,18 @@
 
 mod support;
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use atoll_isolate::{EngineOptions, IsolateThread, Limits, Outcome};
-use support::{BUDGETS, Setup, Worker, load, on_isolate_thread, script};
+use atoll_isolate::{Body, EngineOptions, IsolateThread, Limits, Outcome};
+use bytes::Bytes;
+use futures_util::stream;
+use http::Request;
+use http_body::Frame;
+use http_body_util::StreamBody;
+use support::{BUDGETS, Setup, Worker, load, on_isolate_thread, script, text};
 
 const MIB: usize = 1 << 20;
 
@@ -162,6 +169,36 @@ fn growth_past_the_budget_is_refused() {
         drop(growing);
         assert!(!thread.memory().pressed());
         assert_eq!(neighbour.instance.condemned(), None);
+    });
+}
+
+/// Whoever read a body without an end took the memory of the whole process, and the thread for as long.
+#[test]
+fn a_body_is_read_within_the_limit_and_in_turns() {
+    let source = "export default { async fetch(request) { \
+        try { return new Response(await request.arrayBuffer()); } \
+        catch (error) { return new Response(error.name); } } }";
+    alone(move |thread| async move {
+        let worker = limited(&thread, source, 64 * MIB).await;
+        let before = thread.memory().used();
+        let turns = Rc::new(Cell::new(0));
+        let counted = turns.clone();
+        let others = tokio::task::spawn_local(async move {
+            loop {
+                counted.set(counted.get() + 1);
+                tokio::task::yield_now().await;
+            }
+        });
+        let piece = Bytes::from(vec![0; 64 << 10]);
+        let endless = stream::repeat_with(move || Ok(Frame::data(piece.clone())));
+        let body: Body = Box::pin(StreamBody::new(endless));
+        let request = Request::post("http://a.test/").body(Some(body)).unwrap();
+        assert_eq!(text(worker.request(request).await.unwrap()).await, "RangeError");
+        assert!(turns.get() > 30, "{}", turns.get());
+        assert!(thread.memory().used() < before + 8 * MIB, "what was read is given back");
+        let request = Request::post("http://a.test/").body(support::body("all of it")).unwrap();
+        assert_eq!(text(worker.request(request).await.unwrap()).await, "all of it");
+        others.abort();
     });
 }
 

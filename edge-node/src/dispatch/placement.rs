@@ -65,6 +65,9 @@ pub(super) struct Load {
     pub(super) queued: u32,
     /// What these are expected to take.
     pub(super) queued_work: Duration,
+    /// For how long it has begun none of them. What it does meanwhile need not be a slice: it may undo the coding of a
+    /// long body, or drop an isolate.
+    pub(super) held_up: Duration,
     /// What requests have waited for the thread of late, from being handed over to their first slice.
     pub(super) delay: Duration,
     /// Instances that live on the thread.
@@ -81,7 +84,8 @@ impl Load {
         if self.is_idle() {
             return Duration::ZERO;
         }
-        self.delay.max(self.running.unwrap_or_default()).max(self.queued_work)
+        let held_up = if self.queued > 0 { self.held_up } else { Duration::ZERO };
+        self.delay.max(self.running.unwrap_or_default()).max(self.queued_work).max(held_up)
     }
 
     fn rank(&self) -> (Duration, u32, usize) {
@@ -224,6 +228,7 @@ mod tests {
         running: None,
         queued: 0,
         queued_work: Duration::ZERO,
+        held_up: Duration::from_secs(9),
         delay: Duration::from_secs(9),
         instances: 0,
     };
@@ -233,7 +238,12 @@ mod tests {
     }
 
     fn behind(ms: u64) -> Load {
-        Load { queued: 1, queued_work: Duration::from_millis(ms), delay: Duration::ZERO, ..IDLE }
+        let queued_work = Duration::from_millis(ms);
+        Load { queued: 1, queued_work, delay: Duration::ZERO, held_up: Duration::ZERO, ..IDLE }
+    }
+
+    fn held_up(ms: u64) -> Load {
+        Load { held_up: Duration::from_millis(ms), ..behind(0) }
     }
 
     fn chosen(holders: u64, loads: &[Load], draws: &[usize]) -> Choice {
@@ -245,7 +255,7 @@ mod tests {
     #[test]
     fn a_request_goes_where_it_waits_least() {
         let crowded = Load { instances: 9, ..IDLE };
-        let short = Load { queued: 1, delay: Duration::from_millis(1), ..IDLE };
+        let short = Load { delay: Duration::from_millis(1), ..behind(0) };
         for (what, holders, loads, draws, expected) in [
             ("cold: the less delayed of two", 0, vec![running(3), IDLE], vec![0], Choice::New(1)),
             ("cold: the emptier of equals", 0, vec![crowded, IDLE], vec![0], Choice::New(1)),
@@ -261,6 +271,7 @@ mod tests {
             ("a short wait", 0b01, vec![short, IDLE], vec![0], Choice::Replica(0)),
             ("a long slice", 0b01, vec![running(10), IDLE], vec![0], Choice::New(1)),
             ("long work before it", 0b01, vec![behind(80), IDLE], vec![0], Choice::New(1)),
+            ("nothing begun for long", 0b01, vec![held_up(10), IDLE], vec![0], Choice::New(1)),
             ("nobody idle", 0b01, vec![running(99), running(1)], vec![0], Choice::Replica(0)),
             ("both have one", 0b11, vec![running(99), running(1)], vec![0], Choice::Replica(1)),
             (

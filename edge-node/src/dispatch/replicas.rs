@@ -150,6 +150,9 @@ pub(super) struct BackThread {
     queued: AtomicU32,
     queued_us: AtomicU64,
     delay_us: AtomicU32,
+    /// When it was made, and how many microseconds later it began something last, or the first came to its empty queue.
+    made: Instant,
+    turned_us: AtomicU64,
     pub(super) instances: AtomicUsize,
 }
 
@@ -162,6 +165,8 @@ impl BackThread {
             queued: AtomicU32::new(0),
             queued_us: AtomicU64::new(0),
             delay_us: AtomicU32::new(0),
+            made: Instant::now(),
+            turned_us: AtomicU64::new(0),
             instances: AtomicUsize::new(0),
         };
         (thread, handed)
@@ -178,9 +183,23 @@ impl BackThread {
             running: self.pulse.get().and_then(Pulse::running_for),
             queued: self.queued.load(Ordering::Relaxed),
             queued_work: Duration::from_micros(self.queued_us.load(Ordering::Relaxed)),
+            held_up: self
+                .now()
+                .saturating_sub(Duration::from_micros(self.turned_us.load(Ordering::Relaxed))),
             delay: self.delay(),
             instances: self.instances.load(Ordering::Relaxed),
         }
+    }
+
+    /// The time since it was made.
+    fn now(&self) -> Duration {
+        self.made.elapsed()
+    }
+
+    /// It begins something, or something came to its empty queue.
+    fn turned(&self) {
+        let now = u64::try_from(self.now().as_micros()).unwrap_or(u64::MAX);
+        self.turned_us.store(now, Ordering::Relaxed);
     }
 
     /// What requests have waited for the thread of late.
@@ -191,6 +210,9 @@ impl BackThread {
     /// Hands something over. Gives it back when the thread's queue is full.
     pub(super) fn hand_over(&self, handed: Handed) -> Result<(), Handed> {
         let work_us = handed.work_us();
+        if self.queued.load(Ordering::Relaxed) == 0 {
+            self.turned();
+        }
         // What waits in the channel and what the thread has taken out of it count together.
         if self.queued.fetch_add(1, Ordering::Relaxed) as usize >= HANDED_QUEUED_MAX {
             self.queued.fetch_sub(1, Ordering::Relaxed);
@@ -207,6 +229,7 @@ impl BackThread {
     pub(super) fn delayed(&self, delay: Duration) {
         let mean = self.delay_us.load(Ordering::Relaxed);
         self.delay_us.store(smoothed(mean, delay), Ordering::Relaxed);
+        self.turned();
     }
 
     /// Something handed over has had its first slice.

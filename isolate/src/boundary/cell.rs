@@ -97,6 +97,7 @@ impl Cell {
         state.borrow_mut().put(time.clone());
         state.borrow_mut().put(late.clone());
         let account = options.account;
+        state.borrow_mut().put(account.clone());
         let guard = HeapGuard::install(&mut runtime, account.clone(), HEAP_START_BYTES);
         // SAFETY: creation entered the isolate on this thread; leaving it restores the invariant.
         unsafe { runtime.v8_isolate().exit() };

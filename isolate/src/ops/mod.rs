@@ -1,5 +1,6 @@
 //! The ops: the only Rust that JS can call. Each finds its invocation by number and never trusts it.
 
+mod body;
 mod fetch;
 mod kv;
 pub(crate) mod late;
@@ -10,6 +11,7 @@ mod rule;
 mod socket;
 pub(crate) mod time;
 
+pub(crate) use body::op_body_bytes;
 pub(crate) use fetch::op_fetch_hop;
 pub(crate) use kv::{op_kv_delete, op_kv_get, op_kv_list, op_kv_put};
 pub(crate) use late::{op_late_script, op_late_script_ran};
