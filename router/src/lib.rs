@@ -16,6 +16,7 @@ mod error_page;
 mod frame_watch;
 mod gate;
 mod geo;
+mod host_rules;
 mod http3;
 mod listener;
 mod options;
@@ -31,6 +32,7 @@ mod router;
 pub mod rules;
 mod self_signed;
 mod serve;
+mod shared_map;
 mod table;
 mod timed_body;
 mod tls;
@@ -58,7 +60,8 @@ pub use request_body::{RequestBody, RequestBodyError};
 pub use router::Router;
 pub use self_signed::{SelfSigned, self_signed};
 pub use serve::{Security, ServeError, Service, serve};
-pub use table::{Match, RouteTable};
+pub use shared_map::SharedMap;
+pub use table::{Match, RouteChanges, RouteTable};
 pub use timed_body::{TimedBody, TimedBodyError};
 pub use tls::{
     CertificateFacts, Certificates, Challenge, ChallengeKind, ClientCertificate, ClientMode,

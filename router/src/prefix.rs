@@ -35,6 +35,11 @@ impl<V> PrefixMap<V> {
         Self { entries }
     }
 
+    /// All values.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+        self.entries.iter().map(|entry| &entry.value)
+    }
+
     /// The values of all keys that begin `text`, the longest key first.
     pub(crate) fn beginning<'a, 't>(
         &'a self,

@@ -35,7 +35,7 @@ impl<T> Clone for Router<T> {
     }
 }
 
-impl<T> Default for Router<T> {
+impl<T: Clone> Default for Router<T> {
     fn default() -> Self {
         Self::new(RouteTable::empty())
     }
@@ -44,7 +44,7 @@ impl<T> Default for Router<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pattern::{Pattern, Scheme};
+    use crate::pattern::Scheme;
     use crate::table::Match;
 
     #[test]
@@ -52,8 +52,9 @@ mod tests {
         let router = Router::<u32>::default();
         let old = router.load();
         let other = router.clone();
-        let rule = (Pattern::parse("a.b/*").unwrap(), Some(1));
-        other.swap(RouteTable::build([rule], []));
+        let mut changes = old.change();
+        changes.insert("a.b/*", Some(1)).unwrap();
+        other.swap(changes.done());
         assert_eq!(old.match_url(Scheme::Http, "a.b", "/"), Match::None);
         assert_eq!(router.load().match_url(Scheme::Http, "a.b", "/"), Match::Target(&1));
     }

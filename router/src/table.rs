@@ -5,10 +5,13 @@
 //! `x/images/*` beats `x/images*`); a rule that names the scheme before one that does not. A
 //! negative rule wins by the same order and takes the URL away from every broader one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
-use crate::pattern::{HOST_BYTES_MAX, HostPattern, PathPattern, Pattern, Scheme, bare_host};
+use crate::host_rules::{GivenRules, HostRules, Rule};
+use crate::pattern::{HOST_BYTES_MAX, HostPattern, Pattern, PatternError, Scheme, bare_host};
 use crate::prefix::PrefixMap;
+use crate::shared_map::SharedMap;
 
 /// What a URL leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,77 +25,41 @@ pub enum Match<T> {
 }
 
 /// An immutable table of routes. Lookups allocate nothing and take time logarithmic in the number
-/// of rules of one host.
-#[derive(Debug)]
+/// of rules of one host. The next table shares with it what has not changed.
+#[derive(Clone, Debug)]
 pub struct RouteTable<T> {
-    targets: Vec<Option<T>>,
-    hosts: HashMap<Box<str>, PathRules>,
-    /// Keyed by the suffix reversed, which makes it a prefix of the reversed host.
-    suffixes: PrefixMap<PathRules>,
+    hosts: SharedMap<Box<str>, Arc<HostRules<T>>>,
+    suffixes: Suffixes<T>,
+    /// Rules and host entries.
+    count: usize,
 }
 
-/// The rules of one host.
+/// The rules of wildcard hosts, by their suffixes, and the same keyed by the suffix reversed, which makes it a prefix
+/// of the reversed host.
+#[derive(Clone, Debug)]
+struct Suffixes<T> {
+    by_suffix: Arc<BTreeMap<Box<str>, Arc<HostRules<T>>>>,
+    reversed: Arc<PrefixMap<Arc<HostRules<T>>>>,
+}
+
+/// Changes of a table that lead to the next one.
 #[derive(Debug)]
-struct PathRules {
-    exact: HashMap<Box<str>, SchemeRules>,
-    prefixes: PrefixMap<SchemeRules>,
-    /// All of them.
-    rules: Box<[u32]>,
+pub struct RouteChanges<T> {
+    table: RouteTable<T>,
+    /// What the hosts are given whose rules change.
+    hosts: HashMap<HostPattern, GivenRules<T>>,
 }
 
-/// The rules of one path, as indices into the table's targets.
-#[derive(Clone, Copy, Debug, Default)]
-struct SchemeRules {
-    any: Option<u32>,
-    http: Option<u32>,
-    https: Option<u32>,
-}
-
-/// The rules of one host while the table is being built.
-#[derive(Default)]
-struct Draft {
-    exact: HashMap<Box<str>, SchemeRules>,
-    prefixes: HashMap<Box<str>, SchemeRules>,
-}
-
-impl<T> RouteTable<T> {
+impl<T: Clone> RouteTable<T> {
     /// A table without routes.
     pub fn empty() -> Self {
-        Self::build([], [])
+        let (by_suffix, reversed) = (Arc::default(), Arc::new(PrefixMap::build([])));
+        Self { hosts: SharedMap::default(), suffixes: Suffixes { by_suffix, reversed }, count: 0 }
     }
 
-    /// Builds a table from rules (`None`: a negative route) and from whole hosts that lead to one
-    /// target, such as `worker.subdomain.domain`. A host entry is less specific than any rule that
-    /// names the same host. Of equal rules the last one stays.
-    pub fn build(
-        rules: impl IntoIterator<Item = (Pattern, Option<T>)>,
-        hosts: impl IntoIterator<Item = (String, T)>,
-    ) -> Self {
-        let mut targets = Vec::new();
-        let mut exact: HashMap<Box<str>, Draft> = HashMap::new();
-        let mut suffixes: HashMap<Box<str>, Draft> = HashMap::new();
-        for (host, target) in hosts {
-            let host = bare_host(&host).to_ascii_lowercase().into_boxed_str();
-            // No path is shorter than "", so every rule for the host is more specific.
-            let path = PathPattern::Prefix("".into());
-            exact.entry(host).or_default().add(None, path, targets.len() as u32);
-            targets.push(Some(target));
-        }
-        for (pattern, target) in rules {
-            let draft = match pattern.host {
-                HostPattern::Exact(host) => exact.entry(host).or_default(),
-                HostPattern::Suffix(suffix) => suffixes.entry(suffix).or_default(),
-            };
-            draft.add(pattern.scheme, pattern.path, targets.len() as u32);
-            targets.push(target);
-        }
-        Self {
-            targets,
-            hosts: exact.into_iter().map(|(host, draft)| (host, draft.finish())).collect(),
-            suffixes: PrefixMap::build(suffixes.into_iter().map(|(suffix, draft)| {
-                (suffix.bytes().rev().collect::<Box<[u8]>>(), draft.finish())
-            })),
-        }
+    /// Begins with changes.
+    pub fn change(&self) -> RouteChanges<T> {
+        RouteChanges { table: self.clone(), hosts: HashMap::new() }
     }
 
     /// Finds the most specific rule for a URL. The host may be in any case and carry a port;
@@ -101,12 +68,17 @@ impl<T> RouteTable<T> {
         let mut buffer = [0; HOST_BYTES_MAX];
         let Some(folded) = fold(host, &mut buffer) else { return Match::None };
         let named = std::str::from_utf8(folded).ok().and_then(|host| self.hosts.get(host));
-        if let Some(rule) = named.and_then(|rules| rules.find(scheme, path_and_query)) {
-            return self.outcome(rule);
+        let mut found = named.and_then(|rules| rules.find(scheme, path_and_query));
+        if found.is_none() {
+            folded.reverse();
+            let mut suffixes = self.suffixes.reversed.beginning(folded);
+            found = suffixes.find_map(|rules| rules.find(scheme, path_and_query));
         }
-        folded.reverse();
-        let found = self.suffixes.beginning(folded).find_map(|r| r.find(scheme, path_and_query));
-        found.map_or(Match::None, |rule| self.outcome(rule))
+        match found {
+            Some(Some(target)) => Match::Target(target),
+            Some(None) => Match::Excluded,
+            None => Match::None,
+        }
     }
 
     /// The targets of all rules for exactly this host, in any case; of the longest wildcard suffix when there
@@ -117,32 +89,112 @@ impl<T> RouteTable<T> {
             let named = std::str::from_utf8(folded).ok().and_then(|host| self.hosts.get(host));
             named.or_else(|| {
                 folded.reverse();
-                self.suffixes.beginning(folded).next()
+                self.suffixes.reversed.beginning(folded).next()
             })
         });
-        let rules = rules.map_or(&[][..], |found| &found.rules);
-        rules.iter().filter_map(|rule| self.targets[*rule as usize].as_ref())
+        rules.into_iter().flat_map(|rules| rules.targets())
     }
 
-    /// The number of rules and host entries the table was built from.
+    /// The number of rules and host entries that it has.
     pub fn len(&self) -> usize {
-        self.targets.len()
+        self.count
     }
 
     /// Whether the table has no route at all.
     pub fn is_empty(&self) -> bool {
-        self.targets.is_empty()
+        self.count == 0
     }
 
-    fn outcome(&self, rule: u32) -> Match<&T> {
-        self.targets[rule as usize].as_ref().map_or(Match::Excluded, Match::Target)
+    fn rules(&self, host: &HostPattern) -> Option<&Arc<HostRules<T>>> {
+        match host {
+            HostPattern::Exact(host) => self.hosts.get(host),
+            HostPattern::Suffix(suffix) => self.suffixes.by_suffix.get(suffix),
+        }
     }
 }
 
-impl<T> Default for RouteTable<T> {
+impl<T: Clone> RouteChanges<T> {
+    /// Adds a rule, which is negative without a target, in place of one of the same text. Of equal rules the one with
+    /// the last text counts.
+    ///
+    /// # Errors
+    /// When the text is no pattern.
+    pub fn insert(&mut self, text: &str, target: Option<T>) -> Result<(), PatternError> {
+        let Pattern { scheme, host, path } = Pattern::parse(text)?;
+        self.of(host).rules.insert(text.into(), Rule { scheme, path, target });
+        Ok(())
+    }
+
+    /// Takes a rule away.
+    pub fn remove(&mut self, text: &str) {
+        // What is no pattern was not added.
+        if let Ok(pattern) = Pattern::parse(text) {
+            self.of(pattern.host).rules.remove(text);
+        }
+    }
+
+    /// Has a whole host lead to one target, such as `worker.subdomain.domain`. That is less specific than any rule
+    /// that names the same host.
+    pub fn insert_host(&mut self, host: &str, target: T) {
+        self.of(whole(host)).entry = Some(target);
+    }
+
+    /// Takes away that a whole host leads to a target.
+    pub fn remove_host(&mut self, host: &str) {
+        self.of(whole(host)).entry = None;
+    }
+
+    /// The table that the changes lead to.
+    pub fn done(self) -> RouteTable<T> {
+        let Self { mut table, hosts } = self;
+        let mut suffixes = None;
+        for (host, given) in hosts {
+            table.count -= table.rules(&host).map_or(0, |rules| rules.count());
+            let rules = HostRules::of(given).map(Arc::new);
+            table.count += rules.as_ref().map_or(0, |rules| rules.count());
+            match (host, rules) {
+                (HostPattern::Exact(host), Some(rules)) => table.hosts.insert(host, rules),
+                (HostPattern::Exact(host), None) => table.hosts.remove(&host),
+                (HostPattern::Suffix(suffix), rules) => {
+                    let all = suffixes.get_or_insert_with(|| (*table.suffixes.by_suffix).clone());
+                    match rules {
+                        Some(rules) => all.insert(suffix, rules),
+                        None => all.remove(&suffix),
+                    };
+                }
+            }
+        }
+        if let Some(suffixes) = suffixes {
+            table.suffixes = Suffixes::of(suffixes);
+        }
+        table
+    }
+
+    fn of(&mut self, host: HostPattern) -> &mut GivenRules<T> {
+        let table = &self.table;
+        self.hosts.entry(host).or_insert_with_key(|host| {
+            table.rules(host).map_or_else(GivenRules::default, |rules| rules.given().clone())
+        })
+    }
+}
+
+impl<T> Suffixes<T> {
+    fn of(by_suffix: BTreeMap<Box<str>, Arc<HostRules<T>>>) -> Self {
+        let reversed = by_suffix
+            .iter()
+            .map(|(suffix, rules)| (suffix.bytes().rev().collect::<Box<[u8]>>(), rules.clone()));
+        Self { reversed: Arc::new(PrefixMap::build(reversed)), by_suffix: Arc::new(by_suffix) }
+    }
+}
+
+impl<T: Clone> Default for RouteTable<T> {
     fn default() -> Self {
         Self::empty()
     }
+}
+
+fn whole(host: &str) -> HostPattern {
+    HostPattern::Exact(bare_host(host).to_ascii_lowercase().into())
 }
 
 /// A host without its port, in lower case. No pattern is longer than a name of DNS, and no name that long has
@@ -155,64 +207,18 @@ fn fold<'a>(host: &str, buffer: &'a mut [u8; HOST_BYTES_MAX]) -> Option<&'a mut 
     Some(folded)
 }
 
-impl Draft {
-    fn add(&mut self, scheme: Option<Scheme>, path: PathPattern, rule: u32) {
-        let rules = match path {
-            PathPattern::Exact(path) => self.exact.entry(path).or_default(),
-            PathPattern::Prefix(prefix) => self.prefixes.entry(prefix).or_default(),
-        };
-        match scheme {
-            None => rules.any = Some(rule),
-            Some(Scheme::Http) => rules.http = Some(rule),
-            Some(Scheme::Https) => rules.https = Some(rule),
-        }
-    }
-
-    fn finish(self) -> PathRules {
-        let all = self.exact.values().chain(self.prefixes.values());
-        let rules = all.flat_map(|rules| [rules.any, rules.http, rules.https]).flatten().collect();
-        let prefixes = self.prefixes.into_iter();
-        PathRules {
-            rules,
-            exact: self.exact,
-            prefixes: PrefixMap::build(
-                prefixes.map(|(prefix, rules)| (Box::from(prefix.as_bytes()), rules)),
-            ),
-        }
-    }
-}
-
-impl PathRules {
-    fn find(&self, scheme: Scheme, path_and_query: &str) -> Option<u32> {
-        if !self.exact.is_empty()
-            && let Some(rule) = self.exact.get(path_and_query).and_then(|r| r.find(scheme))
-        {
-            return Some(rule);
-        }
-        self.prefixes.beginning(path_and_query.as_bytes()).find_map(|rules| rules.find(scheme))
-    }
-}
-
-impl SchemeRules {
-    fn find(self, scheme: Scheme) -> Option<u32> {
-        let named = match scheme {
-            Scheme::Http => self.http,
-            Scheme::Https => self.https,
-        };
-        named.or(self.any)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
 
+    use super::*;
+    use crate::pattern::PathPattern;
+
     fn table(rules: &[(&str, Option<u32>)], hosts: &[(&str, u32)]) -> RouteTable<u32> {
-        RouteTable::build(
-            rules.iter().map(|(text, target)| (Pattern::parse(text).unwrap(), *target)),
-            hosts.iter().map(|(host, target)| (host.to_string(), *target)),
-        )
+        let mut changes = RouteTable::empty().change();
+        hosts.iter().for_each(|(host, target)| changes.insert_host(host, *target));
+        rules.iter().for_each(|(text, target)| changes.insert(text, *target).unwrap());
+        changes.done()
     }
 
     #[test]
@@ -317,32 +323,71 @@ mod tests {
         }
     }
 
+    type Rules = Vec<(String, bool)>;
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
         #[test]
         fn agrees_with_the_naive_model(
-            texts in proptest::collection::vec(
-                ("(http://|https://)?\\*?[ab]?\\.?a\\.b(/[xy/]{0,4}\\*?)?", any::<bool>()), 0..30),
+            texts in texts(),
+            before in texts(),
             hosts in proptest::collection::vec("([ab]\\.)?[ab]\\.[ab]", 0..4),
             https in any::<bool>(),
             host in "([ab]{1,2}\\.)?[ab]\\.[ab]",
             path in "/[xy/]{0,5}(\\?x)?",
         ) {
+            // Of equal rules the one with the last text counts, and there is one of each text.
+            let texts: BTreeMap<String, bool> = texts.into_iter().collect();
             let rules: Vec<_> = texts
                 .iter()
-                .filter_map(|(text, positive)| Some((Pattern::parse(text).ok()?, *positive)))
+                .filter_map(|(text, positive)| Some((text, Pattern::parse(text).ok()?, *positive)))
                 .enumerate()
-                .map(|(at, (pattern, positive))| (pattern, positive.then_some(at)))
+                .map(|(at, (text, pattern, positive))| (text, pattern, positive.then_some(at)))
                 .collect();
-            let hosts: Vec<_> = hosts.into_iter().zip(1000..).collect();
+            let hosts: BTreeMap<String, usize> = hosts.into_iter().zip(1000..).collect();
+            // The table comes of another one, whose rules and hosts go.
+            let mut changes = RouteTable::empty().change();
+            before.iter().for_each(|(text, _)| drop(changes.insert(text, Some(2000))));
+            changes.insert_host("a.a", 2001);
+            let earlier = changes.done();
+            let mut changes = earlier.change();
+            before.iter().for_each(|(text, _)| changes.remove(text));
+            changes.remove_host("A.a");
+            rules.iter().for_each(|(text, _, target)| changes.insert(text, *target).unwrap());
+            hosts.iter().for_each(|(host, target)| changes.insert_host(host, *target));
+            let table = changes.done();
+            prop_assert_eq!(table.len(), rules.len() + hosts.len());
             let scheme = if https { Scheme::Https } else { Scheme::Http };
-            let table = RouteTable::build(rules.clone(), hosts.clone());
             let found = match table.match_url(scheme, &host, &path) {
                 Match::Target(target) => Match::Target(*target),
                 Match::Excluded => Match::Excluded,
                 Match::None => Match::None,
             };
+            let rules: Vec<_> =
+                rules.into_iter().map(|(_, pattern, target)| (pattern, target)).collect();
+            let hosts: Vec<_> = hosts.into_iter().collect();
             prop_assert_eq!(found, naive(&rules, &hosts, (scheme, &host, &path)));
         }
+    }
+
+    fn texts() -> impl Strategy<Value = Rules> {
+        let pattern = "(http://|https://)?\\*?[abA]?\\.?a\\.b(/[xy/]{0,4}\\*?)?";
+        proptest::collection::vec((pattern, any::<bool>()), 0..30)
+    }
+
+    #[test]
+    fn the_next_table_shares_the_rules_of_other_hosts() {
+        let before = table(&[("*.b.c/*", Some(1)), ("x.b/*", Some(2))], &[("y.b", 3)]);
+        let mut changes = before.change();
+        changes.remove("x.b/*");
+        let after = changes.done();
+        assert_eq!(after.match_url(Scheme::Http, "x.b", "/"), Match::None);
+        let same = |host: &str| {
+            let of =
+                |table: &RouteTable<u32>| std::ptr::from_ref(table.of_host(host).next().unwrap());
+            of(&before) == of(&after)
+        };
+        assert!(same("z.b.c") && same("y.b"));
+        assert_eq!((before.len(), after.len()), (3, 2));
     }
 }

@@ -43,6 +43,8 @@ fn host_of(pattern: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+
     use crate::registry::{AccountId, Route, WorkerName};
 
     #[test]
@@ -64,7 +66,8 @@ mod tests {
             route("localhost/*", Some("w")),
             route("z.example/*", Some("w")),
         ];
-        let snapshot = Snapshot { routes: routes.into(), ..Snapshot::default() };
+        let routes = routes.map(Arc::new).to_vec().into();
+        let snapshot = Snapshot { routes, ..Snapshot::default() };
         let uploaded = HashSet::from(["has.example".to_owned(), "*.star.example".to_owned()]);
         let check = |routes: &str, expected: &[&str]| {
             let toml = format!("terms_accepted = true\ndomains = ['a.example']\n{routes}");

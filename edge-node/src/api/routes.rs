@@ -50,8 +50,10 @@ async fn of_zone(
 
 fn list(state: &ApiState, account: &AccountId, wanted: impl Fn(&Route) -> bool) -> Answer {
     let snapshot = state.config.registry.snapshot();
-    let own = snapshot.routes.iter().filter(|route| route.account == *account && wanted(route));
-    Envelope::list(own.map(route_json).collect())
+    let own = snapshot.routes.of_account(account).iter().filter(|route| wanted(route));
+    let mut own: Vec<_> = own.collect();
+    own.sort_by_key(|route| &route.pattern);
+    Envelope::list(own.into_iter().map(|route| route_json(route)).collect())
 }
 
 #[derive(Deserialize)]
@@ -99,8 +101,9 @@ pub(super) fn ensure_not_of_others(
     let others: Vec<HostPattern> = snapshot
         .subdomains
         .iter()
-        .filter(|(owner, _)| owner != account)
-        .map(|(_, subdomain)| HostPattern::below(&format!("{subdomain}.{}", state.config.domain)))
+        .filter(|named| named.0 != *account)
+        .map(|named| &named.1)
+        .map(|subdomain| HostPattern::below(&format!("{subdomain}.{}", state.config.domain)))
         .collect();
     for pattern in patterns {
         let host = HostPattern::of_route(pattern)?;
@@ -158,8 +161,8 @@ async fn view(
     Path(path): Path<RoutePath>,
 ) -> Answer {
     let snapshot = state.config.registry.snapshot();
-    let own = snapshot.routes.iter().filter(|route| route.account == *caller.account());
-    match own.into_iter().find(|route| route.id == path.id) {
+    let own = snapshot.routes.of_account(caller.account());
+    match own.iter().find(|route| route.id == path.id) {
         Some(route) => Envelope::new(route_json(route)),
         None => Err(ApiError::not_found(format!("route {} does not exist", path.id))),
     }

@@ -174,7 +174,7 @@ async fn references(State(state): State<ApiState>, Target(target): Target) -> An
             registry.worker(&target)?;
             let snapshot = registry.snapshot();
             let mut incoming = Vec::new();
-            for live in snapshot.workers.iter().filter(|w| w.worker.account == target.account) {
+            for live in snapshot.workers.of_account(&target.account) {
                 for (id, _) in &live.deployment.versions {
                     if registry.version(id)?.is_some_and(|v| is_bound_to(&v, &target.worker)) {
                         let name = &live.worker.worker;

@@ -85,7 +85,10 @@ impl<F: Fn(Job) -> bool> Crons<F> {
             };
             let Some(tenure) = tenure else { continue };
             let mut last = Utc::now() - LOOK_BACK;
-            while self.step(tenure.fence, &mut last, &mut snapshots, &mut tenures).await {}
+            let mut lines = Lines::default();
+            while self.step(tenure.fence, &mut last, &mut lines, &mut snapshots, &mut tenures).await
+            {
+            }
             if snapshots.has_changed().is_err() {
                 return;
             }
@@ -97,14 +100,15 @@ impl<F: Fn(Job) -> bool> Crons<F> {
         &self,
         fence: Fence,
         last: &mut DateTime<Utc>,
+        lines: &mut Lines,
         snapshots: &mut watch::Receiver<Arc<Snapshot>>,
         tenures: &mut watch::Receiver<Option<Tenure>>,
     ) -> bool {
-        let lines = Lines::parse(&snapshots.borrow_and_update().schedules);
+        lines.follow(&snapshots.borrow_and_update().schedules);
         let next = lines.next_after(last);
         let wait = next.map_or(SLEEP_MAX, |due| (due - Utc::now()).to_std().unwrap_or_default());
         tokio::select! {
-            changed = snapshots.changed() => return changed.is_ok() && has(tenures, fence),
+            changed = lines.changed(snapshots) => return changed.is_ok() && has(tenures, fence),
             changed = tenures.changed() => return changed.is_ok() && has(tenures, fence),
             () = tokio::time::sleep(wait.min(SLEEP_MAX)) => {}
         }

@@ -19,7 +19,10 @@ type Fired = Arc<Mutex<BTreeMap<u64, usize>>>;
 fn snapshot(created_ms: u64) -> watch::Sender<Arc<Snapshot>> {
     let worker = WorkerRef { account: AccountId::new("a"), worker: WorkerName::new("w") };
     let line = Schedule { worker, cron: "* * * * *".into(), created_ms };
-    watch::Sender::new(Arc::new(Snapshot { schedules: vec![line], ..Snapshot::default() }))
+    watch::Sender::new(Arc::new(Snapshot {
+        schedules: vec![Arc::new(line)].into(),
+        ..Snapshot::default()
+    }))
 }
 
 fn node(

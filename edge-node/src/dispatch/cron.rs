@@ -7,10 +7,11 @@ use chrono::{DateTime, Utc};
 use croner::Cron;
 use croner::parser::CronParser;
 use tokio::sync::watch;
+use tokio::sync::watch::error::RecvError;
 use tracing::warn;
 
 use super::thread::Job;
-use crate::registry::{Schedule, Snapshot};
+use crate::registry::{Schedule, Section, Snapshot};
 
 /// The longest sleep between two looks at the clock, so that a changed clock is noticed.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
@@ -18,13 +19,14 @@ const SLEEP_MAX: Duration = Duration::from_secs(30);
 /// Fires until the registry is gone. `fire` hands a job to some thread and says whether it was taken.
 pub async fn run_crons(mut snapshots: watch::Receiver<Arc<Snapshot>>, fire: impl Fn(Job) -> bool) {
     let mut last = Utc::now();
+    let mut lines = Lines::default();
     loop {
-        let lines = Lines::parse(&snapshots.borrow_and_update().schedules);
+        lines.follow(&snapshots.borrow_and_update().schedules);
         let next = lines.next_after(&last);
         let wait =
             next.map_or(SLEEP_MAX, |due| (due - Utc::now()).to_std().unwrap_or(Duration::ZERO));
         tokio::select! {
-            changed = snapshots.changed() => {
+            changed = lines.changed(&mut snapshots) => {
                 if changed.is_err() {
                     return;
                 }
@@ -48,26 +50,46 @@ pub async fn run_crons(mut snapshots: watch::Receiver<Arc<Snapshot>>, fire: impl
 }
 
 /// Cron lines, parsed.
-pub struct Lines(Vec<(Cron, Schedule)>);
+#[derive(Default)]
+pub struct Lines {
+    source: Section<Schedule>,
+    parsed: Vec<(Cron, Arc<Schedule>)>,
+}
 
 impl Lines {
-    /// Leaves out lines that do not parse; the API refuses such.
-    pub fn parse(schedules: &[Schedule]) -> Self {
+    /// Takes over lines, unless they are the same as before. Leaves out those that do not parse; the API refuses
+    /// such.
+    pub fn follow(&mut self, schedules: &Section<Schedule>) {
+        if self.source.is(schedules) {
+            return;
+        }
         let parser = CronParser::new();
-        let line = |line: &Schedule| Some((parser.parse(&line.cron).ok()?, line.clone()));
-        Self(schedules.iter().filter_map(line).collect())
+        let line = |line: &Arc<Schedule>| Some((parser.parse(&line.cron).ok()?, line.clone()));
+        self.source = schedules.clone();
+        self.parsed = schedules.iter().filter_map(line).collect();
+    }
+
+    /// Waits until there are other lines.
+    ///
+    /// # Errors
+    /// When there will be no more snapshots.
+    pub async fn changed(
+        &self,
+        snapshots: &mut watch::Receiver<Arc<Snapshot>>,
+    ) -> Result<(), RecvError> {
+        snapshots.wait_for(|snapshot| !self.source.is(&snapshot.schedules)).await.map(drop)
     }
 
     /// The first time after `last` at which any line comes due.
     pub fn next_after(&self, last: &DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let next = |(cron, _): &(Cron, Schedule)| cron.find_next_occurrence(last, false).ok();
-        self.0.iter().filter_map(next).min()
+        let next = |(cron, _): &(Cron, Arc<Schedule>)| cron.find_next_occurrence(last, false).ok();
+        self.parsed.iter().filter_map(next).min()
     }
 
     /// The lines that come due at this time.
     pub fn due(&self, due: &DateTime<Utc>) -> impl Iterator<Item = &Schedule> {
         let due = *due;
         let comes_due = move |(cron, _): &&(Cron, _)| cron.is_time_matching(&due).unwrap_or(false);
-        self.0.iter().filter(comes_due).map(|(_, line)| line)
+        self.parsed.iter().filter(comes_due).map(|(_, line)| &**line)
     }
 }

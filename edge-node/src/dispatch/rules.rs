@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::body::AnswerBody;
 use crate::experiments::{Exposure, Recorder, Tally};
-use crate::registry::{VersionId, WorkerRules, random_hex_id};
+use crate::registry::{WorkerRules, random_hex_id};
 
 /// Its name is read once.
 const PREVIEW_TOKEN_NAME: HeaderName = HeaderName::from_static(PREVIEW_TOKEN);
@@ -89,11 +89,6 @@ impl LiveRules {
         };
         let decided = Decided { by, script: Script::None, exposure: Exposure::ToBeNoted };
         Ruling { path, decided }
-    }
-
-    /// The versions that they can pick.
-    pub(super) fn versions(&self) -> &[VersionId] {
-        &self.source.versions
     }
 
     /// The worker whose script decides, where it is not the worker's own.

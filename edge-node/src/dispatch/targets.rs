@@ -1,19 +1,20 @@
 //! What routes lead to: the deployed workers of one registry snapshot, swapped whole at every change.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use atoll_router::regions::{RegionPolicy, RegionRules};
-use atoll_router::{Match, Pattern, RouteTable, Router, Scheme};
+use atoll_router::{Match, RouteChanges, RouteTable, Router, Scheme, SharedMap};
 
 use super::admission::{Admission, WorkerGate};
 use super::rules::LiveRules;
 use crate::experiments::Recorder;
 use crate::observe::{OriginStanding, STANDINGS_MAX};
-use crate::origins::{Checkers, LivePools, live_pools};
-use crate::registry::{LiveWorker, Snapshot, VersionId, WorkerRef, WorkerRules};
+use crate::origins::{Checkers, LivePools};
+use crate::registry::{
+    LiveWorker, Owner, Snapshot, VersionId, WorkerDocument, WorkerRef, WorkerRules,
+};
 
 /// A deployed worker, as a request finds it.
 pub struct Target {
@@ -34,19 +35,21 @@ impl Target {
     fn new(
         live: &LiveWorker,
         rules: Option<Arc<LiveRules>>,
-        deciding: &HashSet<VersionId>,
+        regions: Option<&RegionRules>,
     ) -> Self {
         let mut end = 0.0;
         let shares = live.deployment.versions.iter().map(|(version, percentage)| {
             end += percentage;
             (version.clone(), end)
         });
-        let shares: Vec<_> = shares.collect();
-        let picked = rules.iter().flat_map(|rules| rules.versions());
-        let mut versions = shares.iter().map(|(version, _)| version).chain(picked);
-        let has_script = versions.any(|version| deciding.contains(version));
-        let (worker, gate) = (live.worker.clone(), OnceLock::new());
-        Self { worker, shares, rules, has_script, regions: None, gate }
+        Self {
+            worker: live.worker.clone(),
+            shares: shares.collect(),
+            rules,
+            has_script: !live.deciding.is_empty(),
+            regions: regions.and_then(|regions| shared(&regions.policy)),
+            gate: OnceLock::new(),
+        }
     }
 
     /// The same worker where another policy holds.
@@ -56,7 +59,7 @@ impl Target {
             shares: self.shares.clone(),
             rules: self.rules.clone(),
             has_script: self.has_script,
-            regions: (!policy.is_empty()).then(|| Arc::new(policy.clone())),
+            regions: shared(policy),
             gate: OnceLock::new(),
         }
     }
@@ -96,14 +99,17 @@ impl Target {
     }
 }
 
-#[derive(Default)]
+/// What is looked up beside routes. The next one shares with it what has not changed.
+#[derive(Clone, Default)]
 struct Index {
-    by_worker: HashMap<WorkerRef, Arc<Target>>,
-    versions: HashSet<VersionId>,
+    /// What it was made of.
+    snapshot: Snapshot,
+    by_worker: SharedMap<WorkerRef, Arc<Target>>,
+    versions: SharedMap<VersionId, ()>,
     /// Those that have a script that decides about requests.
-    deciding: HashSet<VersionId>,
+    deciding: SharedMap<VersionId, ()>,
     /// Of workers that have some.
-    pools: HashMap<WorkerRef, LivePools>,
+    pools: SharedMap<WorkerRef, LivePools>,
 }
 
 /// The route table and the index of workers. Reads take no lock.
@@ -129,73 +135,112 @@ impl Targets {
         targets
     }
 
-    /// Replaces everything by what the snapshot says.
+    /// Replaces everything by what the snapshot says. What has not changed stays the same. Snapshots come one after
+    /// the other.
     pub fn swap(&self, snapshot: &Snapshot) {
-        let mut live_rules = self.compile_rules(snapshot);
-        let regions = parse_regions(snapshot);
-        let deciding: HashSet<VersionId> = snapshot.deciding.iter().cloned().collect();
-        let target = |live: &LiveWorker| {
-            let target = Target::new(live, live_rules.remove(&live.worker), &deciding);
-            let target = match regions.get(&live.worker) {
-                Some(regions) => target.with_regions(&regions.policy),
-                None => target,
-            };
-            (live.worker.clone(), Arc::new(target))
-        };
-        let by_worker: HashMap<WorkerRef, Arc<Target>> =
-            snapshot.workers.iter().map(target).collect();
-        let rules = snapshot.routes.iter().filter_map(|route| {
-            // The API refuses patterns that do not parse.
-            let pattern = Pattern::parse(&route.pattern)
-                .inspect_err(|error| tracing::error!(pattern = route.pattern, %error, "stored route is not usable"))
-                .ok()?;
-            let target = match &route.worker {
-                None => None,
-                Some(name) => {
-                    let worker = WorkerRef { account: route.account.clone(), worker: name.clone() };
-                    Some(on_route(by_worker.get(&worker)?, regions.get(&worker), &route.pattern))
-                }
-            };
-            Some((pattern, target))
-        });
-        let subdomains: HashMap<_, _> =
-            snapshot.subdomains.iter().map(|(account, name)| (account, name.as_str())).collect();
-        let hosts = snapshot.workers.iter().filter(|live| live.workers_dev).filter_map(|live| {
-            let subdomain = subdomains.get(&live.worker.account)?;
-            let host = format!("{}.{subdomain}.{}", live.worker.worker, self.domain);
-            Some((host, by_worker.get(&live.worker)?.clone()))
-        });
-        self.router.swap(RouteTable::build(rules, hosts));
-        let versions = snapshot
-            .workers
-            .iter()
-            .flat_map(|live| live.deployment.versions.iter().map(|(version, _)| version.clone()))
-            .chain(snapshot.rules.iter().flat_map(|rules| rules.versions.iter().cloned()))
-            .collect();
-        let pools = live_pools(snapshot, &self.index.load().pools, &self.checkers);
-        self.index.store(Arc::new(Index { by_worker, versions, deciding, pools }));
+        let before = self.index.load_full();
+        let mut index = Index { snapshot: snapshot.clone(), ..(*before).clone() };
+        let mut routes = self.router.load().change();
+        let changed = snapshot.rerouted_since(&before.snapshot);
+        // One may get what another gives up.
+        for owner in &changed {
+            self.remove(owner, &before.snapshot, &mut index, &mut routes);
+        }
+        for owner in &changed {
+            self.insert(owner, &before, &mut index, &mut routes);
+        }
+        self.router.swap(routes.done());
+        self.index.store(Arc::new(index));
     }
 
-    /// The rules of a snapshot's workers. Those that have not changed are not compiled again.
-    fn compile_rules(&self, snapshot: &Snapshot) -> HashMap<WorkerRef, Arc<LiveRules>> {
-        let before = self.index.load();
-        let scripts: HashSet<&VersionId> = snapshot.deciding.iter().collect();
-        let mut sources: HashMap<&WorkerRef, Cow<'_, WorkerRules>> =
-            snapshot.rules.iter().map(|source| (&source.worker, Cow::Borrowed(source))).collect();
-        // A script decides after rules, be there none.
-        for live in &snapshot.workers {
-            let mut versions = live.deployment.versions.iter();
-            if versions.any(|(version, _)| scripts.contains(version)) {
-                sources
-                    .entry(&live.worker)
-                    .or_insert_with(|| Cow::Owned(WorkerRules::none(live.worker.clone())));
+    /// Takes away what leads to an owner and what is known of it.
+    fn remove(
+        &self,
+        owner: &Owner,
+        before: &Snapshot,
+        index: &mut Index,
+        routes: &mut RouteChanges<Arc<Target>>,
+    ) {
+        for route in before.routes.of(owner) {
+            routes.remove(&route.pattern);
+        }
+        for version in before.versions_of(owner) {
+            index.versions.remove(version);
+        }
+        for live in before.workers.of(owner) {
+            live.deciding.iter().for_each(|version| index.deciding.remove(version));
+            self.own_host(before, live).iter().for_each(|host| routes.remove_host(host));
+        }
+        if let Some(worker) = owner.worker() {
+            index.by_worker.remove(&worker);
+            index.pools.remove(&worker);
+        }
+    }
+
+    /// Puts in what the index's snapshot says of an owner.
+    fn insert(
+        &self,
+        owner: &Owner,
+        before: &Index,
+        index: &mut Index,
+        routes: &mut RouteChanges<Arc<Target>>,
+    ) {
+        let snapshot = index.snapshot.clone();
+        let regions = snapshot.regions.of(owner).first().map(|source| parse_regions(source));
+        let target = snapshot.workers.of(owner).first().map(|live| {
+            let rules = self.compile_rules(&snapshot, live, before);
+            let target = Arc::new(Target::new(live, rules, regions.as_ref()));
+            if let Some(host) = self.own_host(&snapshot, live) {
+                routes.insert_host(&host, target.clone());
+            }
+            live.deciding.iter().for_each(|version| index.deciding.insert(version.clone(), ()));
+            index.by_worker.insert(live.worker.clone(), target.clone());
+            target
+        });
+        for version in snapshot.versions_of(owner) {
+            index.versions.insert(version.clone(), ());
+        }
+        for source in snapshot.pools.of(owner) {
+            let known = before.pools.get(&source.worker);
+            if let Some(pools) = LivePools::of(source, known, &self.checkers) {
+                index.pools.insert(source.worker.clone(), pools);
             }
         }
-        let compiled = sources.values().filter_map(|source| {
-            let known = before.by_worker.get(&source.worker).and_then(|target| target.rules());
-            Some((source.worker.clone(), LiveRules::compile(source, known, &self.recorder)?))
-        });
-        compiled.collect()
+        for route in snapshot.routes.of(owner) {
+            let target = match (&route.worker, &target) {
+                (None, _) => None,
+                (Some(_), None) => continue,
+                (Some(_), Some(target)) => Some(on_route(target, regions.as_ref(), &route.pattern)),
+            };
+            // The API refuses patterns that do not parse.
+            if let Err(error) = routes.insert(&route.pattern, target) {
+                tracing::error!(pattern = route.pattern, %error, "stored route is not usable");
+            }
+        }
+    }
+
+    /// `<worker>.<subdomain>.<domain>`, if the worker answers there.
+    fn own_host(&self, snapshot: &Snapshot, live: &LiveWorker) -> Option<String> {
+        let account = Owner { account: live.worker.account.clone(), worker: None };
+        let named = snapshot.subdomains.of(&account).first().filter(|_| live.workers_dev)?;
+        Some(format!("{}.{}.{}", live.worker.worker, named.1, self.domain))
+    }
+
+    /// The rules of a worker. Those that have not changed are not compiled again.
+    fn compile_rules(
+        &self,
+        snapshot: &Snapshot,
+        live: &LiveWorker,
+        before: &Index,
+    ) -> Option<Arc<LiveRules>> {
+        let source = match snapshot.rules.of(&Owner::from(&live.worker)).first() {
+            Some(source) => Cow::Borrowed(&**source),
+            // A script decides after rules, be there none.
+            None if !live.deciding.is_empty() => Cow::Owned(WorkerRules::none(live.worker.clone())),
+            None => return None,
+        };
+        let known = before.by_worker.get(&live.worker).and_then(|target| target.rules());
+        LiveRules::compile(&source, known, &self.recorder)
     }
 
     /// The worker that a URL leads to.
@@ -243,16 +288,13 @@ impl Targets {
     }
 }
 
-/// Where the workers of a snapshot may run that say something of it.
-fn parse_regions(snapshot: &Snapshot) -> HashMap<&WorkerRef, RegionRules> {
-    let parsed = snapshot.regions.iter().map(|source| {
-        // The API refuses what cannot be used: a newer release may have set these.
-        let rules = serde_json::from_str(&source.document).inspect_err(|error| {
-            tracing::error!(worker = %source.worker.worker, %error, "regions are not understood: the worker serves nothing until this node runs the release that set them");
-        });
-        (&source.worker, rules.unwrap_or_else(|_| nowhere()))
+/// Where a worker may run.
+fn parse_regions(source: &WorkerDocument) -> RegionRules {
+    // The API refuses what cannot be used: a newer release may have set these.
+    let rules = serde_json::from_str(&source.document).inspect_err(|error| {
+        tracing::error!(worker = %source.worker.worker, %error, "regions are not understood: the worker serves nothing until this node runs the release that set them");
     });
-    parsed.collect()
+    rules.unwrap_or_else(|_| nowhere())
 }
 
 /// What is not understood must not let a worker run where it may not.
@@ -261,8 +303,79 @@ fn nowhere() -> RegionRules {
     RegionRules { policy, ..RegionRules::default() }
 }
 
+/// A policy, if it says anything.
+fn shared(policy: &RegionPolicy) -> Option<Arc<RegionPolicy>> {
+    (!policy.is_empty()).then(|| Arc::new(policy.clone()))
+}
+
 /// A worker as requests by one of its routes find it.
 fn on_route(target: &Arc<Target>, regions: Option<&RegionRules>, pattern: &str) -> Arc<Target> {
     let own = regions.and_then(|rules| rules.routes.iter().find(|own| own.pattern == pattern));
     own.map_or_else(|| target.clone(), |own| Arc::new(target.with_regions(&own.policy)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::{Deploy, Registry, test_version};
+
+    /// What a table made of the snapshot alone says of some URLs, and this one.
+    fn agree(targets: &Targets, snapshot: &Snapshot, hosts: &[&str]) {
+        let anew = Targets::new("localhost", Recorder::default(), snapshot);
+        for host in hosts {
+            let found = |targets: &Targets| {
+                let target = targets.route(Scheme::Http, host, "/x")?;
+                Some((target.worker.clone(), target.single().cloned()))
+            };
+            assert_eq!(found(targets), found(&anew), "{host}");
+        }
+        for version in snapshot.workers.iter().flat_map(|live| live.versions()) {
+            assert!(targets.serves(version));
+        }
+        let (index, other) = (targets.index.load(), anew.index.load());
+        assert_eq!(index.versions.len(), other.versions.len());
+        assert_eq!(index.by_worker.len(), other.by_worker.len());
+    }
+
+    #[test]
+    fn a_swap_leaves_alone_what_has_not_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Registry::open(dir.path()).unwrap();
+        let account = registry.create_account("a", Some("a")).unwrap().id;
+        let deploy = |name: &str| {
+            let version = test_version(&account, name, name, Vec::new());
+            registry.add_version(version, Deploy::Now).unwrap()
+        };
+        let (one, other) = (deploy("one"), deploy("other"));
+        registry.replace_routes(&one.worker, &["*.b.c/*".into(), "x.b.c/y".into()]).unwrap();
+        registry.replace_routes(&other.worker, &["x.b.c/*".into()]).unwrap();
+        let targets = Targets::new("localhost", Recorder::default(), &registry.snapshot());
+        let hosts = ["one.a.localhost", "other.a.localhost", "one.z.localhost", "x.b.c", "y.b.c"];
+        let check = |same: bool| {
+            let before = targets.worker(&other.worker);
+            targets.swap(&registry.snapshot());
+            let after = targets.worker(&other.worker);
+            agree(&targets, &registry.snapshot(), &hosts);
+            let kept = match (&before, &after) {
+                (Some(before), Some(after)) => Arc::ptr_eq(before, after),
+                _ => false,
+            };
+            assert_eq!(kept, same);
+        };
+        check(true);
+        deploy("one");
+        check(true);
+        assert!(!targets.serves(&one.id));
+        registry.replace_routes(&one.worker, &["y.b.c/*".into()]).unwrap();
+        check(true);
+        registry.set_subdomain(&account, "z").unwrap();
+        check(false);
+        deploy("other");
+        check(false);
+        registry.delete_worker(&one.worker).unwrap();
+        check(true);
+        registry.delete_worker(&other.worker).unwrap();
+        check(false);
+        assert!(targets.router.load().is_empty());
+    }
 }

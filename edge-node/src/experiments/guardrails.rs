@@ -11,7 +11,7 @@ use super::batch::Served;
 use super::keeper::Experiments;
 use super::statistics::share_above;
 use super::{NOBODY, StoreError};
-use crate::registry::{Registry, Snapshot, WorkerRef, WorkerRules, now_ms};
+use crate::registry::{Registry, Section, Snapshot, WorkerRef, WorkerRules, now_ms};
 
 /// How often variants are looked at.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -57,11 +57,16 @@ pub(crate) async fn watch_guardrails(
 /// The rules that have guardrails, compiled once for each change.
 #[derive(Default)]
 struct Guarded {
-    sets: Vec<(WorkerRules, Arc<RuleSet>)>,
+    source: Section<WorkerRules>,
+    sets: Vec<(Arc<WorkerRules>, Arc<RuleSet>)>,
 }
 
 impl Guarded {
     fn compile(&mut self, snapshot: &Snapshot) {
+        if self.source.is(&snapshot.rules) {
+            return;
+        }
+        self.source = snapshot.rules.clone();
         let before = std::mem::take(&mut self.sets);
         let with_guardrail =
             snapshot.rules.iter().filter(|rules| rules.document.contains("\"guardrail\""));

@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, mpsc};
 use super::batch::{Batch, Served};
 use super::results::{ExperimentResults, results};
 use super::store::{Applied, Store, StoreError, StoreLimits};
-use crate::registry::{Registry, Snapshot, WorkerRef, now_ms};
+use crate::registry::{Owner, Registry, Snapshot, WorkerRef, now_ms};
 
 /// Where the store lies in the data directory, or in its part for the cluster.
 const FILE: &str = "experiments.sqlite";
@@ -214,6 +214,7 @@ impl Experiments {
 fn there(snapshot: &Snapshot) -> impl Fn(&WorkerRef, &str) -> bool {
     move |worker, rule| {
         let name = format!("\"{rule}\"");
-        snapshot.rules.iter().any(|rules| rules.worker == *worker && rules.document.contains(&name))
+        let rules = snapshot.rules.of(&Owner::from(worker));
+        rules.iter().any(|rules| rules.document.contains(&name))
     }
 }

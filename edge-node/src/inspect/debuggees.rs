@@ -125,6 +125,5 @@ pub async fn follow(mut snapshots: watch::Receiver<Arc<Snapshot>>, debuggees: De
 
 /// The versions that serve.
 pub(crate) fn serving(snapshot: &Snapshot) -> impl Iterator<Item = &VersionId> {
-    let workers = snapshot.workers.iter();
-    workers.flat_map(|live| live.deployment.versions.iter().map(|(version, _)| version))
+    snapshot.workers.iter().flat_map(|live| live.versions())
 }

@@ -1,7 +1,6 @@
-//! The pools of a snapshot's workers, and what this process knows of their origins. A pool that a change of the
-//! snapshot leaves as it is keeps what is known.
+//! The pools of workers, and what this process knows of their origins. A pool that a change of the worker's document
+//! leaves as it is keeps what is known.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,7 +15,7 @@ use tokio::sync::Semaphore;
 
 use crate::observe::{Metrics, OriginCounts, OriginEvent, OriginStanding};
 use crate::outbound::Destination;
-use crate::registry::{Snapshot, WorkerRef};
+use crate::registry::{WorkerDocument, WorkerRef};
 
 /// Pools of one process whose origins are checked at the same time. Those that come later are not checked.
 const CHECKED_POOLS_MAX: usize = 256;
@@ -68,28 +67,6 @@ pub(crate) struct Whence {
     pub(crate) continent: Option<Box<str>>,
 }
 
-/// The pools of a snapshot's workers.
-pub(crate) fn live_pools(
-    snapshot: &Snapshot,
-    before: &HashMap<WorkerRef, LivePools>,
-    checkers: &Checkers,
-) -> HashMap<WorkerRef, LivePools> {
-    let parsed = snapshot.pools.iter().filter_map(|source| {
-        let pools = usable(&source.document)
-            .inspect_err(|error| {
-                tracing::error!(worker = %source.worker.worker, %error, "origin pools cannot be used: the worker's requests go to the hosts of their URLs");
-            })
-            .ok()?;
-        let known = before.get(&source.worker);
-        let live = pools.into_iter().filter_map(|pool| {
-            let same = known.and_then(|known| known.0.iter().find(|live| live.pool == pool));
-            same.cloned().or_else(|| LivePool::new(&source.worker, pool, checkers).map(Arc::new))
-        });
-        Some((source.worker.clone(), LivePools(live.collect())))
-    });
-    parsed.collect()
-}
-
 /// Pools as the API takes them. It refuses others, but a newer release may have set these.
 fn usable(document: &str) -> Result<Vec<OriginPool>, String> {
     let pools: Vec<OriginPool> =
@@ -99,6 +76,24 @@ fn usable(document: &str) -> Result<Vec<OriginPool>, String> {
 }
 
 impl LivePools {
+    /// The pools that a worker's document describes, if they can be used. Those that are as before stay the same.
+    pub(crate) fn of(
+        source: &WorkerDocument,
+        before: Option<&Self>,
+        checkers: &Checkers,
+    ) -> Option<Self> {
+        let pools = usable(&source.document)
+            .inspect_err(|error| {
+                tracing::error!(worker = %source.worker.worker, %error, "origin pools cannot be used: the worker's requests go to the hosts of their URLs");
+            })
+            .ok()?;
+        let live = pools.into_iter().filter_map(|pool| {
+            let same = before.and_then(|before| before.0.iter().find(|live| live.pool == pool));
+            same.cloned().or_else(|| LivePool::new(&source.worker, pool, checkers).map(Arc::new))
+        });
+        Some(Self(live.collect()))
+    }
+
     /// The pool for a URL.
     pub(crate) fn find(&self, uri: &Uri) -> Option<Arc<LivePool>> {
         let (scheme, host) = (uri.scheme_str()?, uri.host()?);
@@ -279,15 +274,15 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::registry::{AccountId, WorkerDocument, WorkerName};
+    use crate::registry::{AccountId, WorkerName};
 
     fn worker() -> WorkerRef {
         WorkerRef { account: AccountId::new("a"), worker: WorkerName::new("w") }
     }
 
-    fn snapshot(pools: &Value) -> Snapshot {
-        let document = WorkerDocument { worker: worker(), document: pools.to_string() };
-        Snapshot { pools: vec![document], ..Snapshot::default() }
+    fn live(pools: &Value, before: Option<&LivePools>) -> Option<LivePools> {
+        let source = WorkerDocument { worker: worker(), document: pools.to_string() };
+        LivePools::of(&source, before, &Checkers::default())
     }
 
     fn pool(host: &str, address: &str) -> Value {
@@ -299,30 +294,25 @@ mod tests {
 
     #[test]
     fn a_pool_that_stays_keeps_what_is_known() {
-        let checkers = Checkers::default();
         let uri = |text: &str| text.parse::<Uri>().unwrap();
         let first = json!([pool("a.b", "http://o1"), pool("c.d", "http://o2")]);
-        let before = live_pools(&snapshot(&first), &HashMap::new(), &checkers);
+        let before = live(&first, None).unwrap();
         let second = json!([pool("c.d", "http://o2"), pool("a.b", "http://other")]);
-        let after = live_pools(&snapshot(&second), &before, &checkers);
-        let find = |pools: &HashMap<WorkerRef, LivePools>, url| pools[&worker()].find(&uri(url));
+        let after = live(&second, Some(&before)).unwrap();
+        let find = |pools: &LivePools, url| pools.find(&uri(url));
         let same = |url| Arc::ptr_eq(&find(&before, url).unwrap(), &find(&after, url).unwrap());
         assert!(same("https://c.d/x") && !same("https://a.b/x"));
         assert!(find(&after, "https://c.d:444/").is_none());
         for wrong in [json!([{ "host": "a.b", "origins": [] }]), json!({ "newer": true })] {
-            assert!(live_pools(&snapshot(&wrong), &before, &checkers).is_empty(), "{wrong}");
+            assert!(live(&wrong, Some(&before)).is_none(), "{wrong}");
         }
     }
 
     #[test]
     fn an_origin_is_asked_for_the_urls_host_or_its_own() {
-        let pools = live_pools(
-            &snapshot(&json!([pool("a.b", "https://o1:8443")])),
-            &HashMap::new(),
-            &Checkers::default(),
-        );
+        let pools = live(&json!([pool("a.b", "https://o1:8443")]), None).unwrap();
         let uri: Uri = "http://a.b/p?q=1".parse().unwrap();
-        let live = pools[&worker()].find(&uri).unwrap();
+        let live = pools.find(&uri).unwrap();
         assert_eq!(live.addressed(&uri, 0).to_string(), "https://a.b/p?q=1");
         assert_eq!(live.addressed(&uri, 1).to_string(), "http://inner.b:82/p?q=1");
         let to = |at: usize| {

@@ -8,5 +8,5 @@ mod live;
 mod send;
 
 pub(crate) use clients::OriginClients;
-pub(crate) use live::{Checkers, LivePool, LivePools, Whence, live_pools};
+pub(crate) use live::{Checkers, LivePool, LivePools, Whence};
 pub(crate) use send::{PoolError, Upstream};

@@ -47,9 +47,10 @@ pub(crate) struct QuicSeats {
 /// From the supervisor to a serving process.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum ToServing {
-    /// How to serve. Comes once, first; the payload is the registry's snapshot in MessagePack.
+    /// How to serve. Comes once, first; the payload is what the registry's snapshot has that an empty one has not, in
+    /// MessagePack.
     Start(Box<ServingStart>),
-    /// The payload is a new snapshot of the registry in MessagePack.
+    /// The payload is what a new snapshot of the registry has that the one before has not, in MessagePack.
     Snapshot,
     /// TLS serves by this from now on.
     Tls(Box<TlsBytes>),

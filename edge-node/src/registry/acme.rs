@@ -319,15 +319,15 @@ mod tests {
         };
         let revision = registry.add_acme_challenge(&challenge).unwrap();
         assert_eq!(registry.snapshot().revision, revision);
-        assert_eq!(ids(), ["challenge t"]);
+        assert_eq!(*ids(), ["challenge t"]);
         assert_eq!(registry.acme_challenges().unwrap(), [challenge]);
         registry.remove_acme_challenge("t").unwrap();
-        assert_eq!(ids(), [""; 0]);
+        assert_eq!(*ids(), [""; 0]);
         registry.put_acme_certificate("a.test", "ca", &issued("key")).unwrap();
         let first = ids();
         registry.put_acme_certificate("a.test", "ca", &issued("key")).unwrap();
         assert_ne!(ids(), first);
         registry.forget_acme("a.test").unwrap();
-        assert_eq!(ids(), [""; 0]);
+        assert_eq!(*ids(), [""; 0]);
     }
 }

@@ -253,7 +253,7 @@ mod tests {
         let made = registry.add_certificate(&a, &hosts, "chain", "the key", 9).unwrap();
         assert_eq!(registry.certificates(&a).unwrap(), std::slice::from_ref(&made));
         assert_eq!(registry.certificates(&b).unwrap(), []);
-        assert_eq!(registry.snapshot().certificates, std::slice::from_ref(&made.id));
+        assert_eq!(*registry.snapshot().certificates, *std::slice::from_ref(&made.id));
         let served = registry.certificates_to_serve().unwrap();
         assert_eq!(served, [(b"chain".to_vec(), b"the key".to_vec())]);
         let files = std::fs::read_dir(dir.path()).unwrap();

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
-use super::RegistryError;
+use super::{RegistryError, touched};
 
 /// One SQL script per schema version, oldest first.
 const MIGRATIONS: [&str; 4] = [
@@ -36,6 +36,8 @@ impl Database {
         writer.pragma_update(None, "synchronous", "FULL")?;
         writer.pragma_update(None, "foreign_keys", "ON")?;
         migrate(&mut writer)?;
+        writer.pragma_update(None, "temp_store", "MEMORY")?;
+        touched::watch(&writer)?;
         Ok(Self { path, writer: Mutex::new(writer), readers: Mutex::new(Vec::new()) })
     }
 

@@ -8,6 +8,7 @@ mod archive;
 mod certificates;
 mod database;
 mod deployments;
+mod difference;
 mod error;
 mod key;
 mod model;
@@ -19,11 +20,13 @@ mod replica;
 mod routes;
 mod rules;
 mod schedules;
+mod section;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 mod tls_keys;
 mod tokens;
+mod touched;
 mod versions;
 mod worker_document;
 mod workers;
@@ -41,6 +44,7 @@ pub(crate) use acme::{AcmeCertificate, AcmeIssued};
 pub(crate) use archive::ArchivedRow;
 pub use certificates::Certificate;
 pub(crate) use certificates::Pem;
+pub use difference::Difference;
 pub use error::{Missing, RegistryError, Taken};
 pub use model::*;
 pub use namespaces::{Namespace, NamespaceOrder, NamespacePage};
@@ -51,6 +55,7 @@ pub use replica::{JoinOptions, ReplicaStatus};
 pub use routes::HostPattern;
 pub use rules::{StoredRules, Switch};
 pub use schedules::StoredSchedule;
+pub use section::{Owned, Owner, Section};
 #[cfg(test)]
 pub(crate) use tests::version as test_version;
 pub use tokens::{NewToken, Scope, Token};
@@ -126,7 +131,7 @@ impl Registry {
             |transaction| {
                 let value = change(transaction)?;
                 transaction.execute("UPDATE node SET revision = revision + 1", [])?;
-                Ok((value, snapshot::build(transaction)?))
+                Ok((value, snapshot::next(transaction, &self.snapshot())?))
             },
             |(value, snapshot)| {
                 self.inner.published.send_replace(Arc::new(snapshot));

@@ -8,7 +8,7 @@ pub use atoll_isolate::{Module, ModuleKind, ScriptFormat};
 pub use atoll_kv::NamespaceId;
 use serde::{Deserialize, Serialize};
 
-use super::HostPattern;
+use super::{HostPattern, Section};
 
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -271,6 +271,15 @@ pub struct LiveWorker {
     pub deployment: Deployment,
     /// Whether it answers at `<worker>.<subdomain>.<domain>`.
     pub workers_dev: bool,
+    /// Its versions, deployed or picked by its rules, that have a script that decides about requests.
+    pub deciding: Vec<VersionId>,
+}
+
+impl LiveWorker {
+    /// The versions that are deployed.
+    pub(crate) fn versions(&self) -> impl Iterator<Item = &VersionId> {
+        self.deployment.versions.iter().map(|(version, _)| version)
+    }
 }
 
 /// One row of the route table.
@@ -297,34 +306,43 @@ pub struct Schedule {
     pub created_ms: u64,
 }
 
-/// Everything that the data plane reads, swapped whole at every change.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Everything that the data plane reads, swapped whole at every change. Cheap to clone.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     /// Counts up with every change.
     pub revision: u64,
     /// Every deployed worker.
-    pub workers: Vec<LiveWorker>,
+    pub workers: Section<LiveWorker>,
     /// Every route.
-    pub routes: Vec<Route>,
+    pub routes: Section<Route>,
     /// Every cron line.
-    pub schedules: Vec<Schedule>,
+    pub schedules: Section<Schedule>,
     /// Accounts' subdomains: `<worker>.<subdomain>.<domain>`.
-    pub subdomains: Vec<(AccountId, String)>,
+    pub subdomains: Section<(AccountId, String)>,
     /// The ids of all certificates and of what an ACME authority may ask now: what they name never changes.
-    #[serde(default)]
-    pub certificates: Vec<String>,
+    pub certificates: Arc<[String]>,
     /// The rules of workers that have some.
-    #[serde(default)]
-    pub rules: Vec<WorkerRules>,
-    /// The versions that serve and have a script that decides about requests.
-    #[serde(default)]
-    pub deciding: Vec<VersionId>,
+    pub rules: Section<WorkerRules>,
     /// Where workers may run that say something of it.
-    #[serde(default)]
-    pub regions: Vec<WorkerDocument>,
+    pub regions: Section<WorkerDocument>,
     /// The origin pools of workers that have some.
-    #[serde(default)]
-    pub pools: Vec<WorkerDocument>,
+    pub pools: Section<WorkerDocument>,
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self {
+            revision: 0,
+            workers: Section::default(),
+            routes: Section::default(),
+            schedules: Section::default(),
+            subdomains: Section::default(),
+            certificates: Arc::from([]),
+            rules: Section::default(),
+            regions: Section::default(),
+            pools: Section::default(),
+        }
+    }
 }
 
 /// What a worker says of one thing, as it travels.
@@ -347,7 +365,7 @@ impl WorkerRules {
 impl Snapshot {
     /// Whether the account has a route for the host.
     pub(crate) fn is_host_of(&self, account: &AccountId, host: &str) -> bool {
-        let own = self.routes.iter().filter(|route| route.account == *account);
+        let own = self.routes.of_account(account).iter();
         let mut patterns = own.filter_map(|route| HostPattern::of_route(&route.pattern).ok());
         patterns.any(|pattern| pattern.matches(host))
     }

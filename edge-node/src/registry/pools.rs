@@ -1,12 +1,11 @@
 //! Workers' origin pools: one list each, among the worker's settings, so that it holds for every version.
 
 use atoll_router::origins::{OriginPool, check_pools};
-use rusqlite::Transaction;
 
-use super::{Registry, RegistryError, WorkerDocument, WorkerRef, to_json, worker_document};
+use super::{Registry, RegistryError, WorkerRef, to_json};
 
 /// Their name among a worker's settings.
-const KEY: &str = "pools";
+pub(super) const KEY: &str = "pools";
 /// Bytes of all pools of one worker, as JSON.
 const POOLS_BYTES_MAX: usize = 16 << 10;
 
@@ -32,9 +31,4 @@ impl Registry {
         }
         self.set_worker_document(worker, KEY, (!pools.is_empty()).then_some(&pools))
     }
-}
-
-/// Every worker that has pools, for the snapshot.
-pub(super) fn all(view: &Transaction<'_>) -> Result<Vec<WorkerDocument>, RegistryError> {
-    worker_document::all(view, KEY)
 }

@@ -1,12 +1,11 @@
 //! Where workers may run: one document each, among the worker's settings, so that it holds for every version.
 
 use atoll_router::regions::RegionRules;
-use rusqlite::Transaction;
 
-use super::{Registry, RegistryError, WorkerDocument, WorkerRef, worker_document};
+use super::{Registry, RegistryError, WorkerRef};
 
 /// Its name among a worker's settings.
-const KEY: &str = "regions";
+pub(super) const KEY: &str = "regions";
 
 impl Registry {
     /// Where the worker may run; anywhere unless it says so.
@@ -31,17 +30,14 @@ impl Registry {
     }
 }
 
-/// Every worker that says something of regions, for the snapshot.
-pub(super) fn all(view: &Transaction<'_>) -> Result<Vec<WorkerDocument>, RegistryError> {
-    worker_document::all(view, KEY)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::json;
 
     use super::*;
-    use crate::registry::{Deploy, WorkerName, test_version};
+    use crate::registry::{Deploy, WorkerDocument, WorkerName, test_version};
 
     #[test]
     fn regions_are_kept_apart_from_other_settings() {
@@ -59,7 +55,7 @@ mod tests {
         assert_eq!(registry.regions(&worker).unwrap(), pinned);
         let document = r#"{"pin":"eu"}"#.to_owned();
         let expected = WorkerDocument { worker: worker.clone(), document };
-        assert_eq!(registry.snapshot().regions, [expected]);
+        assert_eq!(*registry.snapshot().regions, [Arc::new(expected)]);
         let wrong = rules(json!({ "pin": "eu", "allow": ["us"] }));
         let told = registry.set_regions(&worker, &wrong).unwrap_err().to_string();
         assert!(told.contains("pin stands alone"), "{told}");

@@ -6,10 +6,7 @@ use rusqlite::{OptionalExtension, Transaction, params};
 use serde_json::Value;
 
 use super::database::{from_sql, to_sql};
-use super::{
-    AccountId, Missing, Registry, RegistryError, WorkerName, WorkerRef, WorkerRules, from_json,
-    now_ms, to_json, workers,
-};
+use super::{Missing, Registry, RegistryError, WorkerRef, from_json, now_ms, to_json, workers};
 
 /// The longest document, in bytes of JSON.
 const DOCUMENT_BYTES_MAX: usize = 256 << 10;
@@ -228,24 +225,4 @@ fn versions(set: &RuleSet) -> Vec<String> {
     versions.sort_unstable();
     versions.dedup();
     versions
-}
-
-/// Every worker's rules, for the snapshot.
-pub(super) fn all(view: &Transaction<'_>) -> Result<Vec<WorkerRules>, RegistryError> {
-    let mut statement = view.prepare_cached(
-        "SELECT account, worker, document, overlay, versions FROM rules ORDER BY account, worker",
-    )?;
-    let rows = statement.query_map([], |row| {
-        let worker = WorkerRef {
-            account: AccountId::new(row.get::<_, String>(0)?),
-            worker: WorkerName::new(row.get::<_, String>(1)?),
-        };
-        Ok((worker, row.get(2)?, row.get(3)?, row.get::<_, String>(4)?))
-    })?;
-    rows.map(|row| {
-        let (worker, document, overlay, versions) = row?;
-        let versions = from_json("the versions of rules", &versions)?;
-        Ok(WorkerRules { worker, document, overlay, versions })
-    })
-    .collect()
 }

@@ -110,7 +110,7 @@ fn everything_survives_a_restart() {
     assert_eq!(after.revision, before.revision);
     assert_eq!(after.routes, before.routes);
     assert_eq!(after.schedules, before.schedules);
-    assert_eq!(after.subdomains, vec![(account.id.clone(), "a".into())]);
+    assert_eq!(*after.subdomains, [Arc::new((account.id.clone(), "a".into()))]);
     assert_eq!(after.workers[0].deployment, before.workers[0].deployment);
     let loaded = registry.version(&first.id).unwrap().unwrap();
     assert_eq!(loaded.bindings, bindings);

@@ -1,14 +1,11 @@
 //! Documents among a worker's settings, one for each thing that it says something of, so that they hold for every
 //! version.
 
-use rusqlite::{Transaction, params};
+use rusqlite::params;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{
-    AccountId, Registry, RegistryError, WorkerDocument, WorkerName, WorkerRef, database, now_ms,
-    to_json, workers,
-};
+use super::{Registry, RegistryError, WorkerRef, database, now_ms, to_json, workers};
 
 impl Registry {
     /// A worker's document; none unless it has one.
@@ -48,22 +45,6 @@ impl Registry {
             Ok(())
         })
     }
-}
-
-/// Every worker that has such a document, for the snapshot.
-pub(super) fn all(view: &Transaction<'_>, key: &str) -> Result<Vec<WorkerDocument>, RegistryError> {
-    let mut statement = view.prepare_cached(
-        "SELECT account, name, json_extract(settings, ?1) AS document FROM worker
-         WHERE document IS NOT NULL ORDER BY account, name",
-    )?;
-    let rows = statement.query_map([path(key)], |row| {
-        let worker = WorkerRef {
-            account: AccountId::new(row.get::<_, String>(0)?),
-            worker: WorkerName::new(row.get::<_, String>(1)?),
-        };
-        Ok(WorkerDocument { worker, document: row.get(2)? })
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 fn path(key: &str) -> String {

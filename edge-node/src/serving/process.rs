@@ -110,7 +110,8 @@ async fn serve() -> Result<(), Fatal> {
     let recorder = Recorder::default();
     let quarantined = Arc::new(Quarantined::default());
     quarantined.replace(now_quarantined);
-    let state = LinkState::new(link.clone(), rmp_serde::from_slice(&snapshot)?);
+    let state = LinkState::new(link.clone());
+    state.take_over(rmp_serde::from_slice(&snapshot)?)?;
     let serving = Serving::start(ServingOptions {
         engine,
         config,
@@ -291,7 +292,7 @@ impl Told {
         match word {
             ToServing::Start(_) => return Err(LinkError::OutOfTurn("start")),
             ToServing::Drain { .. } => {}
-            ToServing::Snapshot => self.state.publish(rmp_serde::from_slice(&payload)?),
+            ToServing::Snapshot => self.state.take_over(rmp_serde::from_slice(&payload)?)?,
             ToServing::Tls(bytes) => {
                 // The supervisor has looked at them: this is for the reader of its log.
                 if let Err(error) = bytes.material().and_then(|material| self.tls.replace(material))

@@ -2,7 +2,7 @@
 //! is asked for. Versions are immutable, so those that were sent once are kept, and those that are deployed are
 //! asked for before anybody calls them, as far as there is room.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,8 +11,8 @@ use futures_util::future::BoxFuture;
 use moka::sync::Cache;
 use tokio::sync::{oneshot, watch};
 
-use crate::process::{FromServing, LinkSender};
-use crate::registry::{Snapshot, Version, VersionId};
+use crate::process::{FromServing, LinkError, LinkSender};
+use crate::registry::{Difference, Snapshot, Version, VersionId};
 use crate::state::{ServingState, StateError};
 
 /// Versions that are being asked for at once.
@@ -104,43 +104,48 @@ impl Drop for Forget<'_> {
 }
 
 impl LinkState {
-    pub(super) fn new(link: LinkSender<FromServing>, snapshot: Snapshot) -> Self {
+    /// The state before anything is known.
+    pub(super) fn new(link: LinkSender<FromServing>) -> Self {
         let weigh = |_: &VersionId, version: &Arc<Version>| version.weight();
         let kept = Cache::builder().max_capacity(KEPT_BYTES_MAX).weigher(weigh).build();
         let (numbered, waiting) = (AtomicU64::default(), Mutex::default());
         let requests = Requests { link, numbered, waiting, kept };
-        let snapshots = watch::Sender::new(Arc::new(snapshot));
+        let snapshots = watch::Sender::default();
         Self { snapshots, requests: Arc::new(requests) }
     }
 
-    /// Takes over a new snapshot.
-    pub(super) fn publish(&self, snapshot: Snapshot) {
-        self.snapshots.send_replace(Arc::new(snapshot));
+    /// Takes over what a new snapshot has that this one has not.
+    ///
+    /// # Errors
+    /// When it builds on another snapshot: the supervisor is not understood then.
+    pub(super) fn take_over(&self, difference: Difference) -> Result<(), LinkError> {
+        let next = self.snapshots.borrow().with(difference);
+        let next = next.ok_or(LinkError::OutOfTurn("a change of another snapshot"))?;
+        self.snapshots.send_replace(Arc::new(next));
+        Ok(())
     }
 
-    /// Asks for what is deployed, one version after the other, until there is no room for more, and hands it to
+    /// Asks for what is deployed, one version after the other, while there is room for more, and hands it to
     /// `prepare`. Ends with the snapshots.
     pub(super) async fn fetch_ahead(self, prepare: impl Fn(&Version)) {
         let mut snapshots = self.snapshots.subscribe();
-        let mut asked: HashSet<VersionId> = HashSet::new();
+        let mut ahead = Ahead::default();
         loop {
-            let deployed = deployed(&snapshots.borrow_and_update());
-            for gone in asked.extract_if(|id| !deployed.contains(id)) {
+            for gone in ahead.follow(&snapshots.borrow_and_update().clone()) {
                 self.requests.kept.invalidate(&gone);
             }
-            for id in deployed {
-                if self.requests.is_full() || !asked.insert(id.clone()) {
-                    continue;
+            let next = if self.requests.is_full() { None } else { ahead.wanted.pop_first() };
+            let Some(id) = next else {
+                match snapshots.changed().await {
+                    Ok(()) => continue,
+                    Err(_) => return,
                 }
-                match self.requests.version(id).await {
-                    Ok(Some(version)) => prepare(&version),
-                    Ok(None) => {}
-                    // Whoever calls it is told; the supervisor may only be busy.
-                    Err(_) => tokio::time::sleep(AHEAD_RETRY).await,
-                }
-            }
-            if snapshots.changed().await.is_err() {
-                return;
+            };
+            match self.requests.version(id).await {
+                Ok(Some(version)) => prepare(&version),
+                Ok(None) => {}
+                // Whoever calls it is told; the supervisor may only be busy.
+                Err(_) => tokio::time::sleep(AHEAD_RETRY).await,
             }
         }
     }
@@ -154,12 +159,29 @@ impl LinkState {
     }
 }
 
-/// The versions that a snapshot's deployments and rules name.
-fn deployed(snapshot: &Snapshot) -> HashSet<VersionId> {
-    let workers = snapshot.workers.iter();
-    let by_rules = snapshot.rules.iter().flat_map(|rules| rules.versions.iter().cloned());
-    let shares = workers.flat_map(|live| live.deployment.versions.iter().map(|(id, _)| id.clone()));
-    shares.chain(by_rules).collect()
+/// What is still to be asked for ahead.
+#[derive(Default)]
+struct Ahead {
+    snapshot: Arc<Snapshot>,
+    wanted: BTreeSet<VersionId>,
+}
+
+impl Ahead {
+    /// Takes over a snapshot. Gives the versions that nothing names any more.
+    fn follow(&mut self, snapshot: &Arc<Snapshot>) -> Vec<VersionId> {
+        let before = std::mem::replace(&mut self.snapshot, snapshot.clone());
+        let mut gone = Vec::new();
+        for owner in snapshot.redeployed_since(&before) {
+            let known: BTreeSet<_> = before.versions_of(&owner).cloned().collect();
+            let named: BTreeSet<_> = snapshot.versions_of(&owner).cloned().collect();
+            self.wanted.extend(named.difference(&known).cloned());
+            for version in known.difference(&named) {
+                self.wanted.remove(version);
+                gone.push(version.clone());
+            }
+        }
+        gone
+    }
 }
 
 impl ServingState for LinkState {
@@ -173,5 +195,64 @@ impl ServingState for LinkState {
     ) -> BoxFuture<'static, Result<Option<Arc<Version>>, StateError>> {
         let (requests, id) = (self.requests.clone(), id.clone());
         Box::pin(async move { requests.version(id).await })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::{FrameLimits, ToServing, open};
+    use crate::registry::{AccountId, Deployment, LiveWorker, Section, WorkerName, WorkerRef};
+
+    fn snapshot(revision: u64, versions: &[(&str, &str)]) -> Snapshot {
+        let live = |(worker, version): &(&str, &str)| LiveWorker {
+            worker: WorkerRef { account: AccountId::new("a"), worker: WorkerName::new(*worker) },
+            deployment: Deployment {
+                id: (*version).to_owned(),
+                created_ms: 0,
+                versions: vec![(VersionId::new(*version), 100.0)],
+                annotations: Default::default(),
+            },
+            workers_dev: true,
+            deciding: Vec::new(),
+        };
+        let workers = Section::from(versions.iter().map(live).map(Arc::new).collect::<Vec<_>>());
+        Snapshot { revision, workers, ..Snapshot::default() }
+    }
+
+    /// Changes that came together are told together, and a registry that follows a log back has an older revision.
+    #[tokio::test]
+    async fn a_process_has_what_it_was_told_last_whatever_came_between() {
+        let (ours, _theirs) = tokio::net::UnixStream::pair().unwrap();
+        let limits = FrameLimits { header_bytes_max: 1, payload_bytes_max: 0 };
+        let state = LinkState::new(open::<FromServing, ToServing>(ours, limits).0);
+        let mut told = Snapshot::default();
+        for next in [
+            snapshot(7, &[("x", "1"), ("y", "2")]),
+            snapshot(9, &[("x", "3"), ("y", "2"), ("z", "4")]),
+            snapshot(2, &[("y", "2")]),
+            snapshot(2, &[("y", "5")]),
+        ] {
+            state.take_over(next.since(&told)).unwrap();
+            assert_eq!(**state.snapshots.borrow(), next);
+            told = next;
+        }
+        let other = snapshot(8, &[]).since(&snapshot(7, &[("x", "1")]));
+        let refused = state.take_over(other).unwrap_err().to_string();
+        assert!(refused.contains("another snapshot"), "{refused}");
+        assert_eq!(**state.snapshots.borrow(), told);
+    }
+
+    #[test]
+    fn each_version_is_wanted_once_and_only_while_it_is_named() {
+        let mut ahead = Ahead::default();
+        let id = VersionId::new;
+        let mut follow = |revision, versions: &[(&str, &str)]| {
+            let gone = ahead.follow(&Arc::new(snapshot(revision, versions)));
+            (gone, std::mem::take(&mut ahead.wanted).into_iter().collect::<Vec<_>>())
+        };
+        assert_eq!(follow(1, &[("x", "1"), ("y", "2")]), (vec![], vec![id("1"), id("2")]));
+        assert_eq!(follow(2, &[("x", "3"), ("y", "2")]), (vec![id("1")], vec![id("3")]));
+        assert_eq!(follow(3, &[("x", "3")]), (vec![id("2")], vec![]));
     }
 }

@@ -21,7 +21,6 @@ use std::time::Duration;
 
 use atoll_kv::{Epochs, KvStore};
 use atoll_router::{PeerCredentials, QuicKeys};
-use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
@@ -103,8 +102,7 @@ struct Shared {
     health: Health,
     /// The environment of children.
     variables: Vec<(OsString, OsString)>,
-    /// The revision and the bytes of the newest snapshot.
-    snapshots: watch::Receiver<(u64, Bytes)>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
     quarantine: Mutex<Quarantine>,
     quarantined: watch::Receiver<Vec<VersionId>>,
     quarantined_sender: watch::Sender<Vec<VersionId>>,
@@ -195,7 +193,6 @@ impl Supervisor {
         let of_peers = peering.as_mut().map(|peering| std::mem::take(&mut peering.sockets));
         let of_peers = of_peers.unwrap_or_default();
         let kept = Kept::beside(&threads, &of_peers, &admin)?;
-        let (snapshots_sender, snapshots) = watch::channel(encoded(&follower.snapshots.borrow()));
         let (quarantined_sender, quarantined) = watch::channel(Vec::new());
         let (drain, draining) = watch::channel(false);
         let metrics = stores.hub.metrics();
@@ -221,7 +218,7 @@ impl Supervisor {
             experiments: stores.experiments.clone(),
             health: Health::default(),
             variables,
-            snapshots,
+            snapshots: follower.snapshots,
             quarantine: Mutex::default(),
             quarantined,
             quarantined_sender,
@@ -231,11 +228,7 @@ impl Supervisor {
             restarts,
             numbers: AtomicU64::new(0),
         });
-        let mut tasks = vec![
-            follower.task,
-            tokio::spawn(encode_snapshots(follower.snapshots, snapshots_sender)),
-            tokio::spawn(release(shared.clone())),
-        ];
+        let mut tasks = vec![follower.task, tokio::spawn(release(shared.clone()))];
         show_processes(&shared);
         let mut keepers = JoinSet::new();
         let mut inboxes = Vec::new();
@@ -359,25 +352,6 @@ fn childs_config(config: &NodeConfig, processes: usize) -> NodeConfig {
     config.cluster = None;
     config.tls.acme = None;
     config
-}
-
-fn encoded(snapshot: &Snapshot) -> (u64, Bytes) {
-    let bytes = rmp_serde::to_vec_named(snapshot).expect("a snapshot is plain data");
-    (snapshot.revision, bytes.into())
-}
-
-async fn encode_snapshots(
-    mut snapshots: watch::Receiver<Arc<Snapshot>>,
-    encoded_snapshots: watch::Sender<(u64, Bytes)>,
-) {
-    loop {
-        let snapshot = snapshots.borrow_and_update().clone();
-        // A registry that follows a cluster's log back has an old revision and something else in it.
-        encoded_snapshots.send_replace(encoded(&snapshot));
-        if snapshots.changed().await.is_err() {
-            return;
-        }
-    }
 }
 
 /// Lets versions run again when their time is over.

@@ -21,7 +21,7 @@ use crate::process::{
     self, FrameLimits, FromServing, LinkError, LinkReader, LinkSender, QuicSeats, ServingStart,
     ToServing, open, send_fds, split_modules,
 };
-use crate::registry::VersionId;
+use crate::registry::{Snapshot, VersionId};
 
 /// How often a process is asked whether it is there.
 const PING_INTERVAL: Duration = Duration::from_secs(2);
@@ -105,23 +105,22 @@ impl<'a> Relay<'a> {
         jobs: &mut mpsc::Receiver<Job>,
     ) -> Over {
         match self.begin(child, socket, seats).await {
-            Ok((sender, reader, snapshots)) => tokio::select! {
+            Ok((sender, reader, told)) => tokio::select! {
                 over = self.listen(reader, sender.clone()) => over,
-                over = self.tell(sender.clone(), snapshots, &mut seats.sockets, jobs) => over,
+                over = self.tell(sender.clone(), told, &mut seats.sockets, jobs) => over,
                 over = self.watch(sender) => over,
             },
             Err(over) => over,
         }
     }
 
-    /// Sends everything that the process needs to serve.
+    /// Sends everything that the process needs to serve. Gives the snapshot that it has then.
     async fn begin(
         &self,
         child: &Child,
         socket: UnixStream,
         seats: &Seats,
-    ) -> Result<(LinkSender<ToServing>, LinkReader<FromServing>, watch::Receiver<(u64, Bytes)>), Over>
-    {
+    ) -> Result<(LinkSender<ToServing>, LinkReader<FromServing>, Arc<Snapshot>), Over> {
         let shared = self.shared;
         let kv = process::kv::serve(&shared.kv)?;
         let geo = process::geo::serve(shared.geo.files.clone())?;
@@ -136,8 +135,7 @@ impl<'a> Relay<'a> {
         let of_peers = sockets.into_iter().flat_map(|sockets| &sockets.peers);
         send_fds(&socket, &of_peers.map(AsFd::as_fd).collect::<Vec<_>>()).await?;
         let (sender, reader) = open::<ToServing, FromServing>(socket, LIMITS);
-        let mut snapshots = shared.snapshots.clone();
-        let (_, snapshot) = snapshots.borrow_and_update().clone();
+        let snapshot = shared.snapshots.borrow().clone();
         let start = ServingStart {
             config: shared.config.clone(),
             tls: (**shared.tls.borrow()).clone(),
@@ -147,8 +145,9 @@ impl<'a> Relay<'a> {
             credentials: shared.credentials.borrow().as_deref().cloned(),
             neighbours: (**shared.neighbours.borrow()).clone(),
         };
-        sender.send(&ToServing::Start(Box::new(start)), vec![snapshot]).await?;
-        Ok((sender, reader, snapshots))
+        let whole = difference(&snapshot, &Snapshot::default());
+        sender.send(&ToServing::Start(Box::new(start)), vec![whole]).await?;
+        Ok((sender, reader, snapshot))
     }
 
     async fn listen(
@@ -200,14 +199,15 @@ impl<'a> Relay<'a> {
         self.shared.ready.send_modify(|ready| *ready += 1);
     }
 
-    /// Passes on what changes, and the word to drain.
+    /// Passes on what changes, of the registry since the snapshot that the process was `told`, and the word to drain.
     async fn tell(
         &self,
         sender: LinkSender<ToServing>,
-        mut snapshots: watch::Receiver<(u64, Bytes)>,
+        mut told: Arc<Snapshot>,
         sockets: &mut OpenSockets,
         jobs: &mut mpsc::Receiver<Job>,
     ) -> Over {
+        let mut snapshots = self.shared.snapshots.clone();
         let mut followed = self.shared.hub.followed();
         let mut quarantined = self.shared.quarantined.clone();
         let mut drain = self.shared.drain.clone();
@@ -216,6 +216,7 @@ impl<'a> Relay<'a> {
         let mut neighbours = self.shared.neighbours.clone();
         tls.mark_changed();
         // What changed since the start was written counts as a change.
+        snapshots.mark_changed();
         followed.mark_changed();
         quarantined.mark_changed();
         credentials.mark_changed();
@@ -230,7 +231,10 @@ impl<'a> Relay<'a> {
                     (ToServing::Tls(Box::new(bytes)), Vec::new())
                 }
                 Ok(()) = snapshots.changed() => {
-                    (ToServing::Snapshot, vec![snapshots.borrow_and_update().1.clone()])
+                    let snapshot = snapshots.borrow_and_update().clone();
+                    let difference = difference(&snapshot, &told);
+                    told = snapshot;
+                    (ToServing::Snapshot, vec![difference])
                 }
                 Ok(()) = followed.changed() => {
                     (ToServing::Followed(followed.borrow_and_update().clone()), Vec::new())
@@ -286,6 +290,12 @@ impl<'a> Relay<'a> {
     fn now_ms(&self) -> u64 {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
+}
+
+/// What makes one snapshot of another, in MessagePack. Changes that came between the two are told together.
+fn difference(snapshot: &Snapshot, before: &Snapshot) -> Bytes {
+    let difference = rmp_serde::to_vec_named(&snapshot.since(before));
+    difference.expect("a difference is plain data").into()
 }
 
 /// Reads a version and sends it.

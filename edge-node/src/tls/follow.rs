@@ -99,7 +99,7 @@ impl Follow {
     /// Whether a snapshot may change what TLS serves by.
     fn concerns(&self, snapshot: &Snapshot) -> bool {
         let known = self.snapshots.borrow();
-        known.certificates != snapshot.certificates || known.subdomains != snapshot.subdomains
+        known.certificates != snapshot.certificates || !known.subdomains.is(&snapshot.subdomains)
     }
 
     async fn reload(mut self) -> Self {

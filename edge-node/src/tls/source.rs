@@ -96,7 +96,7 @@ impl TlsSource {
     fn own(&self) -> Result<Pem, TlsError> {
         let domain = &self.config.domain;
         let snapshot = self.registry.snapshot();
-        let below = snapshot.subdomains.iter().map(|(_, name)| format!("{name}.{domain}"));
+        let below = snapshot.subdomains.iter().map(|named| format!("{}.{domain}", named.1));
         let domains: Vec<String> = [domain.clone()].into_iter().chain(below).collect();
         let own = self_signed(&self.config.data_dir.join(TLS_DIR), &domains)?;
         if own.created {

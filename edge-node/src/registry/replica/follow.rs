@@ -157,10 +157,11 @@ fn apply_blocking(
     let Some(replica) = &inner.replica else { return Ok(()) };
     let mut writer = inner.database.writer();
     let deletes = ready.deletes_versions();
+    let before = inner.published.borrow().clone();
     let snapshot = ready.apply(&mut writer, &replica.tables, |transaction| {
         insert_blobs(transaction, blobs)?;
         tidy(transaction, deletes)?;
-        Ok(snapshot::build(transaction)?)
+        Ok(snapshot::next(transaction, &before)?)
     })?;
     if let Some(snapshot) = snapshot {
         if deletes {

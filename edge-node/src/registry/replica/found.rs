@@ -59,8 +59,8 @@ pub(super) async fn take_over(
     engine: &dyn LogEngine,
     foundation: &dyn Foundation,
 ) -> Result<u64, ResyncError> {
-    let taken = match resync::replace(database, replica).await {
-        Ok((_, applied)) => Some(applied),
+    let taken = match resync::replace(database, replica, |_, applied| applied).await {
+        Ok(applied) => Some(applied),
         Err(error) if error.is_absence() => None,
         Err(error) => return Err(error),
     };
@@ -72,6 +72,5 @@ pub(super) async fn take_over(
     foundation.lay(id(dir)?).await?;
     engine.log(BLOBS, blobs(&replica.options, Absent::Create)).state().await?;
     engine.log(LOG, changes(&replica.options, Absent::Create)).state().await?;
-    let (_, applied) = resync::replace(database, replica).await?;
-    Ok(applied)
+    resync::replace(database, replica, |_, applied| applied).await
 }

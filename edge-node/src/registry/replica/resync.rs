@@ -65,22 +65,25 @@ impl From<RegistryError> for ResyncError {
 /// Begins anew while the registry is served.
 pub(super) async fn run(inner: &Arc<Inner>) -> Result<(), ResyncError> {
     let Some(replica) = &inner.replica else { return Ok(()) };
-    let (snapshot, applied) = replace(&inner.database, replica).await?;
-    inner.versions.invalidate_all();
-    replica.status.send_modify(|status| {
-        status.resyncs += 1;
-        status.last = applied;
-        status.fault = None;
-    });
-    replica.publish(inner, snapshot, applied);
-    Ok(())
+    let publish = |snapshot, applied| {
+        inner.versions.invalidate_all();
+        replica.status.send_modify(|status| {
+            status.resyncs += 1;
+            status.last = applied;
+            status.fault = None;
+        });
+        replica.publish(inner, snapshot, applied);
+    };
+    replace(&inner.database, replica, publish).await
 }
 
-/// Replaces what the database holds by what the log leads to. The future blocks its thread for moments.
-pub(super) async fn replace(
+/// Replaces what the database holds by what the log leads to. `publish` gets that, and the last record that is in
+/// it, before any other writer runs. The future blocks its thread for moments.
+pub(super) async fn replace<R>(
     database: &Database,
     replica: &Replica,
-) -> Result<(Snapshot, u64), ResyncError> {
+    publish: impl FnOnce(Snapshot, u64) -> R,
+) -> Result<R, ResyncError> {
     let path = database.path().with_file_name(SCRATCH_FILE);
     let (mut scratch, identity) = begin(&path, replica).await?;
     replay(&mut scratch, replica, &identity).await?;
@@ -94,11 +97,15 @@ pub(super) async fn replace(
     let (modules, applied) = (wanted(&scratch)?, position(&scratch)?.sequence);
     drop(scratch);
     fetch_modules(modules, database, replica).await?;
-    let snapshot = swap(database, &path, &identity, applied)?;
+    let published = {
+        let mut writer = database.writer();
+        let snapshot = swap(&mut writer, &path, &identity, applied)?;
+        publish(snapshot, applied)
+    };
     if let Err(error) = std::fs::remove_file(&path) {
         tracing::debug!(%error, "a file of a resync stays until the next one");
     }
-    Ok((snapshot, applied))
+    Ok(published)
 }
 
 /// The newest copy, or nothing where the log has its beginning.
@@ -172,14 +179,13 @@ fn wanted(scratch: &Connection) -> Result<Vec<BlobHash>, RegistryError> {
 }
 
 fn swap(
-    database: &Database,
+    writer: &mut Connection,
     path: &Path,
     identity: &Identity,
     applied: u64,
 ) -> Result<Snapshot, ApplyError> {
-    let mut writer = database.writer();
     writer.execute("ATTACH ?1 AS scratch", [path.to_string_lossy()])?;
-    let swapped = swap_attached(&mut writer, identity, applied);
+    let swapped = swap_attached(writer, identity, applied);
     writer.execute_batch("DETACH scratch")?;
     swapped
 }

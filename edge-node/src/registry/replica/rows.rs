@@ -69,8 +69,7 @@ impl Tables {
     pub(super) fn watch(&self, connection: &Connection) -> Result<(), RegistryError> {
         let columns: Vec<_> = (0..COLUMNS_MAX).map(|column| format!("c{column}")).collect();
         connection.execute_batch(&format!(
-            "PRAGMA temp_store = MEMORY;
-             CREATE TEMP TABLE change (place INTEGER PRIMARY KEY, tbl, gone, count, {});",
+            "CREATE TEMP TABLE change (place INTEGER PRIMARY KEY, tbl, gone, count, {});",
             columns.join(", ")
         ))?;
         for table in &self.0 {

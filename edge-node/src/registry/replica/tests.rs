@@ -469,7 +469,7 @@ async fn random_faults_leave_all_nodes_alike() {
         assert_eq!(nodes[0].blobs(), node.blobs());
     }
     let mut versions = 0;
-    for worker in &nodes[0].snapshot().workers {
+    for worker in nodes[0].snapshot().workers.iter() {
         versions += nodes[0].versions(&worker.worker).unwrap().len();
     }
     assert!(

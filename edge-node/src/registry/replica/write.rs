@@ -78,7 +78,7 @@ impl Replica {
         let value = change(&transaction)?;
         transaction.execute("UPDATE node SET revision = revision + 1", [])?;
         let taken = rows::take(&transaction)?;
-        let snapshot = snapshot::build(&transaction)?;
+        let snapshot = snapshot::next(&transaction, &inner.published.borrow().clone())?;
         for hash in &taken.new_blobs {
             let bytes: Vec<u8> = transaction.query_row(
                 "SELECT bytes FROM blob WHERE sha256 = ?1",
