@@ -11,12 +11,13 @@ use crate::servers::{Fleet, Kind};
 
 /// Workers deployed and called before the limits are looked at again.
 const BATCH: usize = 500;
-/// Connections that first calls are made on: they reach every serving process.
-const CONNECTIONS: usize = 4;
+/// Connections that first calls are made on, for each serving process: which one gets a connection is chance, and
+/// with many they all get about as much.
+const CONNECTIONS: usize = 16;
 /// A node's metrics are up to date after this long: its processes report each second.
 const METRICS_WITHIN: Duration = Duration::from_millis(1_500);
 /// The part of the machine's memory, and of a process's mappings, that is used at most.
-const USED_MAX: f64 = 0.8;
+const USED_MAX: f64 = 0.9;
 const MAPPINGS_MAX: f64 = 0.95;
 /// With less than this part of a batch left loaded, the node is full.
 const KEPT_MIN: f64 = 0.5;
@@ -36,7 +37,9 @@ pub(super) struct Filled {
 
 /// Deploys and calls workers until `wanted` isolates are loaded or something forbids more.
 pub(super) fn measure(stage: &Stage, wanted: usize) -> Result<Filled, String> {
-    let mut fleet = Fleet::start(&stage.site, Kind::Atoll, &[], "")?;
+    // What the machine has is looked at here: that one process got more than its part must not end it.
+    let config = format!("memory.process_bytes_max = {}", memory().total_bytes);
+    let mut fleet = Fleet::start(&stage.site, Kind::Atoll, &[], &config)?;
     settle();
     let before = fleet.footprint()?;
     let mut filled = Filled {
@@ -49,13 +52,14 @@ pub(super) fn measure(stage: &Stage, wanted: usize) -> Result<Filled, String> {
         stopped_by: String::new(),
     };
     let mappings_max = mappings_limit();
+    let connections = CONNECTIONS * stage.site.processes;
     loop {
         let batch = tenants::small_apis(filled.called, filled.called + BATCH);
         if let Err(error) = fleet.deploy(&batch) {
             filled.stopped_by = format!("a deployment failed: {error}");
             break;
         }
-        let seen = stage.make(&calls(&fleet, &batch, Pace::BackToBack(CONNECTIONS)))?;
+        let seen = stage.make(&calls(&fleet, &batch, Pace::BackToBack(connections)))?;
         if let Err(error) = fleet.check_alive() {
             filled.stopped_by = format!("the node died: {error}");
             break;
@@ -74,8 +78,8 @@ pub(super) fn measure(stage: &Stage, wanted: usize) -> Result<Filled, String> {
             format!("calls failed: {error}")
         } else if live >= wanted as f64 {
             "nothing: all that were wanted are loaded".to_owned()
-        } else if memory_used() > USED_MAX {
-            format!("memory: {:.0} % of the machine's is used", memory_used() * 100.0)
+        } else if memory().used_share > USED_MAX {
+            format!("memory: {:.0} % of the machine's is used", memory().used_share * 100.0)
         } else if mappings as f64 > mappings_max as f64 * MAPPINGS_MAX {
             format!("vm.max_map_count: a process has {mappings} mappings of {mappings_max} allowed")
         } else if loaded < BATCH as f64 * KEPT_MIN {
@@ -110,9 +114,16 @@ fn mappings_limit() -> u64 {
     text.trim().parse().unwrap_or(u64::MAX)
 }
 
-/// The part of the machine's memory that is not available.
-fn memory_used() -> f64 {
+/// The machine's memory.
+struct Memory {
+    total_bytes: u64,
+    /// The part of it that is not available.
+    used_share: f64,
+}
+
+fn memory() -> Memory {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = kilobytes(&text, "MemTotal:").max(1) as f64;
-    1.0 - kilobytes(&text, "MemAvailable:") as f64 / total
+    let total = kilobytes(&text, "MemTotal:").max(1);
+    let available = kilobytes(&text, "MemAvailable:");
+    Memory { total_bytes: total * 1024, used_share: 1.0 - available as f64 / total as f64 }
 }
