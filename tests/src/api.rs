@@ -75,7 +75,7 @@ impl Api {
         let account =
             self.call(Method::POST, "/accounts", &body).await.expect("an account can be made");
         let token = account["token"].as_str().expect("a new account comes with its token");
-        Self::connect(self.addresses, token).await
+        Self::connect(self.addresses.clone(), token).await
     }
 
     /// Uploads a script, which serves all of the worker's requests from then on. A new worker has
@@ -221,7 +221,7 @@ impl Api {
     }
 
     fn request(&self, method: Method, path: &str) -> Request {
-        Request::new(self.addresses, "localhost", &format!("/client/v4{path}"))
+        Request::new(self.addresses.clone(), "localhost", &format!("/client/v4{path}"))
             .over(Protocol::Admin)
             .method(method)
             .header("authorization", &format!("Bearer {}", self.token))

@@ -19,7 +19,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use crate::Failure;
@@ -193,7 +193,7 @@ impl Request {
     /// # Errors
     /// Fails when the connection cannot be opened.
     pub async fn keep_alive(self) -> Result<KeepAlive, Failure> {
-        let tcp = TcpStream::connect(self.addresses.http).await?;
+        let tcp = self.addresses.socket()?.connect(self.addresses.http).await?;
         tcp.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(tcp)).await?;
         tokio::spawn(connection);
@@ -206,14 +206,11 @@ impl Request {
             Protocol::Https1 | Protocol::Https2 | Protocol::Http3 => self.addresses.https,
             Protocol::Admin => self.addresses.admin,
         };
-        let tcp = match self.from {
-            None => TcpStream::connect(address).await?,
-            Some(from) => {
-                let socket = TcpSocket::new_v4()?;
-                socket.bind((from, 0).into())?;
-                socket.connect(address).await?
-            }
-        };
+        let socket = self.addresses.socket()?;
+        if let Some(from) = self.from {
+            socket.bind((from, 0).into())?;
+        }
+        let tcp = socket.connect(address).await?;
         tcp.set_nodelay(true)?;
         match self.protocol {
             Protocol::Http3 => Err("HTTP/3 does not go over TCP: use send".into()),

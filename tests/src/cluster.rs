@@ -96,7 +96,7 @@ impl ClusterSession {
     /// A GET of a worker on a node.
     pub fn request(&self, node: usize, worker: &str) -> Request {
         let http = SocketAddr::from(([127, 0, 0, 1], self.nodes[node].port));
-        let addresses = Addresses { http, https: http, admin: http };
+        let addresses = Addresses { http, https: http, admin: http, namespace: None };
         Request::new(addresses, &format!("{worker}.demo.localhost"), "/")
     }
 

@@ -30,13 +30,13 @@ impl DevSession {
         let mut captured = Captured::spawn(&mut command);
         let (host, port) = captured.line("the worker's URL is printed", worker_url).await;
         let http = SocketAddr::from(([127, 0, 0, 1], port));
-        let addresses = Addresses { http, https: http, admin: http };
+        let addresses = Addresses { http, https: http, admin: http, namespace: None };
         Self { captured, host, addresses }
     }
 
     /// A GET of the worker.
     pub fn request(&self, path: &str) -> Request {
-        Request::new(self.addresses, &self.host, path)
+        Request::new(self.addresses.clone(), &self.host, path)
     }
 
     /// A WebSocket to the worker.
@@ -44,7 +44,7 @@ impl DevSession {
     /// # Errors
     /// Fails when the worker answers with something else.
     pub async fn websocket(&self, path: &str) -> Result<WebSocket, tungstenite::Error> {
-        WebSocket::connect_to(self.addresses, &self.host, path, Protocol::Http1, "").await
+        WebSocket::connect_to(self.addresses.clone(), &self.host, path, Protocol::Http1, "").await
     }
 
     /// What the command has written so far.

@@ -20,6 +20,8 @@ mod hex;
 mod history;
 mod http3;
 mod metrics;
+mod netns;
+mod network;
 mod node;
 mod origin;
 mod ports;
@@ -47,6 +49,8 @@ pub use history::{
     Action, Begun, Case, History, Holding, Operation, Outcome, Replica, Violation, check,
 };
 pub use metrics::Metrics;
+pub use netns::Namespace;
+pub use network::{Network, Way};
 pub use node::{Addresses, Node, NodeOptions, ServingProcess};
 pub use origin::{Answer, Origin};
 pub use ports::free_port;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 
 use crate::Failure;
 use crate::api::Api;
@@ -13,6 +14,7 @@ use crate::captured::{Captured, send_signal};
 use crate::client::{Protocol, Request};
 use crate::clock::{WAIT_MAX, eventually};
 use crate::metrics::Metrics;
+use crate::netns::Namespace;
 use crate::process::Process;
 use crate::project::CommandOutput;
 use crate::script::Script;
@@ -28,11 +30,13 @@ pub struct NodeOptions {
     pub config: String,
     /// The file `node.key`, for a node of a cluster that has one.
     pub key: Option<Vec<u8>>,
+    /// The network in which the node runs; the test's own when absent.
+    pub namespace: Option<Namespace>,
 }
 
 impl Default for NodeOptions {
     fn default() -> Self {
-        Self { threads: 2, processes: None, config: String::new(), key: None }
+        Self { threads: 2, processes: None, config: String::new(), key: None, namespace: None }
     }
 }
 
@@ -44,7 +48,7 @@ impl NodeOptions {
 }
 
 /// Where a node listens.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Addresses {
     /// Plain HTTP/1.1 and HTTP/2.
     pub http: SocketAddr,
@@ -52,6 +56,18 @@ pub struct Addresses {
     pub https: SocketAddr,
     /// The REST API, metrics and health.
     pub admin: SocketAddr,
+    /// The network in which they are, when it is not the test's own.
+    pub namespace: Option<Namespace>,
+}
+
+impl Addresses {
+    /// A socket in the network in which they are.
+    pub(crate) fn socket(&self) -> std::io::Result<TcpSocket> {
+        match &self.namespace {
+            None => TcpSocket::new_v4(),
+            Some(namespace) => namespace.within(TcpSocket::new_v4),
+        }
+    }
 }
 
 /// A serving process, as the node's health page has it.
@@ -87,7 +103,7 @@ impl Node {
 
     /// Where the node listens now.
     pub fn addresses(&self) -> Addresses {
-        self.child.addresses
+        self.child.addresses.clone()
     }
 
     /// The REST API as the first account.
@@ -120,7 +136,7 @@ impl Node {
 
     /// A GET with any Host header.
     pub fn request_to_host(&self, host: &str, path: &str) -> Request {
-        Request::new(self.child.addresses, host, path)
+        Request::new(self.addresses(), host, path)
     }
 
     /// The body of a GET that must succeed.
@@ -318,8 +334,8 @@ fn command(options: &NodeOptions, dir: &Path, at: Option<Addresses>) -> Command 
         command.args(["--processes", &processes.to_string()]);
     }
     let free = SocketAddr::from(([127, 0, 0, 1], 0));
-    let at = at.unwrap_or(Addresses { http: free, https: free, admin: free });
-    for (listener, address) in [("--http", at.http), ("--https", at.https), ("--admin", at.admin)] {
+    let at = at.map_or([free; 3], |at| [at.http, at.https, at.admin]);
+    for (listener, address) in ["--http", "--https", "--admin"].into_iter().zip(at) {
         command.args([listener, &address.to_string()]);
     }
     command
@@ -337,13 +353,19 @@ struct Child {
 
 impl Child {
     async fn start(options: &NodeOptions, dir: &Path, at: Option<Addresses>) -> Self {
-        let mut captured = Captured::spawn(&mut command(options, dir, at));
-        let addresses = captured.line("the node names its addresses", listening).await;
+        let mut command = command(options, dir, at);
+        let mut captured = match &options.namespace {
+            None => Captured::spawn(&mut command),
+            Some(namespace) => namespace.within(|| Captured::spawn(&mut command)),
+        };
+        let named = captured.line("the node names its addresses", listening).await;
+        let addresses = Addresses { namespace: options.namespace.clone(), ..named };
         Self { captured, addresses }
     }
 
     async fn ready(&self) {
-        let request = Request::new(self.addresses, "localhost", "/readyz").over(Protocol::Admin);
+        let request =
+            Request::new(self.addresses.clone(), "localhost", "/readyz").over(Protocol::Admin);
         eventually("the node is ready", async || {
             request.clone().send().await.ok().filter(|reply| reply.status == 200)
         })
@@ -353,7 +375,7 @@ impl Child {
     async fn api(&self, dir: &Path) -> Api {
         let token = std::fs::read_to_string(data_dir(dir).join("root.token"))
             .expect("the first start writes the API token");
-        Api::connect(self.addresses, token.trim()).await
+        Api::connect(self.addresses.clone(), token.trim()).await
     }
 }
 
@@ -363,5 +385,6 @@ fn listening(line: &str) -> Option<Addresses> {
         let value = fields.split_whitespace().find_map(|field| field.strip_prefix(name))?;
         value.parse().ok()
     };
-    Some(Addresses { http: field("http=")?, https: field("https=")?, admin: field("admin=")? })
+    let [http, https, admin] = [field("http=")?, field("https=")?, field("admin=")?];
+    Some(Addresses { http, https, admin, namespace: None })
 }

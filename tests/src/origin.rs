@@ -67,7 +67,17 @@ impl Origin {
         address: SocketAddr,
         route: impl Fn(&str) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind(address).await.expect("the address is free");
+        Self::on(TcpListener::bind(address).await.expect("the address is free"), route)
+    }
+
+    /// The same on a socket that listens already.
+    ///
+    /// # Panics
+    /// Panics outside of a runtime.
+    pub fn on(
+        listener: TcpListener,
+        route: impl Fn(&str) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().expect("a bound listener has an address");
         let connections = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&connections);

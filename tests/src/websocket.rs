@@ -83,7 +83,7 @@ impl WebSocket {
             Protocol::Https1 | Protocol::Https2 => addresses.https,
             _ => addresses.http,
         };
-        let tcp = TcpStream::connect(at).await?;
+        let tcp = addresses.socket()?.connect(at).await?;
         let failed = |failure: Failure| Error::Io(std::io::Error::other(failure.to_string()));
         let wire: Box<dyn Wire> = match protocol {
             Protocol::Https1 => {

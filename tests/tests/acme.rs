@@ -129,7 +129,7 @@ async fn any_node_of_a_cluster_answers_and_serves() {
         let config = format!(
             "{more}[cluster]\nnats = [{url:?}]\nname = {name:?}\nregion = \"here\"\nshards = 1\n"
         );
-        NodeOptions { threads: 1, processes: Some(1), config, key }
+        NodeOptions { threads: 1, processes: Some(1), config, key, ..NodeOptions::default() }
     };
     let first = Node::start(options("one", None, "")).await;
     let key = std::fs::read(first.data_dir().join("node.key")).unwrap();

@@ -20,7 +20,7 @@ fn options(servers: &NatsServers, name: &str, key: Option<Vec<u8>>) -> NodeOptio
         "[cluster]\nnats = {urls:?}\nname = {name:?}\nregion = \"r-{name}\"\nshards = 4\n\
          replicas = {replicas}\nstale_ms_max = 10000\n"
     );
-    NodeOptions { threads: 1, processes: Some(1), config, key }
+    NodeOptions { threads: 1, processes: Some(1), config, key, ..NodeOptions::default() }
 }
 
 /// A server and three nodes that share it.

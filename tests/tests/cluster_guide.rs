@@ -183,7 +183,7 @@ impl Servers {
             // Fewer streams: several clusters of three servers share a test machine.
             .replace("replicas = 3", "replicas = 3\nshards = 4")
             .replace("/etc/atoll/", &format!("{}/", self.dir.path().display()));
-        NodeOptions { threads: 1, processes: Some(1), config, key }
+        NodeOptions { threads: 1, processes: Some(1), config, key, ..NodeOptions::default() }
     }
 }
 

@@ -164,7 +164,7 @@ fn of_cluster(servers: &NatsServers, name: &str, key: Option<Vec<u8>>) -> NodeOp
         "[cluster]\nnats = [{:?}]\nname = {name:?}\nregion = \"r\"\nshards = 4\nreplicas = 1\n",
         servers.url(0)
     );
-    NodeOptions { threads: 1, processes: Some(1), config, key }
+    NodeOptions { threads: 1, processes: Some(1), config, key, ..NodeOptions::default() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

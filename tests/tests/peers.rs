@@ -18,7 +18,7 @@ fn options(servers: &NatsServers, name: &str, key: Option<Vec<u8>>) -> NodeOptio
          peer = \"127.0.0.1:0\"\n",
         servers.url(0)
     );
-    NodeOptions { threads: 2, processes: Some(2), config, key }
+    NodeOptions { threads: 2, processes: Some(2), config, key, ..NodeOptions::default() }
 }
 
 /// What a node says of another.

@@ -1,10 +1,10 @@
-//! NATS servers for tests: real processes on loopback, with random ports and directories of their
+//! NATS servers for tests: real processes, on loopback or where a test says, with random ports and directories of their
 //! own, that can be killed and started again.
 //!
 //! `nats_program` installs the program once into the user's cache.
 
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -26,7 +26,7 @@ pub struct NatsServers {
 }
 
 struct Server {
-    port: u16,
+    address: SocketAddr,
     config: PathBuf,
     child: Option<Child>,
 }
@@ -37,17 +37,25 @@ impl NatsServers {
     /// # Panics
     /// If the program cannot be installed or does not start.
     pub fn start(count: usize) -> Self {
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), count)
+    }
+
+    /// The same at another address of the network that the calling thread is in.
+    ///
+    /// # Panics
+    /// If the program cannot be installed or does not start.
+    pub fn start_at(ip: IpAddr, count: usize) -> Self {
         let place = tempfile::tempdir().expect("a test machine has room");
-        let ports = free_ports(2 * count);
-        let (clients, routes) = ports.split_at(count);
+        let addresses = free_addresses(ip, 2 * count);
+        let (clients, routes) = addresses.split_at(count);
         let servers = clients
             .iter()
             .enumerate()
-            .map(|(index, port)| {
+            .map(|(index, address)| {
                 let config = place.path().join(format!("server-{index}.conf"));
                 let text = configuration(place.path(), index, clients, routes);
                 fs::write(&config, text).expect("a test machine has room");
-                Server { port: *port, config, child: None }
+                Server { address: *address, config, child: None }
             })
             .collect();
         let mut cluster = Self { place, servers };
@@ -63,7 +71,7 @@ impl NatsServers {
     /// How to connect to all servers. The prefix is for tests that share servers.
     pub fn options(&self, prefix: &str) -> NatsOptions {
         NatsOptions {
-            urls: self.servers.iter().map(|server| url(server.port)).collect(),
+            urls: self.servers.iter().map(|server| url(server.address)).collect(),
             prefix: prefix.into(),
             replicas: self.servers.len(),
             ..NatsOptions::default()
@@ -77,7 +85,7 @@ impl NatsServers {
 
     /// A server's URL.
     pub fn url(&self, index: usize) -> String {
-        url(self.servers[index].port)
+        url(self.servers[index].address)
     }
 
     /// The name by which a server calls itself.
@@ -92,7 +100,7 @@ impl NatsServers {
 
     /// Which server leads a log, if one does now.
     pub async fn leader(&self, prefix: &str, log: &str) -> Option<usize> {
-        let urls: Vec<_> = self.servers.iter().map(|server| url(server.port)).collect();
+        let urls: Vec<_> = self.servers.iter().map(|server| url(server.address)).collect();
         let client = async_nats::connect(urls).await.ok()?;
         let stream = format!("{prefix}_{}", log.replace('.', "_"));
         let stream = async_nats::jetstream::new(client).get_stream(stream).await.ok()?;
@@ -102,7 +110,7 @@ impl NatsServers {
 
     /// Where a server listens.
     pub fn address(&self, index: usize) -> SocketAddr {
-        ([127, 0, 0, 1], self.servers[index].port).into()
+        self.servers[index].address
     }
 
     /// Ends a server without warning.
@@ -177,7 +185,7 @@ impl NatsServers {
     }
 
     fn wait(&self, index: usize) {
-        let address = ("127.0.0.1", self.servers[index].port);
+        let address = self.address(index);
         let deadline = Instant::now() + START_MAX;
         while TcpStream::connect(address).is_err() {
             assert!(Instant::now() < deadline, "server {index} does not start");
@@ -194,27 +202,32 @@ impl Drop for NatsServers {
     }
 }
 
-fn url(port: u16) -> String {
-    format!("nats://127.0.0.1:{port}")
+fn url(address: SocketAddr) -> String {
+    format!("nats://{address}")
 }
 
 fn store(place: &Path, index: usize) -> PathBuf {
     place.join(format!("store-{index}"))
 }
 
-fn configuration(place: &Path, index: usize, clients: &[u16], routes: &[u16]) -> String {
+fn configuration(
+    place: &Path,
+    index: usize,
+    clients: &[SocketAddr],
+    routes: &[SocketAddr],
+) -> String {
     let mut text = format!(
-        "server_name: {}\nlisten: 127.0.0.1:{}\n\
+        "server_name: {}\nlisten: \"{}\"\n\
          jetstream {{ store_dir: {:?}, sync_interval: always }}\n",
         NatsServers::name(index),
         clients[index],
         store(place, index),
     );
     if clients.len() > 1 {
-        let others: Vec<_> = routes.iter().map(|port| url(*port)).collect();
+        let others: Vec<_> = routes.iter().map(|address| url(*address)).collect();
         // Without word of the other servers a client goes where it was told to: a test may cut it off.
         text += &format!(
-            "cluster {{ name: test, no_advertise: true, listen: 127.0.0.1:{}, routes: [{}] }}\n",
+            "cluster {{ name: test, no_advertise: true, listen: \"{}\", routes: [{}] }}\n",
             routes[index],
             others.join(", "),
         );
@@ -223,15 +236,18 @@ fn configuration(place: &Path, index: usize, clients: &[u16], routes: &[u16]) ->
 }
 
 /// Ports that nobody has now; another process can still be faster.
-fn free_ports(count: usize) -> Vec<u16> {
+fn free_addresses(ip: IpAddr, count: usize) -> Vec<SocketAddr> {
     let listeners: Vec<_> = (0..count)
-        .map(|_| TcpListener::bind(("127.0.0.1", 0)).expect("a test machine has free ports"))
+        .map(|_| TcpListener::bind((ip, 0)).expect("a test machine has free ports"))
         .collect();
-    listeners.iter().map(|listener| listener.local_addr().expect("it is bound").port()).collect()
+    listeners.iter().map(|listener| listener.local_addr().expect("it is bound")).collect()
 }
 
 /// The program, installed by the first test that needs it on this machine.
-fn program() -> PathBuf {
+///
+/// # Panics
+/// If it cannot be installed.
+pub fn program() -> PathBuf {
     nats_program::install(&cache()).expect("pip can install the NATS server for the tests")
 }
 

@@ -60,7 +60,13 @@ impl Cluster {
                 cluster.nodes.first().map(|node| std::fs::read(node.data_dir().join("node.key")));
             let key = key.transpose().unwrap();
             let config = cluster.config(index);
-            let options = NodeOptions { threads: 1, processes: Some(1), config, key };
+            let options = NodeOptions {
+                threads: 1,
+                processes: Some(1),
+                config,
+                key,
+                ..NodeOptions::default()
+            };
             cluster.nodes.push(Node::start(options).await);
         }
         cluster.fill().await;

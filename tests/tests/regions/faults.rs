@@ -29,7 +29,7 @@ struct Sent {
 }
 
 /// Clients that send until they are told to stop.
-struct Clients {
+pub(super) struct Clients {
     stop: Arc<AtomicBool>,
     tasks: JoinSet<Vec<Sent>>,
 }
@@ -51,7 +51,7 @@ fn read(reply: &Reply) -> (u16, String, String) {
 
 impl Clients {
     /// Sends from both regions whose nodes stay, to all workers.
-    fn start(world: &World) -> Self {
+    pub(super) fn start<W>(world: &World<W>) -> Self {
         let (stop, numbers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut tasks = JoinSet::new();
         for worker in WORKERS {
@@ -62,7 +62,7 @@ impl Clients {
                     let node = world.node(from).addresses();
                     let ask = move |id: &str| {
                         let path = format!("/?id={id}&wait=20");
-                        Request::to(node, &format!("{worker}.demo.localhost"), &path)
+                        Request::to(node.clone(), &format!("{worker}.demo.localhost"), &path)
                             .header("atoll-explain", "1")
                     };
                     tasks.spawn(async move {
@@ -118,7 +118,7 @@ fn check(sent: &Sent, executed: usize) {
     }
 }
 
-async fn healed(world: &World) {
+pub(super) async fn healed<W>(world: &World<W>) {
     eventually_within(PATIENCE, "it is as before", async || {
         for (worker, from) in [("pinned", US), ("pinned", ASIA), ("preferred", ASIA)] {
             (world.served(worker, from).await == EU).then_some(())?;
@@ -180,6 +180,11 @@ async fn nothing_is_done_twice_while_nodes_fail() {
         world.heal(EU);
         healed(&world).await;
     }
+    judge(clients, &world).await;
+}
+
+/// Ends the clients, and holds what they were told against what was executed, and where.
+pub(super) async fn judge<W>(clients: Clients, world: &World<W>) {
     let sent = clients.finish().await;
     let mut executed = HashMap::<String, usize>::new();
     for path in world.recorded() {

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use atoll_kv::contract::nats::NatsServers;
 use atoll_tests::{
-    Answer, FaultProxy, Link, Node, NodeOptions, Origin, Request, Script, eventually, free_port,
+    Answer, FaultProxy, Link, Namespace, Node, NodeOptions, Origin, Request, Script, eventually,
+    free_port,
 };
 use http::Method;
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 pub(crate) const EU: &str = "eu";
 pub(crate) const US: &str = "us";
@@ -50,63 +52,76 @@ export default {
 };
 "#;
 
-/// The cluster.
-pub(crate) struct World {
+/// The cluster, and the ways between its nodes.
+pub(crate) struct World<Ways = Vec<FaultProxy>> {
     pub(crate) nodes: Vec<Node>,
-    /// The ways to the nodes from the others.
-    ways: Vec<FaultProxy>,
-    record: Origin,
+    pub(super) ways: Ways,
+    pub(super) record: Record,
+    pub(super) _servers: NatsServers,
+}
+
+/// What workers did. Some servers write it down, which all nodes reach at the same URL.
+#[derive(Default)]
+pub(crate) struct Record {
+    servers: Vec<Origin>,
     done: Arc<Mutex<Vec<String>>>,
-    _servers: NatsServers,
+}
+
+impl Record {
+    /// Writes down what comes to this socket as well.
+    pub(super) fn listen(&mut self, listener: std::net::TcpListener) {
+        listener.set_nonblocking(true).unwrap();
+        let listener = TcpListener::from_std(listener).unwrap();
+        let done = self.done.clone();
+        self.servers.push(Origin::on(listener, move |head| {
+            let path = head.split(' ').nth(1).unwrap_or_default();
+            done.lock().unwrap().push(path.to_owned());
+            Answer::Whole(
+                "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".into(),
+            )
+        }));
+    }
+}
+
+pub(super) fn place(region: &str) -> usize {
+    REGIONS.iter().position(|(name, _)| *name == region).unwrap()
 }
 
 impl World {
     pub(crate) async fn start() -> Self {
         let servers = NatsServers::start(1);
-        let done = Arc::new(Mutex::new(Vec::new()));
-        let written = done.clone();
-        let record = Origin::routing(Ipv4Addr::LOCALHOST.into(), move |path| {
-            written.lock().unwrap().push(path.to_owned());
-            Answer::Whole(
-                "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".into(),
-            )
-        })
-        .await;
-        let (mut nodes, mut ways, mut key) = (Vec::<Node>::new(), Vec::new(), None);
+        let mut record = Record::default();
+        record.listen(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+        let (mut nodes, mut ways) = (Vec::new(), Vec::new());
         for (region, delay) in REGIONS {
             let listens = free_port();
             let way = FaultProxy::start(listens).await;
             way.set(Link::Slow(delay));
             let config = config(&servers, region, listens, way.address());
-            let options = NodeOptions { threads: 1, processes: Some(1), config, key: key.clone() };
-            let node = Node::start(options).await;
-            key.get_or_insert_with(|| std::fs::read(node.data_dir().join("node.key")).unwrap());
-            nodes.push(node);
+            join(&mut nodes, config, None).await;
             ways.push(way);
         }
-        Self { nodes, ways, record, done, _servers: servers }
-    }
-
-    fn place(region: &str) -> usize {
-        REGIONS.iter().position(|(name, _)| *name == region).unwrap()
-    }
-
-    pub(crate) fn node(&self, region: &str) -> &Node {
-        &self.nodes[Self::place(region)]
-    }
-
-    pub(crate) fn node_mut(&mut self, region: &str) -> &mut Node {
-        &mut self.nodes[Self::place(region)]
+        Self { nodes, ways, record, _servers: servers }
     }
 
     /// Changes the way to a region's node.
     pub(crate) fn link(&self, region: &str, link: Link) {
-        self.ways[Self::place(region)].set(link);
+        self.ways[place(region)].set(link);
     }
 
     /// The way as it usually is.
     pub(crate) fn heal(&self, region: &str) {
-        self.link(region, Link::Slow(REGIONS[Self::place(region)].1));
+        self.link(region, Link::Slow(REGIONS[place(region)].1));
+    }
+}
+
+impl<Ways> World<Ways> {
+    pub(crate) fn node(&self, region: &str) -> &Node {
+        &self.nodes[place(region)]
+    }
+
+    pub(crate) fn node_mut(&mut self, region: &str) -> &mut Node {
+        &mut self.nodes[place(region)]
     }
 
     /// Deploys the worker under a name, with its regions, and waits until all nodes serve it.
@@ -117,7 +132,8 @@ impl World {
     /// The same with any worker. It finds the record by `env.RECORD`.
     pub(crate) async fn deploy_module(&self, name: &str, module: &str, regions: &Value) {
         let node = &self.nodes[0];
-        let record = json!({ "type": "plain_text", "name": "RECORD", "text": self.record.url() });
+        let record =
+            json!({ "type": "plain_text", "name": "RECORD", "text": self.record.servers[0].url() });
         node.deploy(name, &Script::module(module.to_owned()).bind(record)).await;
         let path = node.api().in_account(&format!("/workers/scripts/{name}/regions"));
         node.api().call(Method::PUT, &path, regions).await.unwrap();
@@ -164,11 +180,23 @@ impl World {
 
     /// What workers have recorded.
     pub(crate) fn recorded(&self) -> Vec<String> {
-        self.done.lock().unwrap().clone()
+        self.record.done.lock().unwrap().clone()
     }
 }
 
-fn config(servers: &NatsServers, region: &str, listens: SocketAddr, reached: SocketAddr) -> String {
+/// Starts one more node of the cluster.
+pub(super) async fn join(nodes: &mut Vec<Node>, config: String, namespace: Option<Namespace>) {
+    let key = nodes.first().map(|first| std::fs::read(first.data_dir().join("node.key")).unwrap());
+    let options = NodeOptions { threads: 1, processes: Some(1), config, key, namespace };
+    nodes.push(Node::start(options).await);
+}
+
+pub(super) fn config(
+    servers: &NatsServers,
+    region: &str,
+    listens: SocketAddr,
+    reached: SocketAddr,
+) -> String {
     let place = match region {
         US => "[[geo.networks]]\ncidr = \"127.0.0.0/8\"\ncountry = \"JP\"\ncity = \"Kyoto\"\n",
         _ => "",
