@@ -291,6 +291,7 @@ async fn a_node_that_stops_or_dies_ends_its_sockets() {
     recorded(&world, "/closed/by-asia/1001/true").await;
     assert_eq!(world.node_mut(ASIA).exit_status().await.code(), Some(0));
     world.node_mut(ASIA).restart().await;
+    world.all_know_each_other().await;
 
     // The node that serves it restarts in place.
     let mut socket = connect(&world, "pinned", US, "/?name=by-eu").await;
