@@ -40,7 +40,7 @@ pub enum Way {
 
 impl Way {
     /// On which packets take so long, and all arrive.
-    pub fn taking(delay: Duration) -> Self {
+    pub const fn taking(delay: Duration) -> Self {
         Self::Open { delay, lost_percent: 0 }
     }
 }

@@ -102,8 +102,7 @@ pub(super) fn ensure_not_of_others(
         .subdomains
         .iter()
         .filter(|named| named.0 != *account)
-        .map(|named| &named.1)
-        .map(|subdomain| HostPattern::below(&format!("{subdomain}.{}", state.config.domain)))
+        .map(|named| HostPattern::below(&format!("{}.{}", named.1, state.config.domain)))
         .collect();
     for pattern in patterns {
         let host = HostPattern::of_route(pattern)?;

@@ -176,6 +176,10 @@ impl Tally {
     }
 
     fn take(&self, decision: &Decision, fit: impl Fn(Note) -> Option<Note>) {
+        // Many rules hold for few requests: others wait for no lock.
+        if decision.assigned.is_empty() && decision.left_out.is_empty() {
+            return;
+        }
         let put = |waiting: &mut Vec<Note>| {
             self.exposures(decision, |note| waiting.extend(fit(note)));
         };

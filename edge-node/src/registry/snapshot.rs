@@ -8,7 +8,7 @@ use super::database::from_sql;
 use super::{
     AccountId, Difference, LiveWorker, Owner, RegistryError, Route, Schedule, Section, Snapshot,
     VersionId, WorkerDocument, WorkerName, WorkerRef, WorkerRules, acme, certificates, deployments,
-    from_json, pools, regions, routes, touched,
+    from_json, pools, regions, routes, touched, worker_document,
 };
 
 /// Owners whose rows are read one by one. Where more have changed, everything is read.
@@ -151,8 +151,9 @@ impl Rows<'_> {
     /// Documents among workers' settings.
     fn documents(&self, key: &str) -> Result<Vec<Arc<WorkerDocument>>, RegistryError> {
         let select = format!(
-            "SELECT account, name, json_extract(settings, '$.{key}') AS document FROM worker
-             WHERE document IS NOT NULL"
+            "SELECT account, name, json_extract(settings, '{}') AS document FROM worker
+             WHERE document IS NOT NULL",
+            worker_document::path(key),
         );
         self.read(&select, ["account", "name"], "", |row| {
             Ok(WorkerDocument { worker: worker(row, "name")?, document: row.get("document")? })

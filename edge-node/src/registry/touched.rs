@@ -9,16 +9,16 @@ use super::section::Owner;
 use super::{AccountId, RegistryError, WorkerName};
 
 /// The tables that a snapshot is made of, with the columns that say whose a row is. Certificates are everybody's.
-const TABLES: [(&str, &str, &str); 9] = [
-    ("account", "id", "NULL"),
-    ("worker", "account", "name"),
-    ("deployment", "account", "worker"),
-    ("route", "account", "worker"),
-    ("schedule", "account", "worker"),
-    ("rules", "account", "worker"),
-    ("certificate", "NULL", "NULL"),
-    ("acme_certificate", "NULL", "NULL"),
-    ("acme_challenge", "NULL", "NULL"),
+const TABLES: [(&str, Option<&str>, Option<&str>); 9] = [
+    ("account", Some("id"), None),
+    ("worker", Some("account"), Some("name")),
+    ("deployment", Some("account"), Some("worker")),
+    ("route", Some("account"), Some("worker")),
+    ("schedule", Some("account"), Some("worker")),
+    ("rules", Some("account"), Some("worker")),
+    ("certificate", None, None),
+    ("acme_certificate", None, None),
+    ("acme_challenge", None, None),
 ];
 
 /// What was touched.
@@ -34,8 +34,8 @@ pub(super) fn watch(connection: &Connection) -> Result<(), RegistryError> {
     for (table, account, worker) in TABLES {
         let touch = |row: &str| {
             let of = [account, worker].map(|column| match column {
-                "NULL" => column.to_owned(),
-                column => format!("{row}.{column}"),
+                None => "NULL".to_owned(),
+                Some(column) => format!("{row}.{column}"),
             });
             format!("INSERT INTO touched VALUES ({})", of.join(", "))
         };

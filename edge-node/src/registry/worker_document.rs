@@ -47,6 +47,7 @@ impl Registry {
     }
 }
 
-fn path(key: &str) -> String {
+/// Where a document is among the settings, as SQLite's functions for JSON want it.
+pub(super) fn path(key: &str) -> String {
     format!("$.{key}")
 }

@@ -369,7 +369,7 @@ impl Evaluation<'_, '_> {
             return (Outcome::Condition, None);
         }
         let narrow = rule.range.is_some() || !rule.holdouts.is_empty();
-        if let Some(outcome) = narrow.then(|| self.kept_out(layer, rule)).flatten() {
+        if narrow && let Some(outcome) = self.kept_out(layer, rule) {
             return (outcome, None);
         }
         self.draw(rule)

@@ -19,7 +19,7 @@ use super::world::{ASIA, EU, Record, US, World, config, join, place};
 const WAYS: [(&str, &str, u64); 3] = [(EU, US, 10), (US, ASIA, 40), (EU, ASIA, 80)];
 /// The place of the NATS server, behind those of the nodes, and the way there from each.
 const NATS: usize = 3;
-const NATS_WAY: Way = Way::Open { delay: Duration::from_millis(5), lost_percent: 0 };
+const NATS_WAY: Way = Way::taking(Duration::from_millis(5));
 
 /// Where nodes listen for each other, and the record for workers: each is alone in its network.
 const PEER_PORT: u16 = 7443;
