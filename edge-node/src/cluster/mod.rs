@@ -23,7 +23,7 @@ pub(crate) use crons::run_cluster_crons;
 pub(crate) use foundation::NatsFoundation;
 pub(crate) use guardrails::run_cluster_guardrails;
 pub(crate) use lease::LeaseView;
-pub(crate) use peering::Peering;
+pub(crate) use peering::{Peering, renew};
 pub(crate) use peers::Peers;
 pub(crate) use presence::{Announced, announce, listen};
 pub(crate) use probe::PING_PATH;

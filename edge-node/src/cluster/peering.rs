@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use atoll_router::{CERTIFICATE_LIFE, PeerAuthority, PeerCredentials, PeerTls};
+use atoll_router::{CERTIFICATE_LIFE, PeerAuthority, PeerCredentials, PeerTls, PeerTlsError};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -65,17 +65,21 @@ impl Peering {
         cluster.advertise_peer(address);
         let (met, neighbours) = watch::channel(Arc::new(cluster.neighbourhood()));
         let probing = probe_all(cluster.clone(), tls.clone(), met);
-        let tasks = vec![tokio::spawn(renew(authority, name, sender, tls)), tokio::spawn(probing)];
+        let renewing = renew(authority, name, move |new| {
+            tls.store(Arc::new(PeerTls::new(&new)?));
+            sender.send_replace(Some(Arc::new(new)));
+            Ok(())
+        });
+        let tasks = vec![tokio::spawn(renewing), tokio::spawn(probing)];
         Ok(Self { sockets, credentials, neighbours, tasks })
     }
 }
 
-/// Issues a certificate anew long before the one in use runs out, by the clock on the wall.
-async fn renew(
+/// Issues a certificate anew long before the one in use runs out, by the clock on the wall, and gives it to `take`.
+pub(crate) async fn renew(
     authority: PeerAuthority,
     name: String,
-    credentials: watch::Sender<Option<Arc<PeerCredentials>>>,
-    tls: Arc<ArcSwap<PeerTls>>,
+    take: impl Fn(PeerCredentials) -> Result<(), PeerTlsError>,
 ) {
     let mut issued = SystemTime::now();
     loop {
@@ -84,16 +88,9 @@ async fn renew(
         if issued.elapsed().is_ok_and(|age| age < RENEWED_AFTER) {
             continue;
         }
-        let renewed = authority.issue(&name).and_then(|new| Ok((PeerTls::new(&new)?, new)));
-        match renewed {
-            Ok((new_tls, new)) => {
-                issued = SystemTime::now();
-                tls.store(Arc::new(new_tls));
-                credentials.send_replace(Some(Arc::new(new)));
-            }
-            Err(error) => {
-                tracing::error!(%error, "the certificate for other nodes cannot be renewed");
-            }
+        match authority.issue(&name).and_then(&take) {
+            Ok(()) => issued = SystemTime::now(),
+            Err(error) => tracing::error!(name, %error, "a certificate cannot be renewed"),
         }
     }
 }

@@ -57,6 +57,15 @@ pub(super) struct WorkerGate {
     account: Arc<Gate>,
 }
 
+/// How a call came to this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// By a client, another node or an event.
+    Fresh,
+    /// By another serving process of the node, where it was counted towards the rates.
+    FromSibling,
+}
+
 /// Why a call is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
@@ -89,7 +98,7 @@ impl Refusal {
 
 impl WorkerGate {
     /// Lets one invocation in. It is under way until the permit is dropped.
-    pub(super) fn admit(self: &Arc<Self>) -> Result<Permit, Refusal> {
+    pub(super) fn admit(self: &Arc<Self>, arrival: Arrival) -> Result<Permit, Refusal> {
         if !self.worker.enter() {
             return Err(Refusal::WorkerBusy);
         }
@@ -98,6 +107,9 @@ impl WorkerGate {
             return Err(Refusal::AccountBusy);
         }
         let permit = Permit(self.clone());
+        if arrival == Arrival::FromSibling {
+            return Ok(permit);
+        }
         match self.worker.over_rate().or_else(|| self.account.over_rate()) {
             None => Ok(permit),
             Some(wait) => Err(Refusal::RateLimited(wait)),
@@ -196,7 +208,7 @@ mod tests {
     }
 
     fn let_in(gate: &Arc<WorkerGate>, calls: usize) -> Vec<Permit> {
-        (0..calls).filter_map(|_| gate.admit().ok()).collect()
+        (0..calls).filter_map(|_| gate.admit(Arrival::Fresh).ok()).collect()
     }
 
     #[test]
@@ -211,10 +223,10 @@ mod tests {
         let other = admission.gate(&worker("b", "one"));
         let first = let_in(&one, 5);
         assert_eq!(first.len(), 2);
-        assert_eq!(one.admit().err(), Some(Refusal::WorkerBusy));
+        assert_eq!(one.admit(Arrival::Fresh).err(), Some(Refusal::WorkerBusy));
         let second = let_in(&two, 5);
         assert_eq!(second.len(), 1);
-        assert_eq!(two.admit().err(), Some(Refusal::AccountBusy));
+        assert_eq!(two.admit(Arrival::Fresh).err(), Some(Refusal::AccountBusy));
         assert_eq!(let_in(&other, 5).len(), 2, "another account minds its own");
         drop(first);
         assert_eq!(let_in(&two, 5).len(), 1);
@@ -235,11 +247,13 @@ mod tests {
         let gates = ["one", "two"].map(|name| admission.gate(&worker("a", name)));
         assert_eq!(let_in(&gates[0], 3).len(), 3);
         assert_eq!(let_in(&gates[1], 3).len(), 2);
-        let refused = gates[1].admit().err();
+        let refused = gates[1].admit(Arrival::Fresh).err();
         assert!(
             matches!(refused, Some(Refusal::RateLimited(wait)) if wait <= Duration::from_secs(1))
         );
-        assert!(gates[0].admit().is_err(), "what is refused for its rate is not under way");
+        assert!(gates[0].admit(Arrival::Fresh).is_err(), "what is refused is not under way");
+        let sent_home = gates[0].admit(Arrival::FromSibling);
+        assert!(sent_home.is_ok(), "it was counted where it came to the node");
     }
 
     #[test]

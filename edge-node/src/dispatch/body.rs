@@ -5,12 +5,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use atoll_isolate::{Body, BoxError, ResponseBody};
-use atoll_router::{BODY_IDLE_TIMEOUT, RequestBody, TimedBody};
+use atoll_router::{BODY_IDLE_TIMEOUT, PeerResponseBody, RequestBody, TimedBody};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::sync::mpsc;
 
+use super::events::Subject;
 use super::forward::PeerAnswer;
+use crate::held_body::HeldBody;
 
 /// Frames of one body that wait between two threads.
 const FRAMES_QUEUED_MAX: usize = 2;
@@ -122,6 +124,8 @@ pub(super) enum AnswerBody {
     Pumped(PumpedBody),
     /// From another node.
     Peer(PeerAnswer),
+    /// From another serving process of this node.
+    Home(HeldBody<PeerResponseBody, Subject>),
 }
 
 /// A response's body between two threads.
@@ -158,6 +162,7 @@ impl AnswerBody {
             Self::Here(body) => Box::pin(body),
             Self::Pumped(body) => Box::pin(body),
             Self::Peer(body) => Box::pin(body),
+            Self::Home(body) => Box::pin(body),
         }
     }
 }
@@ -174,6 +179,7 @@ impl http_body::Body for AnswerBody {
             Self::Here(body) => Pin::new(body).poll_frame(cx),
             Self::Pumped(body) => Pin::new(body).poll_frame(cx),
             Self::Peer(body) => Pin::new(body).poll_frame(cx),
+            Self::Home(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
@@ -182,6 +188,7 @@ impl http_body::Body for AnswerBody {
             Self::Here(body) => body.is_end_stream(),
             Self::Pumped(body) => body.is_end_stream(),
             Self::Peer(body) => body.is_end_stream(),
+            Self::Home(body) => body.is_end_stream(),
         }
     }
 
@@ -190,6 +197,7 @@ impl http_body::Body for AnswerBody {
             Self::Here(body) => body.size_hint(),
             Self::Pumped(body) => body.size_hint(),
             Self::Peer(body) => body.size_hint(),
+            Self::Home(body) => body.size_hint(),
         }
     }
 }

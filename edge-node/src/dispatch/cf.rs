@@ -11,14 +11,15 @@ use atoll_isolate::RequestFacts;
 use atoll_router::{ClientCertificate, Connection, Place, Scheme};
 use bytes::Bytes;
 use http::Version;
-use http::header::{ACCEPT_ENCODING, FORWARDED, HeaderMap, HeaderName, HeaderValue};
+use http::header::{ACCEPT_ENCODING, FORWARDED, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use serde::Serialize;
 
-use super::forward::{Carried, FromElsewhere};
+use super::forward::{Carried, Errand, FromElsewhere};
 use super::host::ThreadHost;
 use super::rules::Decided;
 use crate::config::NodeConfig;
 use crate::geo::{Geo, ThreadGeo};
+use crate::hop_by_hop::remove_hop_by_hop;
 
 const CF_CONNECTING_IP: HeaderName = HeaderName::from_static("cf-connecting-ip");
 const CF_IPCOUNTRY: HeaderName = HeaderName::from_static("cf-ipcountry");
@@ -135,6 +136,34 @@ impl Client {
         Self { ip, scheme, protocol, tls, certificate, from: Some(from) }
     }
 
+    /// What is told of its request where that is passed on to: what was known where it came to, and decided by rules.
+    pub(super) fn carry(
+        &self,
+        node: &NodeFacts,
+        flags: Option<String>,
+        errand: Errand<'_>,
+    ) -> Carried {
+        let here = || {
+            let (place, colo) = (self.place(node).into_owned(), node.colo().into());
+            Arc::new(FromElsewhere { place, colo, flags })
+        };
+        let Errand { id, worker, version, url, policy } = errand;
+        Carried {
+            hops: 1,
+            id: id.clone(),
+            worker: worker.clone(),
+            version: version.clone(),
+            policy,
+            url: url.clone(),
+            ip: self.ip,
+            https: self.scheme == Scheme::Https,
+            protocol: self.protocol.clone(),
+            tls: self.tls.clone(),
+            certificate: self.certificate.clone(),
+            from: self.from.clone().unwrap_or_else(here),
+        }
+    }
+
     /// Where it is.
     pub(super) fn place<'a>(&'a self, node: &NodeFacts) -> Cow<'a, Place> {
         match &self.from {
@@ -188,8 +217,12 @@ impl RequestFacts for ClientFacts {
     }
 }
 
-/// Removes what a client may not claim.
+/// Removes what a client may not claim, and what concerned its connection to the node alone.
 fn strip(headers: &mut HeaderMap) {
+    // A worker that waits for WebSockets looks for it.
+    let upgrade = headers.remove(UPGRADE);
+    remove_hop_by_hop(headers);
+    headers.extend(upgrade.map(|upgrade| (UPGRADE, upgrade)));
     for name in OURS {
         headers.remove(name);
     }

@@ -19,6 +19,8 @@ pub(super) struct Counts {
     pub(super) demotions: Count,
     /// Calls handed to a back thread.
     pub(super) handed: Count,
+    /// Calls that another serving process answered, their worker's home.
+    pub(super) sent_home: Count,
 }
 
 impl Counts {
@@ -36,6 +38,10 @@ impl Counts {
                 "Versions sent back to the back threads for running long on a front thread",
             ),
             handed: metrics.counter("calls_handed_over", "Calls handed to a back thread"),
+            sent_home: metrics.counter(
+                "calls_sent_home",
+                "Calls answered by another serving process, the home of a worker that has few",
+            ),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use atoll_isolate::{Exception, InvocationRecord, OnEnd, Outcome};
 use http::{Method, Request};
 
-use super::admission::{Permit, Refusal, WorkerGate};
+use super::admission::{Arrival, Permit, Refusal, WorkerGate};
 use super::pages;
 use crate::observe::ReportHub;
 use crate::registry::{VersionId, WorkerRef};
@@ -86,8 +86,12 @@ impl Subject {
     }
 
     /// Asks to be let in.
-    pub(super) fn admit(&mut self, gate: &Arc<WorkerGate>) -> Result<(), Refusal> {
-        self.permit = Some(gate.admit()?);
+    pub(super) fn admit(
+        &mut self,
+        gate: &Arc<WorkerGate>,
+        arrival: Arrival,
+    ) -> Result<(), Refusal> {
+        self.permit = Some(gate.admit(arrival)?);
         Ok(())
     }
 

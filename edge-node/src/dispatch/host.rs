@@ -14,6 +14,7 @@ use futures_util::future::LocalBoxFuture;
 use http::{Request, Response};
 use tokio::sync::broadcast;
 
+use super::admission::Arrival;
 use super::body::{AnswerBody, PumpedBody};
 use super::call::{Call, Unanswered};
 use super::cf::NodeFacts;
@@ -214,7 +215,7 @@ async fn call_service(
     let worker = target.worker.clone();
     let mut subject =
         Subject::fetch(&thread.hub, worker, version.clone(), &hop.request, url.clone(), None);
-    if let Err(refusal) = subject.admit(target.gate(&placer.placement.admission)) {
+    if let Err(refusal) = subject.admit(target.gate(&placer.placement.admission), Arrival::Fresh) {
         let why = subject.unanswered(&thread.hub, id, refusal.into());
         return Err(failed(why.message));
     }

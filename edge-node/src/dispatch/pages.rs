@@ -191,8 +191,8 @@ fn words(problem: Problem) -> Text {
         Problem::NodeLost => text(
             S::BAD_GATEWAY,
             1202,
-            "No answer from the region",
-            "The request was sent to a node in the worker's region, which did not answer. Whether the worker acted upon it is unknown, so it was not sent again.",
+            "No answer from where the worker runs",
+            "The request was passed on to the node or process that runs the worker, which did not answer. Whether the worker acted upon it is unknown, so it was not sent again.",
             "Look whether it has taken effect before you repeat it.",
         ),
         Problem::Ended(Outcome::Overloaded) => text(

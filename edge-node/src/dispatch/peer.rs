@@ -15,6 +15,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
+use super::admission::Arrival;
 use super::body::{AnswerBody, SendBody};
 use super::cf::Client;
 use super::depth::Depth;
@@ -23,7 +24,9 @@ use super::forward::{
 };
 use super::handshake::{Handshake, not_a_handshake};
 use super::service::{Answering, Dispatcher, Serving, now};
+use super::targets::Target;
 use crate::cluster::PING_PATH;
+use crate::registry::VersionId;
 
 /// What requests between nodes need, for all threads of a process.
 pub struct ServingPeering {
@@ -89,7 +92,7 @@ impl PeerService for Nodes {
 }
 
 /// Who answers with [`REFUSED`] is the node: a worker's own header of that name goes no further.
-fn without_refusal(mut response: Response<AnswerBody>) -> Response<AnswerBody> {
+pub(super) fn without_refusal(mut response: Response<AnswerBody>) -> Response<AnswerBody> {
     if response.extensions_mut().remove::<NotBegun>().is_none() {
         response.headers_mut().remove(REFUSED);
     }
@@ -100,15 +103,15 @@ fn without_refusal(mut response: Response<AnswerBody>) -> Response<AnswerBody> {
 #[derive(Clone, Copy)]
 struct NotBegun;
 
-fn empty(status: StatusCode) -> Response<AnswerBody> {
+pub(super) fn empty(status: StatusCode) -> Response<AnswerBody> {
     let mut response = Response::new(AnswerBody::Here(ResponseBody::Empty));
     *response.status_mut() = status;
     response
 }
 
 /// Says that the request was not begun with, so that it may be sent to another node.
-fn refused(node: &str, why: &'static str) -> Answering {
-    tracing::info!(node, why, "a request of another node is refused");
+pub(super) fn refused(node: &str, why: &'static str) -> Answering {
+    tracing::info!(from = node, why, "a request that was passed on is refused");
     let mut response = empty(StatusCode::SERVICE_UNAVAILABLE);
     response.headers_mut().insert(REFUSED, HeaderValue::from_static(why));
     response.extensions_mut().insert(NotBegun);
@@ -140,9 +143,21 @@ impl Dispatcher {
         let Some(version) = version.cloned() else {
             return refused(node, "the worker has no version here");
         };
-        let depth = Depth::of(request.headers());
-        let client = Client::carried(&carried);
-        let serving = Serving { target, version, url: carried.url, depth, client, decided: None };
+        self.serve_carried(request, carried, target, version, Arrival::Fresh)
+    }
+
+    /// Serves a request that is known by what was told along with it.
+    pub(super) fn serve_carried(
+        self: &Rc<Self>,
+        request: Request<Incoming>,
+        carried: Carried,
+        target: Arc<Target>,
+        version: VersionId,
+        arrival: Arrival,
+    ) -> Answering {
+        let (depth, client) = (Depth::of(request.headers()), Client::carried(&carried));
+        let (url, decided) = (carried.url, None);
+        let serving = Serving { target, version, url, depth, client, decided, arrival };
         let request = request.map(|body| self.bounded(body));
         self.serve(request, &carried.id, serving)
     }

@@ -279,6 +279,13 @@ impl Placement {
         versions.entry(version.clone()).or_default().clone()
     }
 
+    /// Whether no thread of the process has an instance of a version, or is about to have one.
+    pub(super) fn is_nowhere(&self, version: &VersionId) -> bool {
+        let versions = self.versions.read().unwrap_or_else(PoisonError::into_inner);
+        let known = versions.get(version);
+        known.is_none_or(|replicas| replicas.is_nowhere() && !replicas.is_on_front())
+    }
+
     /// Chooses the back thread for a call of a version.
     pub(super) fn choose(&self, replicas: &Replicas) -> Option<(usize, &BackThread)> {
         let count = self.backs.len();

@@ -14,6 +14,7 @@ use futures_util::future::{Either, LocalBoxFuture, Ready, ready};
 use http::header::{ACCEPT, CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 
+use super::admission::Arrival;
 use super::body::{AnswerBody, SendBody, SizedBody};
 use super::call::{Answered, Call};
 use super::cf::Client;
@@ -24,6 +25,8 @@ use super::handshake::{Handshake, not_a_handshake};
 use super::pages::{Problem, page};
 use super::placer::Placer;
 use super::rules::{Decided, LiveRules, Ruling, Sent, redirect};
+use super::siblings::HomeCalls;
+use super::splitmix::{STEP, mixed};
 use super::targets::{Target, Targets};
 use crate::config::LimitsConfig;
 use crate::observe::Count;
@@ -41,15 +44,11 @@ thread_local! {
 
 /// A new request id: 16 hexadecimal digits, unlike any other of this node for practical purposes.
 pub(super) fn new_id() -> Arc<str> {
-    // splitmix64 (Steele, Lea, Flood 2014) over a random start: cheap, and no two ids of a thread collide.
-    let state = IDS.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+    // From a random start on: cheap, and no two ids of a thread collide.
+    let state = IDS.get().wrapping_add(STEP);
     IDS.set(state);
-    let mut id = state;
-    id = (id ^ (id >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    id = (id ^ (id >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    id ^= id >> 31;
     let mut digits = [0; 16];
-    let digits = hex::encode_to_slice(id.to_be_bytes(), &mut digits)
+    let digits = hex::encode_to_slice(mixed(state).to_be_bytes(), &mut digits)
         .ok()
         .and_then(|()| std::str::from_utf8(&digits).ok());
     digits.expect("eight bytes are sixteen hexadecimal digits").into()
@@ -64,6 +63,8 @@ pub(super) struct Dispatcher {
     pub(super) development: bool,
     /// What other nodes are reached by, in a cluster.
     pub(super) forwarding: Option<Forwarding>,
+    /// What calls are sent home by, where the node has several serving processes.
+    pub(super) home_calls: Option<HomeCalls>,
     /// When the thread's listeners stop, if it has any.
     pub(super) drain: Option<DrainSignal>,
     /// Scripts that decide about requests now.
@@ -90,6 +91,7 @@ pub(super) struct Serving {
     pub(super) depth: Depth,
     pub(super) client: Client,
     pub(super) decided: Option<Decided>,
+    pub(super) arrival: Arrival,
 }
 
 /// The service of one thread's listeners.
@@ -121,10 +123,8 @@ impl Service for Front {
     }
 
     fn greeted(&self, host: &str) {
-        if let Some(target) = self.0.targets.sole_of_host(host)
-            && let Some(version) = target.single()
-        {
-            self.0.placer.warm(version);
+        if let Some(target) = self.0.targets.sole_of_host(host) {
+            self.0.warm(&target);
         }
     }
 
@@ -350,7 +350,8 @@ impl Dispatcher {
         };
         let client = Client::of(request.version(), connection);
         let request = self.for_worker(request);
-        let serving = Serving { target, version, url, depth, client, decided };
+        let arrival = Arrival::Fresh;
+        let serving = Serving { target, version, url, depth, client, decided, arrival };
         self.route(request, id, serving, explain)
     }
 
@@ -361,19 +362,20 @@ impl Dispatcher {
         id: &Arc<str>,
         serving: Serving,
     ) -> Answering {
-        let Serving { target, version, url, depth, client, decided } = serving;
+        let Serving { target, version, url, depth, client, decided, arrival } = serving;
         let host = &self.placer.host;
         let (hub, worker) = (&host.hub, target.worker.clone());
         let mut subject =
             Subject::fetch(hub, worker, version, &request, url.clone(), Some(client.ip));
-        if let Err(refusal) = subject.admit(target.gate(&self.placer.placement.admission)) {
+        let gate = target.gate(&self.placer.placement.admission);
+        if let Err(refusal) = subject.admit(gate, arrival) {
             let why = subject.unanswered(hub, id.clone(), refusal.into());
             return now(page(why.problem, request.headers(), id));
         }
         // The page of a failure is negotiated by what the client accepts.
         let accept = request.headers().get(ACCEPT).cloned();
         let (id, client) = (id.clone(), Some(client));
-        self.call(Call { id, subject, request, url, client, depth, decided }, accept)
+        self.call(Call { id, subject, request, url, client, depth, decided }, accept, arrival)
     }
 
     /// The request as its worker sees it: with a Host header and a bounded body.
@@ -388,7 +390,12 @@ impl Dispatcher {
         Request::from_parts(parts, SizedBody::wrap(body, self.limits.request_body_bytes_max))
     }
 
-    fn call(self: &Rc<Self>, call: Call, accept: Option<HeaderValue>) -> Answering {
+    fn call(
+        self: &Rc<Self>,
+        call: Call,
+        accept: Option<HeaderValue>,
+        arrival: Arrival,
+    ) -> Answering {
         let id = call.id.clone();
         // What a socket brings may run long, at any time: not on a front thread.
         let live = match Upgrade::is_asked(&call.request) {
@@ -396,7 +403,10 @@ impl Dispatcher {
             false => self.placer.live(call.subject.version()),
         };
         let Some(instance) = live else {
-            let answering = self.placer.clone().fetch(call);
+            let answering = match self.home(&call, arrival) {
+                Some(home) => Either::Left(self.clone().send_home(call, home)),
+                None => Either::Right(self.placer.clone().fetch(call)),
+            };
             return Either::Right(Box::pin(async move { shown(answering.await, accept, &id) }));
         };
         match call.here().start(&instance, &self.placer.host) {

@@ -21,7 +21,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 use tokio::time::MissedTickBehavior;
 
-use super::admission::Admission;
+use super::admission::{Admission, Arrival};
 use super::back::{Handed, serve_handed};
 use super::call::CronCall;
 use super::cf::NodeFacts;
@@ -37,6 +37,7 @@ use super::quarantine::Quarantined;
 use super::replicas::Placement;
 use super::room::{Pressure, Room};
 use super::service::{Dispatcher, Front, new_id};
+use super::siblings::{FromSiblings, HomeCalls, ServingSiblings};
 use super::spares;
 use super::targets::Targets;
 use crate::config::NodeConfig;
@@ -104,6 +105,8 @@ pub struct Shared {
     pub(crate) geo: Arc<Geo>,
     /// What requests between nodes need, in a cluster.
     pub(crate) peering: Option<Arc<ServingPeering>>,
+    /// The node's other serving processes, where there are any.
+    pub(crate) siblings: Option<Arc<ServingSiblings>>,
     /// Where invocations are reported.
     pub hub: ReportHub,
     /// Console lines as they are written.
@@ -144,6 +147,8 @@ pub struct Sockets {
     pub quic: Option<QuicSocket>,
     /// For other nodes, where they send something.
     pub peer: Option<TcpListener>,
+    /// For other serving processes of the node, where there are any.
+    pub sibling: Option<TcpListener>,
 }
 
 impl DataThread {
@@ -310,7 +315,12 @@ async fn run_front(seat: Seat, mut sockets: Sockets, drain: DrainSignal, inbox: 
         let nodes = Rc::new(Nodes(tasks.dispatcher.clone()));
         tokio::task::spawn_local(serve_peers(listener, peering.tls.clone(), nodes, drain.clone()))
     });
-    let listeners = listen(sockets, &shared, &options, &front, &drain).into_iter().chain(nodes);
+    let siblings = sockets.sibling.take().zip(shared.siblings.clone()).map(|(listener, known)| {
+        let siblings = Rc::new(FromSiblings(tasks.dispatcher.clone()));
+        tokio::task::spawn_local(serve_peers(listener, known.tls.clone(), siblings, drain.clone()))
+    });
+    let listeners = listen(sockets, &shared, &options, &front, &drain);
+    let listeners = listeners.into_iter().chain(nodes).chain(siblings);
     if shared.debuggees.is_some() {
         let loading = load_deployed(shared.state.clone(), tasks.dispatcher.clone());
         tasks.running.push(tokio::task::spawn_local(loading));
@@ -428,6 +438,8 @@ fn dispatcher(seat: &Seat, drain: Option<DrainSignal>) -> std::io::Result<Rc<Dis
         .peering
         .clone()
         .map(|peering| Forwarding::new(peering, shared.hub.metrics().clone(), limits.wall_ms_max));
+    let siblings = shared.siblings.clone();
+    let home_calls = siblings.map(|siblings| HomeCalls::new(siblings, limits.wall_ms_max));
     let help = "Scripts that failed to decide about a request";
     let script_failures = shared.hub.metrics().counter("rule_script_failures", help);
     Ok(Rc::new(Dispatcher {
@@ -436,6 +448,7 @@ fn dispatcher(seat: &Seat, drain: Option<DrainSignal>) -> std::io::Result<Rc<Dis
         limits,
         development,
         forwarding,
+        home_calls,
         drain,
         deciding: Cell::default(),
         script_failures,
@@ -462,6 +475,7 @@ async fn keep_house(seat: Seat, dispatcher: Rc<Dispatcher>) {
         }
         placer.sweep(|version| targets.serves(version)).await;
         dispatcher.forwarding.iter().for_each(Forwarding::sweep);
+        dispatcher.home_calls.iter().for_each(HomeCalls::sweep);
         let held = placer.pool.len();
         if let Role::Back(index) = seat.role {
             seat.placement.backs()[index].instances.store(held, Ordering::Relaxed);
@@ -503,7 +517,7 @@ async fn scheduled(dispatcher: &Dispatcher, worker: WorkerRef, cron: String, sch
     let placer = &dispatcher.placer;
     let hub = &placer.host.hub;
     let mut subject = Subject::scheduled(worker, version.clone(), cron.clone(), scheduled_ms);
-    if let Err(refusal) = subject.admit(target.gate(&placer.placement.admission)) {
+    if let Err(refusal) = subject.admit(target.gate(&placer.placement.admission), Arrival::Fresh) {
         subject.unanswered(hub, id, refusal.into());
         return;
     }

@@ -99,6 +99,8 @@ impl Node {
             // Nodes of a cluster have processes of their own to serve.
             peers: Vec::new(),
             peering: None,
+            sibling_sockets: Vec::new(),
+            siblings: None,
         })
         .await?;
         let side =

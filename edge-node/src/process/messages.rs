@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{CheckError, CheckReport};
 use crate::config::{LimitsConfig, LogConfig, MemoryConfig, NodeConfig};
-use crate::dispatch::{Job, Neighbourhood};
+use crate::dispatch::{Job, Neighbourhood, Siblings};
 use crate::experiments::Batch;
 use crate::observe::{Followed, MetricsDelta};
 use crate::registry::{Module, ModuleKind, Version, VersionId};
@@ -15,8 +15,8 @@ use crate::tls::TlsBytes;
 
 /// The first message to a serving process. The descriptors sent before it are the crash pipe, the KV
 /// link, the KV store's epochs, the link of geographic databases, and for each thread its sockets for HTTP and HTTPS,
-/// with HTTP/3 also for UDP and its inbox; then, in a message each, the senders of all inboxes of the node, and the
-/// threads' sockets for other nodes.
+/// with HTTP/3 also for UDP and its inbox; then, in a message each, the senders of all inboxes of the node, the threads'
+/// sockets for other nodes, and those for other serving processes.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct ServingStart {
     /// The node's configuration.
@@ -33,6 +33,9 @@ pub(crate) struct ServingStart {
     pub(crate) credentials: Option<PeerCredentials>,
     /// The other nodes.
     pub(crate) neighbours: Neighbourhood,
+    /// The process's place among all serving processes of the node, and what it knows of the others, where there are
+    /// any.
+    pub(crate) siblings: Option<(usize, Siblings)>,
 }
 
 /// What a process knows of QUIC on the node.
@@ -60,6 +63,8 @@ pub(crate) enum ToServing {
     Credentials(Box<PeerCredentials>),
     /// What is known of the other nodes now.
     Neighbours(Box<Neighbourhood>),
+    /// What is known of the node's other serving processes now.
+    Siblings(Box<Siblings>),
     /// Which versions must not run now.
     Quarantined(Vec<VersionId>),
     /// An event for a worker.

@@ -22,8 +22,8 @@ use tokio::task::JoinHandle;
 
 use crate::config::{MemoryConfig, NodeConfig};
 use crate::dispatch::{
-    ConsoleLine, DataThread, Job, Quarantined, ServingPeering, Shared, Sockets, Targets,
-    ThreadError, spawn_threads,
+    ConsoleLine, DataThread, Job, Quarantined, ServingPeering, ServingSiblings, Shared, Sockets,
+    Targets, ThreadError, spawn_threads,
 };
 use crate::experiments::Recorder;
 use crate::geo::Geo;
@@ -76,6 +76,10 @@ pub(crate) struct ServingOptions {
     pub(crate) peers: Vec<TcpListener>,
     /// What requests between nodes need, in a cluster.
     pub(crate) peering: Option<Arc<ServingPeering>>,
+    /// For each thread its socket for other serving processes of the node; none where there are no others.
+    pub(crate) sibling_sockets: Vec<TcpListener>,
+    /// What is known of those.
+    pub(crate) siblings: Option<Arc<ServingSiblings>>,
 }
 
 /// Running data-plane threads.
@@ -109,6 +113,9 @@ impl Serving {
         for (thread, peer) in sockets.iter_mut().zip(options.peers) {
             thread.peer = Some(peer);
         }
+        for (thread, sibling) in sockets.iter_mut().zip(options.sibling_sockets) {
+            thread.sibling = Some(sibling);
+        }
         let shared = Arc::new(Shared {
             engine,
             config,
@@ -117,6 +124,7 @@ impl Serving {
             kv,
             geo: options.geo,
             peering: options.peering,
+            siblings: options.siblings,
             hub,
             console: console.clone(),
             debuggees,
@@ -185,7 +193,7 @@ fn seated(
         let ThreadSockets { http, https, quic } = thread;
         let inboxes = inboxes.clone();
         let quic = quic.map(|QuicSockets { udp, inbox }| QuicSocket { udp, inbox, inboxes, place });
-        Sockets { http, https, quic, peer: None }
+        Sockets { http, https, quic, peer: None, sibling: None }
     };
     threads.into_iter().zip(first..).map(seat).collect()
 }

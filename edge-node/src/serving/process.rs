@@ -12,12 +12,13 @@ use std::time::Duration;
 use atoll_router::Tls;
 use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, setrlimit};
+use tokio::net::UnixStream;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::state::LinkState;
 use super::{Serving, ServingOptions, start_engine};
-use crate::dispatch::{Job, Quarantined, ServingPeering, script};
+use crate::dispatch::{Job, Quarantined, ServingPeering, ServingSiblings, script};
 use crate::experiments::{Flush, Recorder};
 use crate::geo::Geo;
 use crate::node::control::raise_file_limit;
@@ -28,6 +29,7 @@ use crate::process::{
     self, FrameLimits, FromServing, LinkError, LinkReader, LinkSender, ServingStart, ToServing,
     join_modules, open, own_link, receive_fds,
 };
+use crate::registry::WorkerRef;
 use crate::report::InvocationReport;
 use crate::sandbox::{self, SandboxOptions};
 
@@ -62,16 +64,27 @@ struct Descriptors {
     inboxes: Vec<UnixDatagram>,
     /// Those of the threads for other nodes.
     peers: Vec<TcpListener>,
+    /// Those of the threads for other serving processes.
+    siblings: Vec<TcpListener>,
 }
 
 impl Descriptors {
-    fn sort(fds: Vec<OwnedFd>, inboxes: Vec<OwnedFd>, peers: Vec<OwnedFd>) -> Option<Self> {
-        let mut sockets = VecDeque::from(fds);
-        let mut next = || sockets.pop_front();
-        let (crashes, kv, epochs, geo) = (next()?, next()?, next()?, next()?);
-        let inboxes = inboxes.into_iter().map(UnixDatagram::from).collect();
-        let peers = peers.into_iter().map(TcpListener::from).collect();
-        Some(Self { crashes, kv, epochs, geo, sockets, inboxes, peers })
+    async fn receive(link: &UnixStream) -> Result<Self, Fatal> {
+        fn sockets<S: From<OwnedFd>>(fds: Vec<OwnedFd>) -> Vec<S> {
+            fds.into_iter().map(S::from).collect()
+        }
+        let mut first = VecDeque::from(receive_fds(link).await?);
+        let mut next = || first.pop_front().ok_or("descriptors are missing");
+        Ok(Self {
+            crashes: next()?,
+            kv: next()?,
+            epochs: next()?,
+            geo: next()?,
+            sockets: first,
+            inboxes: sockets(receive_fds(link).await?),
+            peers: sockets(receive_fds(link).await?),
+            siblings: sockets(receive_fds(link).await?),
+        })
     }
 }
 
@@ -79,14 +92,13 @@ async fn serve() -> Result<(), Fatal> {
     // A signal to the whole process group is the supervisor's to understand.
     let _ignored = ignored_signals()?;
     let socket = own_link()?;
-    let (fds, inboxes) = (receive_fds(&socket).await?, receive_fds(&socket).await?);
-    let peers = receive_fds(&socket).await?;
-    let fds = Descriptors::sort(fds, inboxes, peers).ok_or("descriptors are missing")?;
+    let fds = Descriptors::receive(&socket).await?;
     let (link, mut from_supervisor) = open::<FromServing, ToServing>(socket, LIMITS);
     let (ToServing::Start(mut start), snapshot) = from_supervisor.next().await? else {
         return Err("the supervisor does not begin with the start".into());
     };
     let (credentials, neighbours) = (start.credentials.take(), mem::take(&mut start.neighbours));
+    let siblings = start.siblings.take();
     let ServingStart { config, tls, quic, quarantined: now_quarantined, followed, .. } = *start;
     let sockets = ThreadSockets::collect(fds.sockets, config.http3).ok_or("sockets are missing")?;
     init_log(&config.log)?;
@@ -102,6 +114,8 @@ async fn serve() -> Result<(), Fatal> {
     process::geo::follow(fds.geo, geo.clone()).await?;
     let peering = credentials.map(|shown| ServingPeering::new(&shown, neighbours));
     let peering = peering.transpose()?.map(Arc::new);
+    let siblings = siblings.map(|(place, siblings)| ServingSiblings::new(place, siblings));
+    let siblings = siblings.transpose()?.map(Arc::new);
     let engine = start_engine(&config.memory)?;
     let compiler = engine.clone();
     let metrics = Arc::new(Metrics::default());
@@ -129,18 +143,22 @@ async fn serve() -> Result<(), Fatal> {
         tls: tls.clone(),
         peers: fds.peers,
         peering: peering.clone(),
+        sibling_sockets: fds.siblings,
+        siblings: siblings.clone(),
     })
     .await?;
     let (drain, drained) = oneshot::channel();
     let state_ahead = state.clone();
     let fire = Box::new(serving.fire());
-    let told = Told { link: link.clone(), state, hub, tls, peering, quarantined, fire };
+    let at_home = siblings.clone();
+    let told = Told { link: link.clone(), state, hub, tls, peering, siblings, quarantined, fire };
     let mut supervised = tokio::spawn(told.listen(from_supervisor, drain));
     let (last_report, no_more) = oneshot::channel();
     let reporting = tokio::spawn(send_reports(reports, link.clone(), no_more));
     link.send(&FromServing::Ready { sandbox }, Vec::new()).await?;
     tokio::spawn(tell_use(serving.in_use(), link.clone()));
-    tokio::spawn(state_ahead.fetch_ahead(move |version| {
+    let is_home = move |worker: &WorkerRef| at_home.as_ref().is_none_or(|all| all.is_home(worker));
+    tokio::spawn(state_ahead.fetch_ahead(is_home, move |version| {
         compiler.compile_ahead(Arc::new(script(version)));
     }));
     let within = tokio::select! {
@@ -258,6 +276,7 @@ struct Told {
     hub: ReportHub,
     tls: Arc<Tls>,
     peering: Option<Arc<ServingPeering>>,
+    siblings: Option<Arc<ServingSiblings>>,
     quarantined: Arc<Quarantined>,
     fire: Box<dyn Fn(Job) -> bool + Send + Sync>,
 }
@@ -308,6 +327,12 @@ impl Told {
             }
             ToServing::Neighbours(now) => {
                 self.peering.iter().for_each(|peering| peering.meet((*now).clone()));
+            }
+            ToServing::Siblings(now) => {
+                let met = self.siblings.as_ref().map(|siblings| siblings.meet(*now));
+                if let Some(Err(error)) = met {
+                    tracing::error!(%error, "other serving processes are shown the certificate of before");
+                }
             }
             ToServing::Followed(followed) => self.hub.follow(followed),
             ToServing::Quarantined(versions) => self.quarantined.replace(versions),

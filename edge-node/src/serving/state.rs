@@ -12,7 +12,7 @@ use moka::sync::Cache;
 use tokio::sync::{oneshot, watch};
 
 use crate::process::{FromServing, LinkError, LinkSender};
-use crate::registry::{Difference, Snapshot, Version, VersionId};
+use crate::registry::{Difference, Snapshot, Version, VersionId, WorkerRef};
 use crate::state::{ServingState, StateError};
 
 /// Versions that are being asked for at once.
@@ -125,13 +125,17 @@ impl LinkState {
         Ok(())
     }
 
-    /// Asks for what is deployed, one version after the other, while there is room for more, and hands it to
-    /// `prepare`. Ends with the snapshots.
-    pub(super) async fn fetch_ahead(self, prepare: impl Fn(&Version)) {
+    /// Asks for what is deployed of the workers that `is_home` says yes to, one version after the other, while there
+    /// is room for more, and hands it to `prepare`. Ends with the snapshots.
+    pub(super) async fn fetch_ahead(
+        self,
+        is_home: impl Fn(&WorkerRef) -> bool,
+        prepare: impl Fn(&Version),
+    ) {
         let mut snapshots = self.snapshots.subscribe();
         let mut ahead = Ahead::default();
         loop {
-            for gone in ahead.follow(&snapshots.borrow_and_update().clone()) {
+            for gone in ahead.follow(&snapshots.borrow_and_update().clone(), &is_home) {
                 self.requests.kept.invalidate(&gone);
             }
             let next = if self.requests.is_full() { None } else { ahead.wanted.pop_first() };
@@ -168,13 +172,19 @@ struct Ahead {
 
 impl Ahead {
     /// Takes over a snapshot. Gives the versions that nothing names any more.
-    fn follow(&mut self, snapshot: &Arc<Snapshot>) -> Vec<VersionId> {
+    fn follow(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        is_home: impl Fn(&WorkerRef) -> bool,
+    ) -> Vec<VersionId> {
         let before = std::mem::replace(&mut self.snapshot, snapshot.clone());
         let mut gone = Vec::new();
         for owner in snapshot.redeployed_since(&before) {
             let known: BTreeSet<_> = before.versions_of(&owner).cloned().collect();
             let named: BTreeSet<_> = snapshot.versions_of(&owner).cloned().collect();
-            self.wanted.extend(named.difference(&known).cloned());
+            if owner.worker().is_none_or(|worker| is_home(&worker)) {
+                self.wanted.extend(named.difference(&known).cloned());
+            }
             for version in known.difference(&named) {
                 self.wanted.remove(version);
                 gone.push(version.clone());
@@ -202,7 +212,7 @@ impl ServingState for LinkState {
 mod tests {
     use super::*;
     use crate::process::{FrameLimits, ToServing, open};
-    use crate::registry::{AccountId, Deployment, LiveWorker, Section, WorkerName, WorkerRef};
+    use crate::registry::{AccountId, Deployment, LiveWorker, Section, WorkerName};
 
     fn snapshot(revision: u64, versions: &[(&str, &str)]) -> Snapshot {
         let live = |(worker, version): &(&str, &str)| LiveWorker {
@@ -248,11 +258,14 @@ mod tests {
         let mut ahead = Ahead::default();
         let id = VersionId::new;
         let mut follow = |revision, versions: &[(&str, &str)]| {
-            let gone = ahead.follow(&Arc::new(snapshot(revision, versions)));
+            let is_home = |worker: &WorkerRef| worker.worker.as_str() != "far";
+            let gone = ahead.follow(&Arc::new(snapshot(revision, versions)), is_home);
             (gone, std::mem::take(&mut ahead.wanted).into_iter().collect::<Vec<_>>())
         };
-        assert_eq!(follow(1, &[("x", "1"), ("y", "2")]), (vec![], vec![id("1"), id("2")]));
-        assert_eq!(follow(2, &[("x", "3"), ("y", "2")]), (vec![id("1")], vec![id("3")]));
-        assert_eq!(follow(3, &[("x", "3")]), (vec![id("2")], vec![]));
+        let first = [("x", "1"), ("y", "2"), ("far", "9")];
+        assert_eq!(follow(1, &first), (vec![], vec![id("1"), id("2")]));
+        let second = [("x", "3"), ("y", "2"), ("far", "9")];
+        assert_eq!(follow(2, &second), (vec![id("1")], vec![id("3")]));
+        assert_eq!(follow(3, &[("x", "3"), ("far", "9")]), (vec![id("2")], vec![]));
     }
 }

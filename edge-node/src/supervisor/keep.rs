@@ -72,6 +72,7 @@ async fn live(
         process.sandbox = None;
     });
     let over = Relay::new(shared, place, number).run(&child, socket, seats, jobs).await;
+    shared.siblings.ended(place);
     shared.in_use.remove(number);
     shared.hub.metrics().forget(number);
     shared.health.update_process(place, |process| {

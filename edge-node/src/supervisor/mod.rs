@@ -8,6 +8,7 @@ mod keep;
 mod quarantine;
 mod relay;
 mod restart;
+mod siblings;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -15,7 +16,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use tokio::time::Instant;
 
 use crate::cluster::Peering;
 use crate::config::NodeConfig;
-use crate::dispatch::{Job, Neighbourhood};
+use crate::dispatch::{Job, Neighbourhood, home_of};
 use crate::experiments::Experiments;
 use crate::geo::GeoWatch;
 use crate::node::control::{Control, ServingSide, bind_admin, raise_file_limit};
@@ -44,6 +45,7 @@ use check::ProcessCheck;
 use keep::Seats;
 use quarantine::Quarantine;
 pub(crate) use restart::Restarts;
+use siblings::Siblings;
 
 /// Threads of one process: each brings four sockets along, and four descriptors come besides.
 const THREADS_PER_PROCESS_MAX: usize = (FDS_MAX - 4) / 4;
@@ -77,6 +79,8 @@ struct ProcessSockets {
     threads: Vec<ThreadSockets>,
     /// Of each thread for other nodes; none where they send nothing.
     peers: Vec<TcpListener>,
+    /// Of each thread for the node's other serving processes; none where there are no others.
+    siblings: Vec<TcpListener>,
 }
 
 /// What the tasks around serving processes share.
@@ -97,6 +101,8 @@ struct Shared {
     credentials: watch::Receiver<Option<Arc<PeerCredentials>>>,
     /// What is known of the other nodes.
     neighbours: watch::Receiver<Arc<Neighbourhood>>,
+    /// What serving processes know of each other.
+    siblings: Siblings,
     hub: ReportHub,
     experiments: Experiments,
     health: Health,
@@ -192,6 +198,7 @@ impl Supervisor {
         };
         let of_peers = peering.as_mut().map(|peering| std::mem::take(&mut peering.sockets));
         let of_peers = of_peers.unwrap_or_default();
+        let (siblings, of_siblings) = Siblings::start(&shares).await?;
         let kept = Kept::beside(&threads, &of_peers, &admin)?;
         let (quarantined_sender, quarantined) = watch::channel(Vec::new());
         let (drain, draining) = watch::channel(false);
@@ -214,6 +221,7 @@ impl Supervisor {
                 || watch::channel(Arc::default()).1,
                 |peering| peering.neighbours.clone(),
             ),
+            siblings,
             hub: stores.hub.clone(),
             experiments: stores.experiments.clone(),
             health: Health::default(),
@@ -234,12 +242,13 @@ impl Supervisor {
         let mut inboxes = Vec::new();
         let (mut threads, mut first) = (threads.into_iter(), 0);
         let mut of_peers = of_peers.into_iter();
-        for (place, share) in shares.into_iter().enumerate() {
+        for ((place, share), siblings) in shares.into_iter().enumerate().zip(of_siblings) {
             let (inbox, jobs) = mpsc::channel(JOBS_QUEUED_MAX);
             inboxes.push(inbox);
             let sockets = ProcessSockets {
                 threads: threads.by_ref().take(share).collect(),
                 peers: of_peers.by_ref().take(share).collect(),
+                siblings,
             };
             let seats = Seats { place, first, sockets: Some(sockets) };
             first += u16::try_from(share).unwrap_or(u16::MAX);
@@ -408,11 +417,11 @@ async fn all_ready(shared: &Shared, processes: usize) -> Result<(), NodeError> {
     }
 }
 
-/// Gives events to the serving processes in turn.
+/// Gives events to the homes of their workers, or to another process where one has too many.
 fn fire(inboxes: Vec<mpsc::Sender<Job>>) -> impl Fn(Job) -> bool + Send + Sync + 'static {
-    let turn = AtomicUsize::new(0);
     move |job| {
-        let first = turn.fetch_add(1, Ordering::Relaxed);
+        let Job::Scheduled { worker, .. } = &job;
+        let first = home_of(worker, 0..inboxes.len()).unwrap_or_default();
         (0..inboxes.len())
             .any(|step| inboxes[(first + step) % inboxes.len()].try_send(job.clone()).is_ok())
     }

@@ -134,6 +134,8 @@ impl<'a> Relay<'a> {
         send_fds(&socket, &inboxes).await?;
         let of_peers = sockets.into_iter().flat_map(|sockets| &sockets.peers);
         send_fds(&socket, &of_peers.map(AsFd::as_fd).collect::<Vec<_>>()).await?;
+        let of_siblings = sockets.into_iter().flat_map(|sockets| &sockets.siblings);
+        send_fds(&socket, &of_siblings.map(AsFd::as_fd).collect::<Vec<_>>()).await?;
         let (sender, reader) = open::<ToServing, FromServing>(socket, LIMITS);
         let snapshot = shared.snapshots.borrow().clone();
         let start = ServingStart {
@@ -144,6 +146,7 @@ impl<'a> Relay<'a> {
             followed: shared.hub.followed().borrow().clone(),
             credentials: shared.credentials.borrow().as_deref().cloned(),
             neighbours: (**shared.neighbours.borrow()).clone(),
+            siblings: shared.siblings.known().map(|siblings| (self.place, siblings)),
         };
         let whole = difference(&snapshot, &Snapshot::default());
         sender.send(&ToServing::Start(Box::new(start)), vec![whole]).await?;
@@ -196,6 +199,7 @@ impl<'a> Relay<'a> {
             process.sandbox = Some(sandbox);
         });
         self.ready.send_replace(true);
+        self.shared.siblings.runs(place);
         self.shared.ready.send_modify(|ready| *ready += 1);
     }
 
@@ -214,6 +218,7 @@ impl<'a> Relay<'a> {
         let mut tls = self.shared.tls.clone();
         let mut credentials = self.shared.credentials.clone();
         let mut neighbours = self.shared.neighbours.clone();
+        let mut siblings = self.shared.siblings.follow();
         tls.mark_changed();
         // What changed since the start was written counts as a change.
         snapshots.mark_changed();
@@ -221,6 +226,7 @@ impl<'a> Relay<'a> {
         quarantined.mark_changed();
         credentials.mark_changed();
         neighbours.mark_changed();
+        siblings.mark_changed();
         loop {
             let (word, payload) = tokio::select! {
                 biased;
@@ -246,6 +252,10 @@ impl<'a> Relay<'a> {
                 Ok(()) = neighbours.changed() => {
                     let now = (**neighbours.borrow_and_update()).clone();
                     (ToServing::Neighbours(Box::new(now)), Vec::new())
+                }
+                Ok(()) = siblings.changed() => {
+                    let Some(now) = siblings.borrow_and_update().clone() else { continue };
+                    (ToServing::Siblings(Box::new(now)), Vec::new())
                 }
                 Ok(()) = quarantined.changed() => {
                     (ToServing::Quarantined(quarantined.borrow_and_update().clone()), Vec::new())

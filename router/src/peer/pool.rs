@@ -13,7 +13,6 @@ use bytes::Bytes;
 use h2::RecvStream;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -269,7 +268,26 @@ impl PeerPool {
 
 /// The body of a request that has none.
 pub fn no_peer_body() -> PeerBody {
-    Box::pin(Empty::new().map_err(|never| match never {}))
+    Box::pin(NoBody)
+}
+
+/// It says nothing of its length: by an exact one the client would write a header that was not in the request.
+struct NoBody;
+
+impl Body for NoBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        true
+    }
 }
 
 impl Sender for SendRequest<PeerBody> {

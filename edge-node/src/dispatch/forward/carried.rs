@@ -55,6 +55,15 @@ pub(in super::super) struct Carried {
     pub(in super::super) from: Arc<FromElsewhere>,
 }
 
+/// Which request is passed on, as far as its client has nothing to do with that.
+pub(in super::super) struct Errand<'a> {
+    pub(in super::super) id: &'a Arc<str>,
+    pub(in super::super) worker: &'a WorkerRef,
+    pub(in super::super) version: &'a VersionId,
+    pub(in super::super) url: &'a Arc<str>,
+    pub(in super::super) policy: RegionPolicy,
+}
+
 /// What the node that the client came to knows of it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(in super::super) struct FromElsewhere {

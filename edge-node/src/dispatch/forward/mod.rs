@@ -16,7 +16,7 @@ use atoll_isolate::Outcome;
 use atoll_router::regions::{RegionPolicy, Step};
 use atoll_router::{
     Handshaken, NotSent, PeerBody, PeerError, PeerNode, PeerPool, PeerResponseBody, PeerSocket,
-    Scheme, Upgrade, no_peer_body,
+    Upgrade, no_peer_body,
 };
 use futures_util::future::Either;
 use http::header::CONTENT_LENGTH;
@@ -31,19 +31,19 @@ use crate::hop_by_hop::remove_hop_by_hop;
 use crate::observe::{ForwardOutcome, Metrics};
 use explanation::Account;
 use neighbours::{Chosen, Fitness, Kind};
-use replay::Replay;
 use socket::as_given;
 
-pub(super) use carried::{Carried, FORWARD_PATH, FromElsewhere, HOPS_MAX, REFUSED};
+pub(super) use carried::{Carried, Errand, FORWARD_PATH, FromElsewhere, HOPS_MAX, REFUSED};
 pub(super) use explanation::{EXPLAIN_REQUEST, Explain};
 pub(crate) use neighbours::{Neighbour, Neighbourhood, Neighbours};
+pub(super) use replay::Replay;
 pub(super) use socket::{NodeSocket, without_socket};
 
 /// Attempts for one request, on all nodes together.
 const ATTEMPTS_MAX: usize = 3;
 
 /// What a node may take to answer beyond the time that its worker has.
-const ANSWER_GRACE: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_GRACE: Duration = Duration::from_secs(10);
 
 /// What one thread needs to send requests to other nodes.
 pub(super) struct Forwarding {
@@ -151,25 +151,9 @@ impl Dispatcher {
     fn carried(&self, id: &Arc<str>, serving: &Serving, policy: &RegionPolicy) -> Carried {
         let Serving { target, version, url, client, decided, .. } = serving;
         let node = &self.placer.host.node;
-        let from = FromElsewhere {
-            place: client.place(node).into_owned(),
-            colo: node.colo().into(),
-            flags: decided.as_ref().map(super::rules::Decided::flags),
-        };
-        Carried {
-            hops: 1,
-            id: id.clone(),
-            worker: target.worker.clone(),
-            version: version.clone(),
-            policy: policy.clone(),
-            url: url.clone(),
-            ip: client.ip,
-            https: client.scheme == Scheme::Https,
-            protocol: client.protocol.clone(),
-            tls: client.tls.clone(),
-            certificate: client.certificate.clone(),
-            from: Arc::new(from),
-        }
+        let flags = decided.as_ref().map(super::rules::Decided::flags);
+        let errand = Errand { id, worker: &target.worker, version, url, policy: policy.clone() };
+        client.carry(node, flags, errand)
     }
 }
 
@@ -259,7 +243,10 @@ impl Trip<'_> {
     async fn send(&self, node: &PeerNode) -> Result<Handshaken, PeerError> {
         let pool = &self.forwarding.pool;
         match self.kind {
-            Kind::Request => pool.send(node, self.request()).await.map(Handshaken::Answered),
+            Kind::Request => {
+                let request = passing_on(&self.parts, &self.replay, &self.carried);
+                pool.send(node, request).await.map(Handshaken::Answered)
+            }
             Kind::Handshake => pool.shake_hands(node, self.handshake()).await,
         }
     }
@@ -294,9 +281,8 @@ impl Trip<'_> {
             Kind::Request => response,
             Kind::Handshake => as_given(response),
         };
-        let (parts, body) = response.into_parts();
-        let mut response = Response::new(AnswerBody::Peer(PeerAnswer::new(body, chosen)));
-        (*response.status_mut(), *response.headers_mut()) = (parts.status, parts.headers);
+        let response =
+            passed_back(response, |body| AnswerBody::Peer(PeerAnswer::new(body, chosen)));
         Attempt::Answered(Box::new(response))
     }
 
@@ -305,35 +291,50 @@ impl Trip<'_> {
         self.spent.push(chosen.node.name.clone());
     }
 
-    /// The request for one attempt.
-    fn request(&self) -> Request<PeerBody> {
-        let body: PeerBody = match self.replay.attempt() {
-            Some(body) => body,
-            None => no_peer_body(),
-        };
-        let mut request = self.head().map(|()| body);
-        *request.method_mut() = self.parts.method.clone();
-        request
-    }
-
-    /// The same for a WebSocket, whose request has no body.
+    /// The handshake of a WebSocket for one attempt, which has no body.
     fn handshake(&self) -> Request<()> {
-        let mut handshake = self.head();
+        let mut handshake = head(&self.parts, &self.carried);
         handshake.headers_mut().remove(CONTENT_LENGTH);
         handshake
     }
+}
 
-    fn head(&self) -> Request<()> {
-        let mut request = Request::new(());
-        *request.version_mut() = Version::HTTP_2;
-        *request.uri_mut() =
-            format!("http://node{FORWARD_PATH}").parse().expect("the address is well formed");
-        let headers = request.headers_mut();
-        headers.clone_from(&self.parts.headers);
-        remove_hop_by_hop(headers);
-        self.carried.write(headers);
-        request
-    }
+/// A request for one attempt to have it served elsewhere.
+pub(super) fn passing_on(
+    parts: &request::Parts,
+    replay: &Replay,
+    carried: &Carried,
+) -> Request<PeerBody> {
+    let body: PeerBody = match replay.attempt() {
+        Some(body) => body,
+        None => no_peer_body(),
+    };
+    let mut request = head(parts, carried).map(|()| body);
+    *request.method_mut() = parts.method.clone();
+    request
+}
+
+fn head(parts: &request::Parts, carried: &Carried) -> Request<()> {
+    let mut request = Request::new(());
+    *request.version_mut() = Version::HTTP_2;
+    *request.uri_mut() =
+        format!("http://node{FORWARD_PATH}").parse().expect("the address is well formed");
+    let headers = request.headers_mut();
+    headers.clone_from(&parts.headers);
+    remove_hop_by_hop(headers);
+    carried.write(headers);
+    request
+}
+
+/// A response from elsewhere as one of this process.
+pub(super) fn passed_back(
+    response: Response<PeerResponseBody>,
+    body: impl FnOnce(PeerResponseBody) -> AnswerBody,
+) -> Response<AnswerBody> {
+    let (parts, received) = response.into_parts();
+    let mut response = Response::new(body(received));
+    (*response.status_mut(), *response.headers_mut()) = (parts.status, parts.headers);
+    response
 }
 
 /// A response's body from another node; the request counts as under way there until it ends.

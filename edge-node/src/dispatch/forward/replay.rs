@@ -16,7 +16,7 @@ pub(super) const REPLAY_BYTES_MAX: usize = 64 << 10;
 const REPLAY_FRAMES_MAX: usize = 64;
 
 /// A body, for one attempt after the other.
-pub(super) struct Replay(Arc<Mutex<Kept>>);
+pub(in super::super) struct Replay(Arc<Mutex<Kept>>);
 
 struct Kept {
     body: Option<SendBody>,
@@ -39,13 +39,13 @@ enum State {
 }
 
 impl Replay {
-    pub(super) fn of(body: Option<SendBody>) -> Self {
+    pub(in super::super) fn of(body: Option<SendBody>) -> Self {
         let frames = Vec::new();
         Self(Arc::new(Mutex::new(Kept { body, frames, bytes: 0, state: State::Whole, attempt: 0 })))
     }
 
     /// The body from its beginning. Whatever came before of this reads no more.
-    pub(super) fn attempt(&self) -> Option<SendBody> {
+    pub(in super::super) fn attempt(&self) -> Option<SendBody> {
         let mut kept = lock(&self.0);
         kept.attempt += 1;
         if kept.frames.is_empty() && kept.body.as_ref().is_none_or(|body| body.is_end_stream()) {
@@ -56,17 +56,17 @@ impl Replay {
     }
 
     /// Whether another attempt would send all of it.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(in super::super) fn is_whole(&self) -> bool {
         lock(&self.0).state == State::Whole
     }
 
     /// Whether its sender broke off, so that no node is to blame.
-    pub(super) fn is_broken(&self) -> bool {
+    pub(in super::super) fn is_broken(&self) -> bool {
         lock(&self.0).state == State::Broken
     }
 
     /// Keeps nothing from now on: there will be no other attempt.
-    pub(super) fn settle(&self) {
+    pub(in super::super) fn settle(&self) {
         let mut kept = lock(&self.0);
         if kept.state == State::Whole {
             kept.state = State::Lost;
