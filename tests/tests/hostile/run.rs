@@ -171,15 +171,20 @@ async fn misbehave(
     sent: u64,
 ) -> Result<(String, Duration), Failure> {
     let before = node.metrics().await?;
-    let cpu_of = |metrics: &Metrics| {
-        let labels = [("worker", worker)];
-        Duration::from_secs_f64(metrics.sum("atoll_invocation_cpu_seconds_sum", &labels))
+    let charged = |metrics: &Metrics| {
+        let of = |part: &str| {
+            metrics.sum(&format!("atoll_invocation_cpu_seconds_{part}"), &[("worker", worker)])
+        };
+        (of("sum"), of("count"))
     };
     let known = before.outcomes(Some(worker));
     let met = visit(node, worker, case.visit).await?;
     // The good paths of earlier rounds are counted as well.
-    let (outcomes, cpu) = counted(node, worker, &known, sent + sent - 1, &cpu_of).await?;
-    let cpu = cpu.saturating_sub(cpu_of(&before));
+    let (outcomes, after) = counted(node, worker, &known, sent + sent - 1).await?;
+    let ((cpu_before, calls_before), (cpu, calls)) = (charged(&before), charged(&after));
+    // A limit holds for each call: of those that a case makes of itself the mean is looked at.
+    let calls = if case.many { (calls - calls_before).max(1.0) } else { 1.0 };
+    let cpu = Duration::try_from_secs_f64((cpu - cpu_before) / calls).unwrap_or_default();
     let seen = format!("{} {}", outcomes.join(" "), met.status);
     let fits = |end: &End| {
         // A body that fails before its first piece takes the head with it.
@@ -211,14 +216,13 @@ async fn misbehave(
     Ok((seen, cpu))
 }
 
-/// Waits until so many invocations of a worker are counted; the outcomes that came since.
+/// Waits until so many invocations of a worker are counted; the outcomes that came since, and all counts then.
 async fn counted(
     node: &Node,
     worker: &str,
     known: &BTreeMap<String, u64>,
     total: u64,
-    cpu_of: &impl Fn(&Metrics) -> Duration,
-) -> Result<(Vec<String>, Duration), Failure> {
+) -> Result<(Vec<String>, Metrics), Failure> {
     let give_up = Instant::now() + COUNTED_MAX;
     loop {
         let metrics = node.metrics().await?;
@@ -227,7 +231,7 @@ async fn counted(
             // Calls that a case makes of itself end as well.
             let news =
                 outcomes.into_iter().filter(|(outcome, count)| known.get(outcome) != Some(count));
-            return Ok((news.map(|(outcome, _)| outcome).collect(), cpu_of(&metrics)));
+            return Ok((news.map(|(outcome, _)| outcome).collect(), metrics));
         }
         if Instant::now() > give_up {
             return Err(format!("not counted in time: {outcomes:?}").into());
