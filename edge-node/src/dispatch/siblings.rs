@@ -255,3 +255,43 @@ impl PeerService for FromSiblings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use atoll_router::{AUTHORITY_SEED_BYTES, PeerAuthority};
+
+    use super::*;
+    use crate::registry::{AccountId, WorkerName};
+
+    #[test]
+    fn homes_follow_who_runs_and_a_process_needs_no_word_of_itself() {
+        let authority = PeerAuthority::from_seed(&[7; AUTHORITY_SEED_BYTES]).unwrap();
+        let credentials = authority.issue(SIBLING_NAME).unwrap();
+        let address = |port| Some(SocketAddr::from(([127, 0, 0, 1], port)));
+        let known = |running: &[Option<SocketAddr>]| Siblings {
+            credentials: credentials.clone(),
+            running: running.to_vec(),
+        };
+        let siblings = ServingSiblings::new(1, known(&[address(1), None, address(3)])).unwrap();
+        let workers: Vec<WorkerRef> = (0..100)
+            .map(|index| WorkerRef {
+                account: AccountId::new("a"),
+                worker: WorkerName::new(format!("w{index}")),
+            })
+            .collect();
+        let homes = || -> Vec<Option<SocketAddr>> {
+            let home = |worker| siblings.home(worker).map(|home| home.address);
+            workers.iter().map(home).collect()
+        };
+        let before = homes();
+        for home in [address(1), None, address(3)] {
+            assert!(before.iter().filter(|one| **one == home).count() > 15, "{before:?}");
+        }
+        siblings.meet(known(&[address(1), address(2), None])).unwrap();
+        for (worker, (before, after)) in workers.iter().zip(before.iter().zip(homes())) {
+            assert!(*before == after || *before == address(3), "{before:?} {after:?}");
+            assert_ne!(after, address(3));
+            assert_eq!(siblings.is_home(worker), after.is_none());
+        }
+    }
+}
