@@ -143,18 +143,19 @@ pub fn spawn<F: Future<Output: 'static> + 'static>(
 /// Takes console lines as they are written, with the id of their invocation.
 pub(crate) type OnLogLine = Box<dyn Fn(Option<&str>, &LogLine)>;
 
-/// Every invocation in flight in one instance.
+/// Every invocation in flight in one instance. What every call looks at goes first.
+#[repr(C)]
 pub(crate) struct Invocations {
     /// Boxed: a box that was just given back is still in the processor's caches, an instance's own table is not.
     pub(crate) table: RefCell<FxHashMap<InvocationKey, Box<Invocation>>>,
     next: Cell<InvocationKey>,
+    /// Sockets were accepted in the instance: only then is anything of them looked at.
+    pub(crate) has_sockets: Cell<bool>,
     limits: InvocationLimits,
     /// For lines of no invocation: of start-up, or since the last invocation began.
     stray_log_budget: RefCell<LogBudget>,
     console: OnLogLine,
     pub(crate) sent: SentBytes,
-    /// Sockets were accepted in the instance: only then is anything of them looked at.
-    pub(crate) has_sockets: Cell<bool>,
     /// Counts the slices of an instance with sockets.
     pub(crate) slices: Cell<u64>,
 }
@@ -192,11 +193,11 @@ impl Invocations {
         Self {
             table: RefCell::default(),
             next: Cell::new(1),
+            has_sockets: Cell::new(false),
             limits,
             stray_log_budget: RefCell::new(LogBudget::new(limits.log_bytes_max)),
             console,
             sent: SentBytes::default(),
-            has_sockets: Cell::new(false),
             slices: Cell::new(0),
         }
     }
