@@ -190,8 +190,8 @@ pub(crate) struct Inner {
 
 #[repr(C)]
 struct Started {
-    entries: Entries,
     handlers: Vec<String>,
+    entries: Entries,
 }
 
 /// A live instance. Cheap to clone; lives on the thread that made it.
@@ -252,7 +252,7 @@ impl Instance {
         let tell = move || spares.note_late_code(instance.clone());
         inner.cell.borrow().late_scripts().on_new_code(Box::new(tell));
         let handlers = start(&inner, &entries, &script, loader, &bindings).await?;
-        inner.started.get_or_init(|| Started { entries, handlers });
+        inner.started.get_or_init(|| Started { handlers, entries });
         inner.cell.borrow_mut().measure();
         if let Some(refusal) = inner.account.refusal() {
             return Err(StartError::Limit(refusal.into()));
