@@ -39,6 +39,8 @@ pub(crate) struct CellOptions {
 ///
 /// Invariant: outside of [`Cell::with`] no isolate is current on the thread. V8 checks for the wrong
 /// isolate only in debug builds; a forgotten entry then crashes instead of reading another tenant's heap.
+///
+/// What every call looks at goes first.
 #[repr(C)]
 pub(crate) struct Cell {
     time: SharedNumber,

@@ -47,7 +47,7 @@ static REPORTS: AtomicI32 = AtomicI32::new(-1);
 /// The number of the last label that was made.
 static LABELS: AtomicU64 = AtomicU64::new(0);
 
-/// How crash reports call an instance.
+/// How crash reports call an instance. The words that it does not use go last.
 #[repr(C)]
 pub(crate) struct CrashLabel {
     number: u64,
