@@ -24,6 +24,8 @@ mod exception;
 mod extension;
 #[path = "src/host.rs"]
 mod host;
+#[path = "src/in_flight.rs"]
+mod in_flight;
 #[path = "src/invocation.rs"]
 mod invocation;
 #[path = "src/logs.rs"]

@@ -18,7 +18,6 @@ const {
 } = core.ops;
 const {
   ArrayPrototypePush,
-  FunctionPrototypeCall,
   JSONParse,
   JSONStringify,
   ObjectAssign,
@@ -34,7 +33,7 @@ const {
 } = primordials;
 const { setAsyncContext } = core;
 const { fromState, listOf, newState } = core.loadExtScript("ext:atoll/request.js");
-const { bodyOf, isResponse, Response, sentList, stateOf } = core.loadExtScript("ext:atoll/response.js");
+const { bodyOf, isResponse, Response, sentList, stateOf, TEXT } = core.loadExtScript("ext:atoll/response.js");
 const { URL } = core.loadExtScript("ext:deno_web/00_url.js");
 const { byteLowerCase } = core.loadExtScript("ext:deno_web/00_infra.js");
 const { takeBody } = core.loadExtScript("ext:atoll/body.js");
@@ -55,11 +54,15 @@ let entrypoint = null;
 let entrypointIsClass = false;
 const props = ObjectFreeze({});
 
-// What the ExecutionContext that is being made belongs to.
-let given = null;
+// What nobody but this script calls the constructor with.
+const OURS = { __proto__: null };
 
 class ExecutionContext {
-  #invocation = given;
+  #invocation;
+  constructor(by, invocation) {
+    if (by !== OURS) throw new TypeError("Illegal constructor");
+    this.#invocation = invocation;
+  }
   waitUntil(promise) {
     waitUntil(this.#invocation, promise);
   }
@@ -86,8 +89,16 @@ function failed(invocation, error) {
 // What op_respond takes for a content type that stands alone is what a response's `typed` is.
 const HEADERS_LISTED = 0;
 
-const respond = (function (invocation, response) {
-  const state = stateOf(response);
+// The longest text that dispatchFetch returns: longer ones may be too long, which op_respond knows.
+const RETURNED_TEXT_MAX = 1 << 20;
+
+// Whether a response is a text of status 200 with nothing but its content type, as most are.
+const isPlainText = (function (state) {
+  return state.typed === TEXT && state.text !== null && !state.used && state.status === 200 &&
+    state.text.length <= RETURNED_TEXT_MAX;
+});
+
+const respond = (function (invocation, state) {
   if (state.type === "error") throw new TypeError("The fetch handler returned Response.error().");
   if (state.status === 101) return respondWithSocket(invocation, state);
   const { text, list } = state;
@@ -116,28 +127,31 @@ function respondWithSocket(invocation, state) {
 }
 
 const call = (function (name, argument, invocation) {
-  given = invocation;
-  const ctx = new ExecutionContext();
-  given = null;
+  const ctx = new ExecutionContext(OURS, invocation);
   const target = entrypointIsClass ? ReflectConstruct(entrypoint, [ctx, env]) : entrypoint;
-  const handler = target?.[name];
-  if (typeof handler !== "function") throw new TypeError(`Handler does not export a ${name}() function.`);
-  if (entrypointIsClass) return FunctionPrototypeCall(handler, target, argument);
-  return name === "rule"
-    ? FunctionPrototypeCall(handler, target, argument, ctx, env)
-    : FunctionPrototypeCall(handler, target, argument, env, ctx);
+  if (typeof target?.[name] !== "function") throw new TypeError(`Handler does not export a ${name}() function.`);
+  if (entrypointIsClass) return target[name](argument);
+  return name === "rule" ? target[name](argument, ctx, env) : target[name](argument, env, ctx);
 });
 
 // The methods that Rust names by their place.
 const METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
 
-// Called by Rust for one HTTP request. `method` is a place in METHODS or a name.
+// Called by Rust for one HTTP request. `method` is a place in METHODS or a name. Returns the response's text if it is
+// there and plain, which spares an op; every other answer is given by one.
 const dispatchFetch = (function (id, method, url, hasBody) {
   const invocation = newState(id, typeof method === "number" ? METHODS[method] : method, url, hasBody);
   setAsyncContext(invocation);
   try {
     const result = call("fetch", fromState(invocation), invocation);
-    if (isResponse(result)) return respond(invocation, result);
+    // A hint, and the worker may change what it says: a response that it misses is found below, and stateOf() throws for
+    // what is none. V8 compiles this in place, and calls a builtin for what isResponse() does.
+    if (result instanceof Response) {
+      const state = stateOf(result);
+      if (!isPlainText(state)) return respond(invocation, state);
+      state.used = true;
+      return state.text;
+    }
     PromisePrototypeThen(
       PromiseResolve(result),
       ((response) => {
@@ -147,7 +161,7 @@ const dispatchFetch = (function (id, method, url, hasBody) {
               "Incorrect type for Promise: the Promise did not resolve to 'Response'. The fetch handler must return a Response.",
             );
           }
-          respond(invocation, response);
+          respond(invocation, stateOf(response));
         } catch (error) {
           failed(invocation, error);
         }
@@ -292,10 +306,11 @@ function warmUp() {
   const headers = { "content-type": "text/plain", "x-host": request.headers.get("X-Host") ?? request.headers.get("host") };
   const text = new Response(`${request.method} ${pathname} ${searchParams.get("q")}`, { status: 200, headers });
   const answers = [text, Response.json({ ok: true }), new Response("ok")];
-  new ExecutionContext();
+  new ExecutionContext(OURS, state);
   for (let i = 0; i < answers.length; i++) {
     if (!isResponse(answers[i])) continue;
     const answer = stateOf(answers[i]);
+    isPlainText(answer);
     takeBody(bodyOf(answer));
     sentList(answer);
   }

@@ -57,18 +57,15 @@ function newState(id, method, url, hasBody) {
 }
 
 let stateOf, isRequest;
-// What the Request that is being made consists of, when it is one that came in or a copy.
-let given = null;
+// What nobody but this script calls the constructor with: the state of a request that came in or of a copy follows it.
+const GIVEN = { __proto__: null };
 
 function fromState(state) {
-  given = state;
-  const request = new Request();
-  given = null;
-  return request;
+  return new Request(GIVEN, state);
 }
 
 class Request {
-  #state = given;
+  #state;
 
   static {
     stateOf = (request) => request.#state;
@@ -76,7 +73,7 @@ class Request {
   }
 
   constructor(input, init = undefined) {
-    if (given === null) this.#state = construct(input, init);
+    this.#state = input === GIVEN ? init : construct(input, init);
   }
 
   get method() {

@@ -266,5 +266,5 @@ ObjectDefineProperties(Response, {
   error: { __proto__: null, enumerable: true },
 });
 
-return { bodyOf, isResponse, nullBodyStatus, redirectStatus, Response, sentList, stateOf };
+return { bodyOf, isResponse, nullBodyStatus, redirectStatus, Response, sentList, stateOf, TEXT };
 })();

@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
-
+use crate::in_flight::InFlight;
 use crate::invocation::{Invocation, InvocationKey, Invocations};
 
 /// Which invocations a slice of the event loop is charged to.
@@ -67,7 +66,7 @@ impl Invocations {
     }
 
     /// Whose code a slice is taken to run.
-    fn blame(&self, table: &FxHashMap<InvocationKey, Box<Invocation>>) -> Blame {
+    fn blame(&self, table: &InFlight) -> Blame {
         if !self.has_sockets.get() {
             return Blame::All;
         }

@@ -1,13 +1,12 @@
 //! An instance: a script and its bindings, live in an isolate. It is an actor on one thread: calls enter
 //! the isolate for a slice, a driver task polls its event loop, the watchdog ends what runs too long.
 
-use std::cell::{Cell as StdCell, RefCell};
+use std::cell::{Cell as StdCell, OnceCell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use deno_core::v8::IsolateHandle;
 use deno_core::{JsRuntime, PollEventLoopOptions};
 
 use crate::ahead::{Ahead, Compiler};
@@ -170,28 +169,35 @@ pub(crate) enum State {
     Condemned(Outcome),
 }
 
+/// What every call looks at goes first: in an instance that rested, each line of the processor's caches is a miss.
+#[repr(C)]
 pub(crate) struct Inner {
-    cell: RefCell<Cell>,
-    entries: RefCell<Option<Entries>>,
-    pub(crate) invocations: Rc<Invocations>,
-    pub(crate) limits: Limits,
-    pub(crate) inspector: Option<Inspector>,
-    handle: IsolateHandle,
+    state: StdCell<State>,
+    longest_slice: StdCell<Duration>,
     heap: Arc<HeapGuard>,
     account: Arc<MemoryAccount>,
     watched: Rc<WatchedThread>,
     crash_slot: Rc<CrashSlot>,
+    pub(crate) invocations: Rc<Invocations>,
+    cell: RefCell<Cell>,
+    /// There once the script has run.
+    started: OnceCell<Started>,
+    pub(crate) limits: Limits,
     label: CrashLabel,
-    state: StdCell<State>,
-    longest_slice: StdCell<Duration>,
     driver: RefCell<Option<Waker>>,
+    pub(crate) inspector: Option<Inspector>,
+}
+
+#[repr(C)]
+struct Started {
+    handlers: Vec<String>,
+    entries: Entries,
 }
 
 /// A live instance. Cheap to clone; lives on the thread that made it.
 #[derive(Clone)]
 pub struct Instance {
     pub(crate) inner: Rc<Inner>,
-    handlers: Rc<[String]>,
 }
 
 impl Instance {
@@ -224,31 +230,29 @@ impl Instance {
             },
             Box::new(move |id, line| console_host.console(id, line)),
         ));
-        let handle = cell.handle();
         let heap = cell.guard();
         let state = InstanceState { invocations: invocations.clone(), host };
         cell.with(|runtime| runtime.op_state().borrow_mut().put(state));
         let inner = Rc::new(Inner {
-            cell: RefCell::new(cell),
-            entries: RefCell::new(None),
-            invocations,
-            limits,
-            inspector,
-            handle,
+            state: StdCell::new(State::Live),
+            longest_slice: StdCell::default(),
             heap,
             account,
             watched: thread.watched.clone(),
             crash_slot: thread.crash_slot.clone(),
+            invocations,
+            cell: RefCell::new(cell),
+            started: OnceCell::new(),
+            limits,
             label: CrashLabel::new(&label),
-            state: StdCell::new(State::Live),
-            longest_slice: StdCell::default(),
             driver: RefCell::new(None),
+            inspector,
         });
         let (spares, instance) = (thread.spares.clone(), Rc::downgrade(&inner));
         let tell = move || spares.note_late_code(instance.clone());
         inner.cell.borrow().late_scripts().on_new_code(Box::new(tell));
         let handlers = start(&inner, &entries, &script, loader, &bindings).await?;
-        *inner.entries.borrow_mut() = Some(entries);
+        inner.started.get_or_init(|| Started { handlers, entries });
         inner.cell.borrow_mut().measure();
         if let Some(refusal) = inner.account.refusal() {
             return Err(StartError::Limit(refusal.into()));
@@ -257,12 +261,12 @@ impl Instance {
             thread.spares.note_new_code(Rc::downgrade(&inner), late);
         }
         spawn(drive(Rc::downgrade(&inner)));
-        Ok(Self { inner, handlers: handlers.into() })
+        Ok(Self { inner })
     }
 
     /// The names of the handlers that the script exports.
     pub fn handlers(&self) -> &[String] {
-        &self.handlers
+        self.inner.started.get().map_or(&[], |started| &started.handlers)
     }
 
     /// Where debuggers attach, if the instance was made with an inspector.
@@ -336,7 +340,7 @@ impl Inner {
     ) -> (R, Duration) {
         let mut cell = self.cell.borrow_mut();
         let executing = self.crash_slot.executing(&self.label);
-        let (result, spent) = self.watched.run(&self.handle, &self.heap, budget, || cell.with(f));
+        let (result, spent) = self.watched.run(&self.heap, budget, || cell.with(f));
         drop(executing);
         drop(cell);
         self.longest_slice.set(self.longest_slice.get().max(spent.cpu));
@@ -389,10 +393,9 @@ impl Inner {
     fn dispatch_rule(&self, key: InvocationKey, entries: &Entries, event: &Call<'_>) {
         let mut cell = self.cell.borrow_mut();
         let executing = self.crash_slot.executing(&self.label);
-        let (called, spent) =
-            self.watched.run(&self.handle, &self.heap, self.limits.rule_cpu, || {
-                cell.with(|runtime| entries.dispatch(runtime, key, event))
-            });
+        let (called, spent) = self.watched.run(&self.heap, self.limits.rule_cpu, || {
+            cell.with(|runtime| entries.dispatch(runtime, &self.invocations, key, event))
+        });
         drop(executing);
         drop(cell);
         self.longest_slice.set(self.longest_slice.get().max(spent.cpu));
@@ -403,7 +406,7 @@ impl Inner {
         let failed = match called {
             _ if spent.over_budget => {
                 // Nothing of it is on the stack any more, and the watchdog looks elsewhere.
-                self.handle.cancel_terminate_execution();
+                self.heap.handle().cancel_terminate_execution();
                 self.inside(|runtime| entries.forget_context(runtime));
                 Some((Outcome::ExceededCpu, rule_exception()))
             }
@@ -423,13 +426,13 @@ impl Inner {
             self.invocations.answer(key, Answer::Failed(outcome, limit_exception(outcome)));
             return;
         }
-        let entries = self.entries.borrow();
-        let Some(entries) = &*entries else { return };
+        let Some(Started { entries, .. }) = self.started.get() else { return };
         if matches!(event, Call::Rule { .. }) {
             return self.dispatch_rule(key, entries, event);
         }
-        let (called, cpu) =
-            self.slice(self.limits.cpu, |runtime| entries.dispatch(runtime, key, event));
+        let (called, cpu) = self.slice(self.limits.cpu, |runtime| {
+            entries.dispatch(runtime, &self.invocations, key, event)
+        });
         self.invocations.charge(key, cpu);
         match called {
             // Timers, ops and V8's tasks wake the driver by themselves. Most handlers leave nothing else behind, and
@@ -459,16 +462,15 @@ impl Inner {
         *self.driver.borrow_mut() = Some(cx.waker().clone());
         self.invocations.begin_slice();
         let budget = self.limits.cpu.saturating_sub(self.invocations.cpu_used_max());
-        let entries = self.entries.borrow();
+        let started = self.started.get();
         let (polled, cpu) = self.slice(budget, |runtime| {
             let polled = runtime.poll_event_loop(cx, PollEventLoopOptions::default());
-            if entries.as_ref().is_some_and(|entries| entries.report_rejections(runtime)) {
+            if started.is_some_and(|started| started.entries.report_rejections(runtime)) {
                 // To report them may have rejected others.
                 cx.waker().wake_by_ref();
             }
             polled
         });
-        drop(entries);
         self.invocations.charge_all(cpu);
         if self.state.get() != State::Live {
             cx.waker().wake_by_ref();

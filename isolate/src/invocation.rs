@@ -8,12 +8,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use deno_core::CancelHandle;
 use http::HeaderMap;
-use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
 use crate::body::{BodyResource, ResponseBody};
 use crate::connections::{Connection, Connections};
 use crate::host::Body;
+use crate::in_flight::InFlight;
 use crate::logs::LogBudget;
 use crate::outcome::{Exception, LogLevel, LogLine, Outcome};
 use crate::socket::{SentBytes, SocketSlot};
@@ -143,18 +143,18 @@ pub fn spawn<F: Future<Output: 'static> + 'static>(
 /// Takes console lines as they are written, with the id of their invocation.
 pub(crate) type OnLogLine = Box<dyn Fn(Option<&str>, &LogLine)>;
 
-/// Every invocation in flight in one instance.
+/// Every invocation in flight in one instance. What every call looks at goes first.
+#[repr(C)]
 pub(crate) struct Invocations {
-    /// Boxed: a box that was just given back is still in the processor's caches, an instance's own table is not.
-    pub(crate) table: RefCell<FxHashMap<InvocationKey, Box<Invocation>>>,
+    pub(crate) table: RefCell<InFlight>,
     next: Cell<InvocationKey>,
+    /// Sockets were accepted in the instance: only then is anything of them looked at.
+    pub(crate) has_sockets: Cell<bool>,
     limits: InvocationLimits,
     /// For lines of no invocation: of start-up, or since the last invocation began.
     stray_log_budget: RefCell<LogBudget>,
     console: OnLogLine,
     pub(crate) sent: SentBytes,
-    /// Sockets were accepted in the instance: only then is anything of them looked at.
-    pub(crate) has_sockets: Cell<bool>,
     /// Counts the slices of an instance with sockets.
     pub(crate) slices: Cell<u64>,
 }
@@ -192,11 +192,11 @@ impl Invocations {
         Self {
             table: RefCell::default(),
             next: Cell::new(1),
+            has_sockets: Cell::new(false),
             limits,
             stray_log_budget: RefCell::new(LogBudget::new(limits.log_bytes_max)),
             console,
             sent: SentBytes::default(),
-            has_sockets: Cell::new(false),
             slices: Cell::new(0),
         }
     }
@@ -210,7 +210,7 @@ impl Invocations {
     ) -> InvocationKey {
         let mut table = self.table.borrow_mut();
         let mut key = self.next.get();
-        while table.contains_key(&key) {
+        while table.find(key).is_some() {
             key = if key >= KEY_MAX { 1 } else { key + 1 };
         }
         self.next.set(if key >= KEY_MAX { 1 } else { key + 1 });
@@ -262,7 +262,7 @@ impl Invocations {
         key: InvocationKey,
         f: impl FnOnce(&mut Invocation) -> R,
     ) -> Option<R> {
-        self.table.borrow_mut().get_mut(&key).map(|invocation| f(invocation))
+        self.table.borrow_mut().find_mut(key).map(f)
     }
 
     /// Counts one subrequest; the error is the text to throw.
@@ -356,18 +356,18 @@ impl Invocations {
             }
             _ => false,
         };
-        table.len() == 1 && table.get(&key).is_some_and(|invocation| whole(invocation))
+        table.len() == 1 && table.find(key).is_some_and(whole)
     }
 
     /// Invocations that wait for an answer.
     pub(crate) fn unanswered(&self) -> Vec<InvocationKey> {
         let table = self.table.borrow();
-        table.iter().filter(|(_, i)| !i.answered).map(|(key, _)| *key).collect()
+        table.iter().filter(|(_, i)| !i.answered).map(|(key, _)| key).collect()
     }
 
     /// Every invocation in flight.
     pub(crate) fn keys(&self) -> Vec<InvocationKey> {
-        self.table.borrow().keys().copied().collect()
+        self.table.borrow().iter().map(|(key, _)| key).collect()
     }
 
     /// Writes one console line.
@@ -509,7 +509,7 @@ impl Invocations {
 
     /// Ends an invocation whatever it still does. Without an outcome, the one that it came to stands.
     pub(crate) fn end(&self, key: InvocationKey, outcome: Option<Outcome>) {
-        let Some(mut invocation) = self.table.borrow_mut().remove(&key) else { return };
+        let Some(mut invocation) = self.table.borrow_mut().remove(key) else { return };
         invocation.cancel.cancel();
         invocation.holding.end(outcome.unwrap_or(invocation.outcome));
         invocation.bodies.iter().filter_map(Weak::upgrade).for_each(|body| body.shut());

@@ -16,6 +16,7 @@ mod connections;
 mod exception;
 mod extension;
 mod host;
+mod in_flight;
 mod inspector;
 mod instance;
 mod invocation;

@@ -7,8 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use deno_core::v8::IsolateHandle;
-
 use crate::boundary::{HeapGuard, ThreadClock};
 use crate::memory::Memory;
 use crate::native::{ThreadPages, resident_bytes};
@@ -47,7 +45,6 @@ struct NativeMark {
 }
 
 struct Running {
-    handle: IsolateHandle,
     heap: Arc<HeapGuard>,
     looks: u32,
     native: Option<NativeMark>,
@@ -76,7 +73,7 @@ impl Running {
         if self.used(slot.clock.now()) >= self.budget {
             // Again with every look: code between V8's frames may turn the end into an error to catch.
             self.fired = true;
-            self.handle.terminate_execution();
+            self.heap.handle().terminate_execution();
         }
         self.looks += 1;
         if self.looks.is_multiple_of(LOOKS_TO_PROBE) {
@@ -214,10 +211,9 @@ impl WatchedThread {
         Pulse(self.slot.clone())
     }
 
-    /// Runs `f`, which executes JS in the isolate behind `handle` and `heap`, within a CPU budget.
+    /// Runs `f`, which executes JS in the isolate of `heap`, within a CPU budget.
     pub(crate) fn run<R>(
         &self,
-        handle: &IsolateHandle,
         heap: &Arc<HeapGuard>,
         budget: Duration,
         f: impl FnOnce() -> R,
@@ -226,7 +222,6 @@ impl WatchedThread {
         let age_max = if budget < EXACT_BELOW { Duration::ZERO } else { READING_AGE_MAX };
         let started_cpu = self.read_clock(started, age_max);
         *lock(&self.slot.running) = Some(Running {
-            handle: handle.clone(),
             heap: heap.clone(),
             looks: 0,
             native: None,

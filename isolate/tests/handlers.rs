@@ -26,6 +26,51 @@ fn says_hello() {
 }
 
 #[test]
+fn a_response_is_told_by_what_it_is() {
+    on_isolate_thread(|thread| async move {
+        let lies = |says: bool, result: &str| {
+            format!(
+                "fetch() {{ Object.defineProperty(Response, Symbol.hasInstance, {{ value: () => {says} }}); return {result}; }}"
+            )
+        };
+        for (handler, text) in [
+            ("fetch() { return new Response('x'); }", Some("x")),
+            (
+                "fetch() { return new Response('é'.repeat(2 << 20)).clone(); }",
+                Some(&*"é".repeat(2 << 20)),
+            ),
+            ("fetch() { return new Response('é'.repeat(2 << 20)); }", Some(&*"é".repeat(2 << 20))),
+            ("fetch() { return new (class extends Response {})('x'); }", Some("x")),
+            ("fetch() { return Object.setPrototypeOf(new Response('x'), null); }", Some("x")),
+            ("async fetch() { return Object.setPrototypeOf(new Response('x'), null); }", Some("x")),
+            (&lies(false, "new Response('x')"), Some("x")),
+            (&lies(true, "{}"), None),
+            ("fetch() { return Object.create(Response.prototype); }", None),
+            ("async fetch() { return Object.create(Response.prototype); }", None),
+            ("fetch() { return { text: 'x', typed: 1, used: false, status: 200 }; }", None),
+            ("fetch() { return 'x'; }", None),
+            (
+                "async fetch() { const used = new Response('x'); await used.text(); return used; }",
+                None,
+            ),
+        ] {
+            let worker = load(&thread, &format!("export default {{ {handler} }}")).await;
+            match text {
+                Some(text) => assert_eq!(worker.get("http://a.test/").await, text, "{handler}"),
+                None => {
+                    let failure = worker.get_failure("http://a.test/").await;
+                    assert_eq!(failure.outcome, Outcome::Exception, "{handler}");
+                }
+            }
+        }
+        let source = "const kept = new Response('x'); export default { fetch: () => kept }";
+        let worker = load(&thread, source).await;
+        assert_eq!(worker.get("http://a.test/").await, "x");
+        assert_eq!(worker.get_failure("http://a.test/").await.outcome, Outcome::Exception);
+    });
+}
+
+#[test]
 fn echoes_a_body() {
     on_isolate_thread(|thread| async move {
         let worker = load(

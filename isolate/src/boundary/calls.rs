@@ -1,23 +1,28 @@
 //! Calls from Rust into the runtime's own JS: bootstrap, install, and one call for each event.
 
 use std::borrow::Cow;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use deno_core::error::JsError;
 use deno_core::{CustomModuleEvaluationKind, FastString, JsRuntime, ModuleSourceCode, scope, v8};
 use deno_error::JsErrorBox;
 
-use super::rejections;
+use super::rejections::{self, Rejections};
 use crate::inspector::Inspector;
+use crate::invocation::{Answer, InvocationKey, Invocations};
 use crate::loader::WASM_TYPE;
+use crate::ops::respond::plain_text;
 use crate::ops::time::SeenTime;
 use crate::script::{Binding, BindingValue};
 
-/// The functions that `js/main.js` gives out.
+/// The functions that `js/main.js` gives out. What every call looks at goes first.
+#[repr(C)]
 pub(crate) struct Entries {
     /// The isolate's one context. `deno_core::scope!` would make a global handle of it for each scope.
     context: v8::Global<v8::Context>,
     fetch: v8::Global<v8::Function>,
+    rejections: Rc<Rejections>,
     scheduled: v8::Global<v8::Function>,
     rule: v8::Global<v8::Function>,
     bind: v8::Global<v8::Function>,
@@ -107,6 +112,7 @@ pub(crate) fn install_entries(
     let entries = Entries {
         context: v8::Global::new(scope, context),
         fetch: function(scope, holder, "dispatchFetch"),
+        rejections: Rc::default(),
         scheduled: function(scope, holder, "dispatchScheduled"),
         rule: function(scope, holder, "dispatchRule"),
         bind: function(scope, holder, "bind"),
@@ -242,11 +248,13 @@ pub(crate) enum Call<'a> {
 }
 
 impl Entries {
-    /// Calls the handler for one event and runs the microtasks that follow from it.
+    /// Calls the handler for one event and runs the microtasks that follow from it. What the call returns is the
+    /// invocation's answer; others come by ops.
     pub(crate) fn dispatch(
         &self,
         runtime: &mut JsRuntime,
-        key: u32,
+        invocations: &Invocations,
+        key: InvocationKey,
         event: &Call<'_>,
     ) -> Result<(), CallError> {
         let isolate = runtime.v8_isolate();
@@ -262,7 +270,12 @@ impl Entries {
                     return Err(CallError::Terminated);
                 };
                 let has_body = v8::Boolean::new(scope, *has_body).into();
-                call(scope, &self.fetch, &[id, method, url.into(), has_body], |_, _| ())
+                call(scope, &self.fetch, &[id, method, url.into(), has_body], |scope, returned| {
+                    if let Ok(text) = v8::Local::<v8::String>::try_from(returned) {
+                        let text = text.to_rust_string_lossy(scope);
+                        invocations.answer(key, Answer::Response(plain_text(text)));
+                    }
+                })
             }
             Call::Rule { method, url } => {
                 let (method, url) = (method_value(scope, method), text(scope, url));
@@ -299,7 +312,7 @@ impl Entries {
     }
 
     fn report_rejections_in(&self, scope: &mut v8::PinScope<'_, '_>) -> bool {
-        rejections::report(scope, |scope, reason, context| {
+        self.rejections.report(|reason, context| {
             let reason = v8::Local::new(scope, reason);
             let context = v8::Local::new(scope, context);
             // What cannot be reported, because execution was ended, has its outcome already.
@@ -332,7 +345,7 @@ impl Entries {
         namespace: Option<&v8::Global<v8::Object>>,
     ) -> Result<Vec<String>, CallError> {
         runtime.v8_isolate().set_allow_wasm_code_generation_callback(refuse_wasm);
-        rejections::track(runtime.v8_isolate());
+        rejections::track(runtime.v8_isolate(), self.rejections.clone());
         scope!(scope, runtime);
         let exported = match namespace {
             Some(namespace) => {

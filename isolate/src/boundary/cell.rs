@@ -11,10 +11,11 @@ use deno_core::{JsRuntime, ModuleLoader, RuntimeOptions, scope, v8};
 use super::allocator::allocator;
 use super::calls::wasm_module;
 use super::heap::HeapGuard;
+use super::shared::SharedNumber;
 use crate::extension;
 use crate::memory::{CODE_RANGE_BYTES, HEAP_START_BYTES, MemoryAccount};
 use crate::ops::late::LateScripts;
-use crate::ops::time::SeenTime;
+use crate::ops::time::{SeenTime, present_ms};
 
 /// The startup snapshot that the build script made.
 static SNAPSHOT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/runtime.snapshot"));
@@ -38,13 +39,16 @@ pub(crate) struct CellOptions {
 ///
 /// Invariant: outside of [`Cell::with`] no isolate is current on the thread. V8 checks for the wrong
 /// isolate only in debug builds; a forgotten entry then crashes instead of reading another tenant's heap.
+///
+/// What every call looks at goes first.
+#[repr(C)]
 pub(crate) struct Cell {
+    time: SharedNumber,
+    slices: Rc<StdCell<u64>>,
+    guard: Arc<HeapGuard>,
     runtime: ManuallyDrop<JsRuntime>,
     account: Arc<MemoryAccount>,
-    guard: Arc<HeapGuard>,
-    time: SeenTime,
     late: LateScripts,
-    slices: Rc<StdCell<u64>>,
 }
 
 /// Exits the isolate when the closure returns or unwinds.
@@ -91,10 +95,12 @@ impl Cell {
             skip_op_registration: true,
             ..Default::default()
         });
-        let time = SeenTime::new();
+        let seen = SeenTime::new();
+        let time = SharedNumber::new(seen.store());
+        time.set(present_ms());
         let late = LateScripts::new(LATE_SOURCES);
         let state = runtime.op_state();
-        state.borrow_mut().put(time.clone());
+        state.borrow_mut().put(seen);
         state.borrow_mut().put(late.clone());
         let account = options.account;
         state.borrow_mut().put(account.clone());
@@ -102,19 +108,19 @@ impl Cell {
         // SAFETY: creation entered the isolate on this thread; leaving it restores the invariant.
         unsafe { runtime.v8_isolate().exit() };
         Self {
+            time,
+            slices: options.slices,
+            guard,
             runtime: ManuallyDrop::new(runtime),
             account,
-            guard,
-            time,
             late,
-            slices: options.slices,
         }
     }
 
     /// Enters the isolate at the present time, runs `f`, charges what it holds now, and leaves it.
     pub(crate) fn with<R>(&mut self, f: impl FnOnce(&mut JsRuntime) -> R) -> R {
         self.slices.set(self.slices.get() + 1);
-        self.time.advance();
+        self.time.set(present_ms());
         let _entered = Entered::new(&mut self.runtime);
         let result = f(&mut self.runtime);
         self.guard.refresh(self.runtime.v8_isolate());
@@ -159,11 +165,6 @@ impl Cell {
     /// What it has of the scripts that are loaded late.
     pub(crate) fn late_scripts(&self) -> &LateScripts {
         &self.late
-    }
-
-    /// A handle that can end what the isolate executes, from any thread.
-    pub(crate) fn handle(&mut self) -> v8::IsolateHandle {
-        self.runtime.v8_isolate().thread_safe_handle()
     }
 }
 

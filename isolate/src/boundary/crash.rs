@@ -47,11 +47,12 @@ static REPORTS: AtomicI32 = AtomicI32::new(-1);
 /// The number of the last label that was made.
 static LABELS: AtomicU64 = AtomicU64::new(0);
 
-/// How crash reports call an instance.
+/// How crash reports call an instance. The words that it does not use go last.
+#[repr(C)]
 pub(crate) struct CrashLabel {
     number: u64,
-    words: [u64; WORDS],
     length: usize,
+    words: [u64; WORDS],
 }
 
 /// One thread's place in the table of who executes.
@@ -73,7 +74,7 @@ impl CrashLabel {
             padded[..bytes.len()].copy_from_slice(bytes);
             *word = u64::from_ne_bytes(padded);
         }
-        Self { number: LABELS.fetch_add(1, Ordering::Relaxed) + 1, words, length }
+        Self { number: LABELS.fetch_add(1, Ordering::Relaxed) + 1, length, words }
     }
 }
 
@@ -93,8 +94,9 @@ impl CrashSlot {
         if let Some(slot) = self.slot {
             if slot.holds.load(Ordering::Relaxed) != label.number {
                 slot.holds.store(label.number, Ordering::Relaxed);
-                for (word, value) in slot.words.iter().zip(label.words) {
-                    word.store(value, Ordering::Relaxed);
+                let words = &label.words[..label.length.div_ceil(8)];
+                for (word, value) in slot.words.iter().zip(words) {
+                    word.store(*value, Ordering::Relaxed);
                 }
             }
             slot.length.store(label.length, Ordering::Release);

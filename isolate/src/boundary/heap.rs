@@ -81,6 +81,11 @@ impl HeapGuard {
         std::ptr::from_ref(self).cast_mut().cast()
     }
 
+    /// What can end what the isolate executes, from any thread.
+    pub(crate) fn handle(&self) -> &v8::IsolateHandle {
+        &self.handle
+    }
+
     /// Has the isolate measured at its next interrupt, if it executes anything. From any thread.
     pub(crate) fn probe(&self) {
         self.handle.request_interrupt(interrupted, self.data());

@@ -13,6 +13,7 @@ mod crash;
 mod heap;
 mod rejections;
 mod sealed;
+mod shared;
 
 pub(crate) use calls::{Call, CallError, Compile, Entries, install_entries, module_code};
 pub(crate) use cell::{Cell, CellOptions};

@@ -4,6 +4,7 @@
 //! Deno's core would keep them for the next turn of its event loop. Here most slices need no such turn.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use deno_core::v8;
 
@@ -19,26 +20,27 @@ struct Rejection {
 
 /// What one isolate's promises were rejected with and nobody has handled yet.
 #[derive(Default)]
-struct Rejections(RefCell<Vec<Rejection>>);
+pub(super) struct Rejections(RefCell<Vec<Rejection>>);
 
-/// Has V8 tell of rejections here from now on.
-pub(super) fn track(isolate: &mut v8::Isolate) {
-    isolate.set_slot(Rejections::default());
-    isolate.set_promise_reject_callback(rejected);
+impl Rejections {
+    /// Calls `report` with the reason and the async context of each rejection that nobody has handled. What
+    /// `report` rejects in its turn waits for the next time. Says whether there were any.
+    pub(super) fn report(
+        &self,
+        mut report: impl FnMut(&v8::Global<v8::Value>, &v8::Global<v8::Value>),
+    ) -> bool {
+        let taken = self.0.take();
+        for Rejection { reason, context, .. } in &taken {
+            report(reason, context);
+        }
+        !taken.is_empty()
+    }
 }
 
-/// Calls `report` with the reason and the async context of each rejection that nobody has handled. What
-/// `report` rejects in its turn waits for the next time. Says whether there were any.
-pub(super) fn report(
-    scope: &mut v8::PinScope<'_, '_>,
-    mut report: impl FnMut(&mut v8::PinScope<'_, '_>, &v8::Global<v8::Value>, &v8::Global<v8::Value>),
-) -> bool {
-    let Some(rejections) = scope.get_slot::<Rejections>() else { return false };
-    let taken = rejections.0.take();
-    for Rejection { reason, context, .. } in &taken {
-        report(scope, reason, context);
-    }
-    !taken.is_empty()
+/// Has V8 tell of rejections here from now on.
+pub(super) fn track(isolate: &mut v8::Isolate, rejections: Rc<Rejections>) {
+    isolate.set_slot(rejections);
+    isolate.set_promise_reject_callback(rejected);
 }
 
 unsafe extern "C" fn rejected(message: v8::PromiseRejectMessage) {
@@ -51,14 +53,14 @@ unsafe extern "C" fn rejected(message: v8::PromiseRejectMessage) {
             let context = scope.get_continuation_preserved_embedder_data();
             let (reason, context) =
                 (v8::Global::new(scope, reason), v8::Global::new(scope, context));
-            let Some(rejections) = scope.get_slot::<Rejections>() else { return };
+            let Some(rejections) = scope.get_slot::<Rc<Rejections>>() else { return };
             let mut rejections = rejections.0.borrow_mut();
             if rejections.len() < REJECTIONS_MAX {
                 rejections.push(Rejection { promise, reason, context });
             }
         }
         v8::PromiseRejectEvent::PromiseHandlerAddedAfterReject => {
-            if let Some(rejections) = scope.get_slot::<Rejections>() {
+            if let Some(rejections) = scope.get_slot::<Rc<Rejections>>() {
                 let mut rejections = rejections.0.borrow_mut();
                 // Mostly it is the newest.
                 if let Some(place) = rejections.iter().rposition(|kept| kept.promise == promise) {

@@ -6,7 +6,7 @@ mod kv;
 pub(crate) mod late;
 mod life;
 mod request;
-mod respond;
+pub(crate) mod respond;
 mod rule;
 mod socket;
 pub(crate) mod time;

@@ -92,6 +92,13 @@ fn listed<'a>(
     Ok(())
 }
 
+/// The response that is a text and nothing else.
+pub(crate) fn plain_text(text: String) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Full(Some(Bytes::from(text))));
+    response.headers_mut().insert(CONTENT_TYPE, TEXT);
+    response
+}
+
 #[op2(fast)]
 pub(crate) fn op_respond<'a>(
     scope: &mut v8::PinScope<'a, '_>,

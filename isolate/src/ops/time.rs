@@ -1,7 +1,7 @@
 //! The time that a worker sees: it stands still while code runs, as on the Workers platform, so that nothing
 //! can be timed but I/O.
 //!
-//! [`SeenTime::advance`] is called each time the isolate is entered: for an event, or for what came of I/O.
+//! The present is written each time the isolate is entered: for an event, or for what came of I/O.
 //! `Date`, `performance` and `Intl` read it (`js/clock.js`). What remains to measure with: a timer or a
 //! subrequest ends the slice, so the wall time of whole slices can be seen, in milliseconds; and what another
 //! machine says about the time cannot be frozen at all.
@@ -20,21 +20,10 @@ pub(crate) struct SeenTime(v8::SharedRef<v8::BackingStore>);
 impl SeenTime {
     pub(crate) fn new() -> Self {
         let store = v8::ArrayBuffer::new_backing_store_from_vec(vec![0; BYTES]);
-        let seen = Self(store.make_shared());
-        seen.advance();
-        seen
+        Self(store.make_shared())
     }
 
-    /// Lets the isolate see the present.
-    pub(crate) fn advance(&self) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let milliseconds = now.as_millis() as f64;
-        for (cell, byte) in self.0.iter().zip(milliseconds.to_ne_bytes()) {
-            cell.set(byte);
-        }
-    }
-
-    /// What JS reads.
+    /// What JS reads, and the cell writes.
     pub(crate) fn store(&self) -> &v8::SharedRef<v8::BackingStore> {
         &self.0
     }
@@ -46,6 +35,11 @@ impl SeenTime {
         }
         Duration::from_millis(f64::from_ne_bytes(bytes) as u64)
     }
+}
+
+/// The present as JS sees it, in whole milliseconds since the Unix epoch.
+pub(crate) fn present_ms() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as f64
 }
 
 /// Writes seconds and nanoseconds, as Deno's `performance` reads them.
