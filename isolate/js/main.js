@@ -144,9 +144,7 @@ const dispatchFetch = (function (id, method, url, hasBody) {
   setAsyncContext(invocation);
   try {
     const result = call("fetch", fromState(invocation), invocation);
-    // A hint, and the worker may change what it says: a response that it misses is found below, and stateOf() throws for
-    // what is none. V8 compiles this in place, and calls a builtin for what isResponse() does.
-    if (result instanceof Response) {
+    if (isResponse(result)) {
       const state = stateOf(result);
       if (!isPlainText(state)) return respond(invocation, state);
       state.used = true;
