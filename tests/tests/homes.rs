@@ -45,17 +45,20 @@ async fn some_were_sent_home(node: &Node) {
     .await;
 }
 
-fn named(name: &str) -> Script {
-    Script::module(format!("export default {{ fetch() {{ return new Response('{name}') }} }}"))
+/// Deploys so many workers that answer with their names, and says these.
+async fn deploy_named(node: &Node, count: usize) -> Vec<String> {
+    let names: Vec<String> = (0..count).map(|index| format!("w{index}")).collect();
+    for name in &names {
+        let source = format!("export default {{ fetch() {{ return new Response('{name}') }} }}");
+        node.deploy(name, &Script::module(source)).await;
+    }
+    names
 }
 
 #[tokio::test]
 async fn a_worker_with_few_calls_has_one_isolate_and_one_with_many_has_more() {
     let node = node().await;
-    let workers: Vec<String> = (0..12).map(|index| format!("w{index}")).collect();
-    for worker in &workers {
-        node.deploy(worker, &named(worker)).await;
-    }
+    let workers = deploy_named(&node, 12).await;
     // Each call comes by a connection of its own, which the kernel gives to some process.
     for _ in 0..6 {
         for worker in &workers {
@@ -173,9 +176,8 @@ async fn bodies_stream_both_ways_and_a_client_that_leaves_is_noticed() {
 #[tokio::test]
 async fn calls_go_elsewhere_while_their_home_is_gone() {
     let node = node().await;
-    let workers: Vec<String> = (0..9).map(|index| format!("w{index}")).collect();
+    let workers = deploy_named(&node, 9).await;
     for worker in &workers {
-        node.deploy(worker, &named(worker)).await;
         assert_eq!(node.text(worker, "/").await, *worker);
     }
     for round in 0..PROCESSES {

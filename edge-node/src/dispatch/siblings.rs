@@ -27,7 +27,7 @@ use super::admission::Arrival;
 use super::body::AnswerBody;
 use super::call::{Answered, Call, Unanswered};
 use super::forward::{
-    ANSWER_GRACE, Carried, Errand, FORWARD_PATH, REFUSED, Replay, passed_back, passing_on,
+    Carried, Errand, FORWARD_PATH, REFUSED, Replay, answer_max, passed_back, passing_on,
 };
 use super::home::home_of;
 use super::pages::Problem;
@@ -114,7 +114,7 @@ pub(super) struct HomeCalls {
 impl HomeCalls {
     pub(super) fn new(siblings: Arc<ServingSiblings>, wall_ms_max: u64) -> Self {
         let pool = PeerPool::new(siblings.tls.clone());
-        let answer_max = Duration::from_millis(wall_ms_max).saturating_add(ANSWER_GRACE);
+        let answer_max = answer_max(wall_ms_max);
         Self { siblings, pool, answer_max, rates: RefCell::default(), warming: Cell::default() }
     }
 

@@ -42,8 +42,13 @@ pub(super) use socket::{NodeSocket, without_socket};
 /// Attempts for one request, on all nodes together.
 const ATTEMPTS_MAX: usize = 3;
 
-/// What a node may take to answer beyond the time that its worker has.
-pub(super) const ANSWER_GRACE: Duration = Duration::from_secs(10);
+/// What who serves a request elsewhere may take to answer beyond the time that its worker has.
+const ANSWER_GRACE: Duration = Duration::from_secs(10);
+
+/// How long it may take in all, where workers have so many milliseconds.
+pub(super) fn answer_max(wall_ms_max: u64) -> Duration {
+    Duration::from_millis(wall_ms_max).saturating_add(ANSWER_GRACE)
+}
 
 /// What one thread needs to send requests to other nodes.
 pub(super) struct Forwarding {
@@ -61,8 +66,7 @@ impl Forwarding {
         wall_ms_max: u64,
     ) -> Self {
         let pool = PeerPool::new(peering.tls.clone());
-        let answer_max = Duration::from_millis(wall_ms_max).saturating_add(ANSWER_GRACE);
-        Self { peering, pool, metrics, answer_max }
+        Self { peering, pool, metrics, answer_max: answer_max(wall_ms_max) }
     }
 
     pub(super) fn neighbours(&self) -> &Arc<Neighbours> {
