@@ -50,8 +50,8 @@ pub use outlier::{Ejection, Outlier};
 pub use pattern::{HOST_BYTES_MAX, PATTERN_BYTES_MAX, Pattern, PatternError, Scheme, bare_host};
 pub use peer::{
     AUTHORITY_SEED_BYTES, CERTIFICATE_LIFE, Handshaken, NotSent, PEER_HANDSHAKE_TIMEOUT,
-    PeerAuthority, PeerBody, PeerCredentials, PeerError, PeerNode, PeerPool, PeerResponseBody,
-    PeerService, PeerSocket, PeerTls, PeerTlsError, no_peer_body, serve_peers,
+    PeerAuthority, PeerBody, PeerCredentials, PeerError, PeerLink, PeerNode, PeerPool,
+    PeerResponseBody, PeerService, PeerSocket, PeerTls, PeerTlsError, no_peer_body, serve_peers,
 };
 pub use proxies::{
     FORWARDED_HOPS_MAX, ForwardedHeader, PREAMBLE_BYTES_MAX, PREAMBLE_TIMEOUT, Proxies,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use atoll_router::{PeerNode, PeerPool, PeerTls, no_peer_body};
+use atoll_router::{PeerLink, PeerNode, PeerPool, PeerTls, no_peer_body};
 use http::Request;
 use http_body_util::BodyExt;
 use tokio::sync::watch;
@@ -88,7 +88,7 @@ pub(super) async fn probe_all(
     tls: Arc<ArcSwap<PeerTls>>,
     met: watch::Sender<Arc<Neighbourhood>>,
 ) {
-    let pool = Arc::new(PeerPool::new(tls));
+    let pool = Arc::new(PeerPool::new(tls, PeerLink::Network));
     let mut lookups = Lookups::default();
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -13,8 +13,8 @@ use arc_swap::ArcSwap;
 use atoll_isolate::Outcome;
 use atoll_router::regions::RegionPolicy;
 use atoll_router::{
-    PeerCredentials, PeerError, PeerNode, PeerPool, PeerService, PeerTls, PeerTlsError, Upgrade,
-    no_peer_body,
+    PeerCredentials, PeerError, PeerLink, PeerNode, PeerPool, PeerService, PeerTls, PeerTlsError,
+    Upgrade, no_peer_body,
 };
 use futures_util::future::{Either, FutureExt};
 use http::header::UPGRADE;
@@ -113,7 +113,7 @@ pub(super) struct HomeCalls {
 
 impl HomeCalls {
     pub(super) fn new(siblings: Arc<ServingSiblings>, wall_ms_max: u64) -> Self {
-        let pool = PeerPool::new(siblings.tls.clone());
+        let pool = PeerPool::new(siblings.tls.clone(), PeerLink::Machine);
         let answer_max = answer_max(wall_ms_max);
         Self { siblings, pool, answer_max, rates: RefCell::default(), warming: Cell::default() }
     }

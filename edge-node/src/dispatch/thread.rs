@@ -13,8 +13,8 @@ use std::time::Duration;
 use atoll_isolate::Engine;
 use atoll_kv::KvStore;
 use atoll_router::{
-    DrainSignal, Drained, QuicKeys, QuicSocket, Security, ServeError, ServeOptions, Tls, serve,
-    serve_http3, serve_peers,
+    DrainSignal, Drained, PeerLink, QuicKeys, QuicSocket, Security, ServeError, ServeOptions, Tls,
+    serve, serve_http3, serve_peers,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -313,11 +313,23 @@ async fn run_front(seat: Seat, mut sockets: Sockets, drain: DrainSignal, inbox: 
     let front = Rc::new(Front(tasks.dispatcher.clone()));
     let nodes = sockets.peer.take().zip(shared.peering.clone()).map(|(listener, peering)| {
         let nodes = Rc::new(Nodes(tasks.dispatcher.clone()));
-        tokio::task::spawn_local(serve_peers(listener, peering.tls.clone(), nodes, drain.clone()))
+        tokio::task::spawn_local(serve_peers(
+            listener,
+            peering.tls.clone(),
+            PeerLink::Network,
+            nodes,
+            drain.clone(),
+        ))
     });
     let siblings = sockets.sibling.take().zip(shared.siblings.clone()).map(|(listener, known)| {
         let siblings = Rc::new(FromSiblings(tasks.dispatcher.clone()));
-        tokio::task::spawn_local(serve_peers(listener, known.tls.clone(), siblings, drain.clone()))
+        tokio::task::spawn_local(serve_peers(
+            listener,
+            known.tls.clone(),
+            PeerLink::Machine,
+            siblings,
+            drain.clone(),
+        ))
     });
     let listeners = listen(sockets, &shared, &options, &front, &drain);
     let listeners = listeners.into_iter().chain(nodes).chain(siblings);

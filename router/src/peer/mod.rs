@@ -45,18 +45,48 @@ const STREAMS_MAX: u32 = 256;
 const CONNECTIONS_PER_NODE_MAX: usize = 8;
 /// Bytes of headers, with what a node adds to those of a client.
 const HEADER_LIST_BYTES_MAX: u32 = 512 << 10;
-/// The receive window of one stream, in bytes.
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-/// The receive window of one connection, in bytes.
-const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
-/// Bytes buffered for sending on one stream.
-const SEND_BUFFER_BYTES: usize = 256 << 10;
-/// The receive window of one WebSocket, in bytes.
-const SOCKET_WINDOW_BYTES: u32 = 128 << 10;
+/// The receive window of one stream, in bytes: of a request to another process of this machine, and of a WebSocket.
+const STREAM_WINDOW_BYTES: u32 = 128 << 10;
+/// The receive window of one request to another machine, in bytes.
+const FAR_STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// Bytes buffered for sending on one stream to another process of this machine.
+const SEND_BUFFER_BYTES: usize = 64 << 10;
+/// Bytes buffered for sending on one stream to another machine.
+const FAR_SEND_BUFFER_BYTES: usize = 256 << 10;
 
-/// What a connection carries. A WebSocket stays for hours, and either end may stop reading at any time: on connections
-/// of their own they hold back no request, and the window of such a connection has room for all of them, so that
-/// they do not hold back each other.
+/// What lies between the two ends of a connection. How long bytes are on their way decides how many are under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerLink {
+    /// Nothing: both are processes of one machine.
+    Machine,
+    /// A network.
+    Network,
+}
+
+impl PeerLink {
+    /// The receive window of one stream, in bytes.
+    fn stream_window_bytes(self, carries: Carries) -> u32 {
+        match (self, carries) {
+            (Self::Network, Carries::Requests) => FAR_STREAM_WINDOW_BYTES,
+            _ => STREAM_WINDOW_BYTES,
+        }
+    }
+
+    /// The receive window of one connection, in bytes. It has room for all of its streams: what one end does not take
+    /// of one of them, for a client or a worker that has stopped reading, holds back no other.
+    fn connection_window_bytes(self, carries: Carries) -> u32 {
+        STREAMS_MAX * self.stream_window_bytes(carries)
+    }
+
+    fn send_buffer_bytes(self) -> usize {
+        match self {
+            Self::Machine => SEND_BUFFER_BYTES,
+            Self::Network => FAR_SEND_BUFFER_BYTES,
+        }
+    }
+}
+
+/// What a connection carries. A WebSocket stays for hours: on connections of their own they take no request its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Carries {
     Requests,
@@ -72,20 +102,6 @@ impl Carries {
         match self {
             Self::Requests => PROTOCOL,
             Self::Sockets => SOCKET_PROTOCOL,
-        }
-    }
-
-    fn stream_window_bytes(self) -> u32 {
-        match self {
-            Self::Requests => STREAM_WINDOW_BYTES,
-            Self::Sockets => SOCKET_WINDOW_BYTES,
-        }
-    }
-
-    fn connection_window_bytes(self) -> u32 {
-        match self {
-            Self::Requests => CONNECTION_WINDOW_BYTES,
-            Self::Sockets => STREAMS_MAX * SOCKET_WINDOW_BYTES,
         }
     }
 }

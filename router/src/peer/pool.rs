@@ -23,8 +23,7 @@ use super::socket::PeerSocket;
 use super::sockets::SocketSender;
 use super::tls::PeerTls;
 use super::{
-    Carries, HEADER_LIST_BYTES_MAX, PEER_HANDSHAKE_TIMEOUT, PING_INTERVAL, PING_TIMEOUT,
-    SEND_BUFFER_BYTES,
+    Carries, HEADER_LIST_BYTES_MAX, PEER_HANDSHAKE_TIMEOUT, PING_INTERVAL, PING_TIMEOUT, PeerLink,
 };
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -101,6 +100,7 @@ impl NotSent {
 /// Connections to nodes. Use one on one runtime.
 pub struct PeerPool {
     tls: Arc<ArcSwap<PeerTls>>,
+    link: PeerLink,
     nodes: Mutex<HashMap<PeerNode, Arc<Reached>>>,
 }
 
@@ -177,8 +177,8 @@ impl fmt::Debug for PeerPool {
 
 impl PeerPool {
     /// A pool that shows these credentials. They may be swapped for newer ones.
-    pub fn new(tls: Arc<ArcSwap<PeerTls>>) -> Self {
-        Self { tls, nodes: Mutex::default() }
+    pub fn new(tls: Arc<ArcSwap<PeerTls>>, link: PeerLink) -> Self {
+        Self { tls, link, nodes: Mutex::default() }
     }
 
     /// Sends a request and waits for the head of the response. There is no limit of time but the pings by
@@ -195,7 +195,7 @@ impl PeerPool {
             |request, cause| Err(PeerError::NotSent { request: Box::new(request), cause });
         let connection = async {
             let reached = self.reached(node)?;
-            reached.requests.get(open(node, self.tls.load_full())).await
+            reached.requests.get(open(node, self.tls.load_full(), self.link)).await
         };
         let (mut sender, in_flight) = match connection.await {
             Ok(connection) => connection,
@@ -232,7 +232,7 @@ impl PeerPool {
         };
         let connection = async {
             let reached = self.reached(node)?;
-            reached.sockets.get(SocketSender::open(node, self.tls.load_full())).await
+            reached.sockets.get(SocketSender::open(node, self.tls.load_full(), self.link)).await
         };
         let (sender, in_flight) = match connection.await {
             Ok(connection) => connection,
@@ -296,15 +296,19 @@ impl Sender for SendRequest<PeerBody> {
     }
 }
 
-async fn open(node: &PeerNode, tls: Arc<PeerTls>) -> std::io::Result<SendRequest<PeerBody>> {
+async fn open(
+    node: &PeerNode,
+    tls: Arc<PeerTls>,
+    link: PeerLink,
+) -> std::io::Result<SendRequest<PeerBody>> {
     let carries = Carries::Requests;
     let stream = reach(node, &tls, carries).await?;
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .initial_stream_window_size(carries.stream_window_bytes())
-        .initial_connection_window_size(carries.connection_window_bytes())
-        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .initial_stream_window_size(link.stream_window_bytes(carries))
+        .initial_connection_window_size(link.connection_window_bytes(carries))
+        .max_send_buf_size(link.send_buffer_bytes())
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true)

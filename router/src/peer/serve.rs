@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use super::tls::{PeerTls, node_of};
 use super::{
     CONNECTION_LIFE, CONNECTIONS_MAX, Carries, HEADER_LIST_BYTES_MAX, PEER_HANDSHAKE_TIMEOUT,
-    PING_INTERVAL, PING_TIMEOUT, SEND_BUFFER_BYTES, STREAMS_MAX,
+    PING_INTERVAL, PING_TIMEOUT, PeerLink, STREAMS_MAX,
 };
 use crate::connection::Activity;
 use crate::drain::{DrainSignal, Drained};
@@ -54,6 +54,7 @@ pub trait PeerService: 'static {
 pub async fn serve_peers<S: PeerService>(
     listener: TcpListener,
     tls: Arc<ArcSwap<PeerTls>>,
+    link: PeerLink,
     service: Rc<S>,
     mut drain: DrainSignal,
 ) -> Result<Drained, ServeError> {
@@ -71,7 +72,7 @@ pub async fn serve_peers<S: PeerService>(
                 Ok((socket, from)) => {
                     let (tls, service, stop) = (tls.load_full(), service.clone(), stop.clone());
                     tokio::task::spawn_local(async move {
-                        if let Err(error) = serve_node(socket, from, &tls, service, stop).await {
+                        if let Err(error) = serve_node(socket, from, &tls, link, service, stop).await {
                             tracing::debug!(%from, error, "a node's connection ended early");
                         }
                         drop(place);
@@ -110,6 +111,7 @@ async fn serve_node<S: PeerService>(
     socket: TcpStream,
     from: SocketAddr,
     tls: &PeerTls,
+    link: PeerLink,
     service: Rc<S>,
     mut stop: watch::Receiver<Stop>,
 ) -> Result<(), BoxError> {
@@ -143,9 +145,9 @@ async fn serve_node<S: PeerService>(
         .max_pending_accept_reset_streams(H2_PENDING_RESETS_MAX)
         .max_local_error_reset_streams(H2_ERROR_RESETS_MAX)
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .initial_stream_window_size(carries.stream_window_bytes())
-        .initial_connection_window_size(carries.connection_window_bytes())
-        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .initial_stream_window_size(link.stream_window_bytes(carries))
+        .initial_connection_window_size(link.connection_window_bytes(carries))
+        .max_send_buf_size(link.send_buffer_bytes())
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(TokioIo::new(stream), respond);

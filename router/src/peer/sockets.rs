@@ -16,7 +16,7 @@ use tokio_rustls::client::TlsStream;
 use super::connections::{Sender, reach};
 use super::pool::PeerNode;
 use super::tls::PeerTls;
-use super::{Carries, HEADER_LIST_BYTES_MAX, PING_INTERVAL, PING_TIMEOUT, SOCKET_WINDOW_BYTES};
+use super::{Carries, HEADER_LIST_BYTES_MAX, PING_INTERVAL, PING_TIMEOUT, PeerLink};
 
 /// What opens WebSockets on one connection.
 #[derive(Clone)]
@@ -33,15 +33,19 @@ impl Sender for SocketSender {
 
 impl SocketSender {
     /// Connects to a node.
-    pub(super) async fn open(node: &PeerNode, tls: Arc<PeerTls>) -> io::Result<Self> {
+    pub(super) async fn open(
+        node: &PeerNode,
+        tls: Arc<PeerTls>,
+        link: PeerLink,
+    ) -> io::Result<Self> {
         let carries = Carries::Sockets;
         let stream = reach(node, &tls, carries).await?;
         let (sender, mut connection) = Builder::new()
             .enable_push(false)
             .max_header_list_size(HEADER_LIST_BYTES_MAX)
-            .initial_window_size(carries.stream_window_bytes())
-            .initial_connection_window_size(carries.connection_window_bytes())
-            .max_send_buffer_size(SOCKET_WINDOW_BYTES as usize)
+            .initial_window_size(link.stream_window_bytes(carries))
+            .initial_connection_window_size(link.connection_window_bytes(carries))
+            .max_send_buffer_size(link.stream_window_bytes(carries) as usize)
             .handshake(stream)
             .await
             .map_err(io::Error::other)?;

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::future::ready;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,8 +10,11 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body::Frame;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Incoming;
 use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
@@ -60,7 +64,7 @@ fn tls(credentials: &PeerCredentials) -> Arc<ArcSwap<PeerTls>> {
 }
 
 fn pool(credentials: &PeerCredentials) -> PeerPool {
-    PeerPool::new(tls(credentials))
+    PeerPool::new(tls(credentials), PeerLink::Network)
 }
 
 type PeerBodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -74,14 +78,18 @@ struct Listening<S = Echo> {
 }
 
 fn listen(credentials: &PeerCredentials) -> Listening {
-    listen_with(credentials, Rc::default())
+    listen_with(credentials, PeerLink::Network, Rc::default())
 }
 
-fn listen_with<S: PeerService>(credentials: &PeerCredentials, echo: Rc<S>) -> Listening<S> {
+fn listen_with<S: PeerService>(
+    credentials: &PeerCredentials,
+    link: PeerLink,
+    echo: Rc<S>,
+) -> Listening<S> {
     let listener = bind_reuse_port("127.0.0.1:0".parse().unwrap()).unwrap();
     let node = PeerNode { name: "b".into(), address: listener.local_addr().unwrap() };
     let (drain, signal) = drain_channel();
-    let serving = serve_peers(listener, tls(credentials), echo.clone(), signal);
+    let serving = serve_peers(listener, tls(credentials), link, echo.clone(), signal);
     let serving = tokio::task::spawn_local(async move {
         serving.await.unwrap();
     });
@@ -228,6 +236,53 @@ async fn strangers_get_nothing() {
     .await;
 }
 
+/// Answers with a body that has no end, or with one that is larger than a stream's window.
+struct Endless;
+
+impl PeerService for Endless {
+    type Body = BoxBody<Bytes, Infallible>;
+
+    fn call(
+        &self,
+        request: Request<Incoming>,
+        _node: &Rc<str>,
+    ) -> impl Future<Output = Response<Self::Body>> + use<> + 'static {
+        let chunk = Bytes::from_static(&[b'x'; 16 << 10]);
+        let end = request.uri().path() == "/end";
+        let chunks = stream::repeat(chunk).take(if end { 100 } else { usize::MAX });
+        ready(Response::new(BoxBody::new(StreamBody::new(
+            chunks.map(|chunk| Ok(Frame::data(chunk))),
+        ))))
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_take_a_body_holds_back_nobody() {
+    on_one_thread(async {
+        for link in [PeerLink::Machine, PeerLink::Network] {
+            let b = listen_with(&authority().issue("b").unwrap(), link, Rc::new(Endless));
+            let a = PeerPool::new(tls(&authority().issue("a").unwrap()), link);
+            let get = |path: &str| {
+                a.send(
+                    &b.node,
+                    Request::get(format!("http://b/{path}")).body(no_peer_body()).unwrap(),
+                )
+            };
+            // On one connection, as there would be no other one below half of what it may carry.
+            let mut untaken = Vec::new();
+            for _ in 0..STREAMS_MAX / 2 - 2 {
+                untaken.push(get("").await.unwrap());
+            }
+            // All that may come of them is there.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            for _ in 0..2 {
+                assert_eq!(text(get("end").await.unwrap()).await.len(), 100 * (16 << 10));
+            }
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_node_must_be_the_one_that_is_asked_for() {
     on_one_thread(async {
@@ -256,7 +311,7 @@ async fn credentials_are_swapped_while_requests_go_on() {
         let b = listen(&authority().issue("b").unwrap());
         let credentials =
             tls(&authority().issue_at("a", SystemTime::now() - 3 * CERTIFICATE_LIFE).unwrap());
-        let a = PeerPool::new(credentials.clone());
+        let a = PeerPool::new(credentials.clone(), PeerLink::Network);
         let refused = a.send(&b.node, request("x")).await;
         assert!(refused.is_err(), "it has run out");
         credentials.store(Arc::new(PeerTls::new(&authority().issue("a").unwrap()).unwrap()));
@@ -326,7 +381,8 @@ async fn echoed(socket: &mut PeerSocket, text: &[u8]) {
 #[tokio::test]
 async fn websockets_go_over_connections_of_their_own_and_outlive_the_end_of_new_requests() {
     on_one_thread(async {
-        let b = listen_with(&authority().issue("b").unwrap(), Rc::new(SocketEcho));
+        let b =
+            listen_with(&authority().issue("b").unwrap(), PeerLink::Network, Rc::new(SocketEcho));
         let a = pool(&authority().issue("a").unwrap());
         let mut one = socket(&a, &b.node).await;
         echoed(&mut one, b"one").await;
@@ -366,7 +422,8 @@ async fn websockets_go_over_connections_of_their_own_and_outlive_the_end_of_new_
 #[tokio::test]
 async fn a_websocket_ends_with_its_node_and_is_not_sent_to_one_that_does_not_know_it() {
     on_one_thread(async {
-        let b = listen_with(&authority().issue("b").unwrap(), Rc::new(SocketEcho));
+        let b =
+            listen_with(&authority().issue("b").unwrap(), PeerLink::Network, Rc::new(SocketEcho));
         let a = pool(&authority().issue("a").unwrap());
         let mut one = socket(&a, &b.node).await;
         echoed(&mut one, b"one").await;

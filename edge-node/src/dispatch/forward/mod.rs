@@ -15,8 +15,8 @@ use std::time::Duration;
 use atoll_isolate::Outcome;
 use atoll_router::regions::{RegionPolicy, Step};
 use atoll_router::{
-    Handshaken, NotSent, PeerBody, PeerError, PeerNode, PeerPool, PeerResponseBody, PeerSocket,
-    Upgrade, no_peer_body,
+    Handshaken, NotSent, PeerBody, PeerError, PeerLink, PeerNode, PeerPool, PeerResponseBody,
+    PeerSocket, Upgrade, no_peer_body,
 };
 use futures_util::future::Either;
 use http::header::CONTENT_LENGTH;
@@ -65,7 +65,7 @@ impl Forwarding {
         metrics: Arc<Metrics>,
         wall_ms_max: u64,
     ) -> Self {
-        let pool = PeerPool::new(peering.tls.clone());
+        let pool = PeerPool::new(peering.tls.clone(), PeerLink::Network);
         Self { peering, pool, metrics, answer_max: answer_max(wall_ms_max) }
     }
 
