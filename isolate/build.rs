@@ -61,6 +61,7 @@ fn write_late_scripts(out: &Path) {
 }
 
 fn main() {
+    tell_of_v8();
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     write_late_scripts(&out);
     let snapshot = create_snapshot(
@@ -101,5 +102,26 @@ fn main() {
         "js",
     ] {
         println!("cargo:rerun-if-changed={path}");
+    }
+}
+
+/// The library whose inner layout `src/boundary/footprint.rs` knows, and the checksum that it has.
+const V8_LIBRARY: &str = "librusty_v8_ptrcomp_simdutf_release_x86_64-unknown-linux-gnu.a.gz";
+const V8_CHECKSUM: &str = "80825a67f62f42f34d164308c0e67de8c042389f4aa91acc91aed205502afe31";
+
+/// Says by `cfg(v8_layout_known)` whether that is what is linked. Another build of the same version is laid out otherwise.
+fn tell_of_v8() {
+    println!("cargo::rustc-check-cfg=cfg(v8_layout_known)");
+    println!("cargo::rerun-if-env-changed=RUSTY_V8_ARCHIVE");
+    let vendor = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vendor/v8");
+    let (library, checksums) = (vendor.join(V8_LIBRARY), vendor.join("SHA256SUMS"));
+    for file in [&library, &checksums] {
+        println!("cargo::rerun-if-changed={}", file.display());
+    }
+    let checksums = std::fs::read_to_string(checksums).unwrap_or_default();
+    let linked = std::env::var_os("RUSTY_V8_ARCHIVE").and_then(|path| std::fs::read(path).ok());
+    let is_linked = linked.is_some() && linked == std::fs::read(library).ok();
+    if is_linked && checksums.lines().any(|line| line.starts_with(V8_CHECKSUM)) {
+        println!("cargo::rustc-cfg=v8_layout_known");
     }
 }

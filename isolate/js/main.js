@@ -137,6 +137,22 @@ const call = (function (name, argument, invocation) {
 // The methods that Rust names by their place.
 const METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
 
+// Whether the worker has answered with nothing but responses so far: no promises of them.
+let answersAtOnce = true;
+
+// The state of a response; null for what is none. V8 compiles reading it in place, which throws where there is none, and
+// calls a builtin for the question whether it is there.
+const stateAtOnce = (function (result) {
+  if (answersAtOnce) {
+    try {
+      return stateOf(result);
+    } catch {
+      answersAtOnce = false;
+    }
+  }
+  return isResponse(result) ? stateOf(result) : null;
+});
+
 // Called by Rust for one HTTP request. `method` is a place in METHODS or a name. Returns the response's text if it is
 // there and plain, which spares an op; every other answer is given by one.
 const dispatchFetch = (function (id, method, url, hasBody) {
@@ -144,8 +160,8 @@ const dispatchFetch = (function (id, method, url, hasBody) {
   setAsyncContext(invocation);
   try {
     const result = call("fetch", fromState(invocation), invocation);
-    if (isResponse(result)) {
-      const state = stateOf(result);
+    const state = stateAtOnce(result);
+    if (state !== null) {
       if (!isPlainText(state)) return respond(invocation, state);
       state.used = true;
       return state.text;
@@ -307,7 +323,7 @@ function warmUp() {
   new ExecutionContext(OURS, state);
   for (let i = 0; i < answers.length; i++) {
     if (!isResponse(answers[i])) continue;
-    const answer = stateOf(answers[i]);
+    const answer = stateAtOnce(answers[i]);
     isPlainText(answer);
     takeBody(bodyOf(answer));
     sentList(answer);

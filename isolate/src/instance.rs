@@ -10,7 +10,9 @@ use std::time::Duration;
 use deno_core::{JsRuntime, PollEventLoopOptions};
 
 use crate::ahead::{Ahead, Compiler};
-use crate::boundary::{Call, CallError, Cell, CrashLabel, CrashSlot, Entries, HeapGuard};
+use crate::boundary::{
+    Call, CallError, Cell, CrashLabel, CrashSlot, Entries, Footprint, HeapGuard,
+};
 use crate::code_cache::CodeCache;
 use crate::exception::exception_of;
 use crate::host::Host;
@@ -174,6 +176,7 @@ pub(crate) enum State {
 pub(crate) struct Inner {
     state: StdCell<State>,
     longest_slice: StdCell<Duration>,
+    footprint: Footprint,
     heap: Arc<HeapGuard>,
     account: Arc<MemoryAccount>,
     watched: Rc<WatchedThread>,
@@ -236,6 +239,7 @@ impl Instance {
         let inner = Rc::new(Inner {
             state: StdCell::new(State::Live),
             longest_slice: StdCell::default(),
+            footprint: Footprint::default(),
             heap,
             account,
             watched: thread.watched.clone(),
@@ -248,6 +252,9 @@ impl Instance {
             driver: RefCell::new(None),
             inspector,
         });
+        inner.footprint.add(&*inner);
+        inner.footprint.add(&*inner.invocations);
+        inner.footprint.add(&*inner.heap);
         let (spares, instance) = (thread.spares.clone(), Rc::downgrade(&inner));
         let tell = move || spares.note_late_code(instance.clone());
         inner.cell.borrow().late_scripts().on_new_code(Box::new(tell));
@@ -262,6 +269,11 @@ impl Instance {
         }
         spawn(drive(Rc::downgrade(&inner)));
         Ok(Self { inner })
+    }
+
+    /// Has the processor fetch what a call touches, for one that is about to come.
+    pub fn prefetch(&self) {
+        self.inner.footprint.prefetch();
     }
 
     /// The names of the handlers that the script exports.
@@ -388,13 +400,23 @@ impl Inner {
         }
     }
 
+    fn call(
+        &self,
+        entries: &Entries,
+        runtime: &mut JsRuntime,
+        key: InvocationKey,
+        event: &Call<'_>,
+    ) -> Result<(), CallError> {
+        entries.dispatch(runtime, &self.invocations, &self.footprint, key, event)
+    }
+
     /// Calls a `rule` handler. One that uses up its CPU time is ended, and nobody else with it: it decides in one
     /// go, and whatever it was about to change is its own script's affair.
     fn dispatch_rule(&self, key: InvocationKey, entries: &Entries, event: &Call<'_>) {
         let mut cell = self.cell.borrow_mut();
         let executing = self.crash_slot.executing(&self.label);
         let (called, spent) = self.watched.run(&self.heap, self.limits.rule_cpu, || {
-            cell.with(|runtime| entries.dispatch(runtime, &self.invocations, key, event))
+            cell.with(|runtime| self.call(entries, runtime, key, event))
         });
         drop(executing);
         drop(cell);
@@ -430,9 +452,8 @@ impl Inner {
         if matches!(event, Call::Rule { .. }) {
             return self.dispatch_rule(key, entries, event);
         }
-        let (called, cpu) = self.slice(self.limits.cpu, |runtime| {
-            entries.dispatch(runtime, &self.invocations, key, event)
-        });
+        let (called, cpu) =
+            self.slice(self.limits.cpu, |runtime| self.call(entries, runtime, key, event));
         self.invocations.charge(key, cpu);
         match called {
             // Timers, ops and V8's tasks wake the driver by themselves. Most handlers leave nothing else behind, and

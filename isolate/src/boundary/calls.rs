@@ -8,6 +8,7 @@ use deno_core::error::JsError;
 use deno_core::{CustomModuleEvaluationKind, FastString, JsRuntime, ModuleSourceCode, scope, v8};
 use deno_error::JsErrorBox;
 
+use super::footprint::Footprint;
 use super::rejections::{self, Rejections};
 use crate::inspector::Inspector;
 use crate::invocation::{Answer, InvocationKey, Invocations};
@@ -254,6 +255,7 @@ impl Entries {
         &self,
         runtime: &mut JsRuntime,
         invocations: &Invocations,
+        footprint: &Footprint,
         key: InvocationKey,
         event: &Call<'_>,
     ) -> Result<(), CallError> {
@@ -293,6 +295,9 @@ impl Entries {
             }
         };
         called?;
+        if footprint.is_due() {
+            footprint.find(scope, &self.context, &self.fetch);
+        }
         scope.perform_microtask_checkpoint();
         self.report_rejections_in(scope);
         if scope.is_execution_terminating() { Err(CallError::Terminated) } else { Ok(()) }
