@@ -22,8 +22,8 @@ impl Attacked {
         let slow = "export default { async fetch() { await scheduler.wait(60000); } };";
         node.deploy("slow", &Script::module(slow)).await;
         let big = "const chunk = new Uint8Array(65536);\n\
-                   export default { fetch() {\n\
-                     let left = 16;\n\
+                   export default { fetch(request) {\n\
+                     let left = new URL(request.url).pathname === '/' ? 16 : 256;\n\
                      const pull = (c) => { c.enqueue(chunk.slice()); if (--left === 0) c.close(); };\n\
                      return new Response(new ReadableStream({ pull }, { highWaterMark: 0 }));\n\
                    } };";
@@ -220,6 +220,8 @@ async fn responses_that_nobody_takes_are_not_held() {
     let attacked = Attacked::start().await;
     let mut big = GET;
     big[2].1 = "big.demo.localhost";
+    // To hold what they ask for would take 1 GiB.
+    big[3].1 = "/more";
     for (name, settings) in [
         ("no window", [(4_u16, 0_u32)]),
         ("a window of one byte", [(4, 1)]),
