@@ -7,7 +7,7 @@ use atoll_tests::{Node, Process, Protocol};
 use tokio::task::JoinSet;
 
 /// What all processes of a node may hold more than before: a debug build's allocator gives little back.
-const MEMORY_BYTES_MAX: u64 = 96 << 20;
+const MEMORY_BYTES_MAX: u64 = 128 << 20;
 
 /// Clients that ask over and over until they are told to stop.
 pub(crate) struct Neighbours {
