@@ -176,7 +176,7 @@ pub(crate) enum State {
 pub(crate) struct Inner {
     state: StdCell<State>,
     longest_slice: StdCell<Duration>,
-    footprint: Footprint,
+    footprint: Rc<Footprint>,
     heap: Arc<HeapGuard>,
     account: Arc<MemoryAccount>,
     watched: Rc<WatchedThread>,
@@ -239,7 +239,7 @@ impl Instance {
         let inner = Rc::new(Inner {
             state: StdCell::new(State::Live),
             longest_slice: StdCell::default(),
-            footprint: Footprint::default(),
+            footprint: Rc::default(),
             heap,
             account,
             watched: thread.watched.clone(),
@@ -255,10 +255,12 @@ impl Instance {
         inner.footprint.add(&*inner);
         inner.footprint.add(&*inner.invocations);
         inner.footprint.add(&*inner.heap);
+        inner.footprint.add(&*inner.account);
         let (spares, instance) = (thread.spares.clone(), Rc::downgrade(&inner));
         let tell = move || spares.note_late_code(instance.clone());
         inner.cell.borrow().late_scripts().on_new_code(Box::new(tell));
         let handlers = start(&inner, &entries, &script, loader, &bindings).await?;
+        entries.add_to(&inner.footprint);
         inner.started.get_or_init(|| Started { handlers, entries });
         inner.cell.borrow_mut().measure();
         if let Some(refusal) = inner.account.refusal() {
@@ -271,9 +273,9 @@ impl Instance {
         Ok(Self { inner })
     }
 
-    /// Has the processor fetch what a call touches, for one that is about to come.
-    pub fn prefetch(&self) {
-        self.inner.footprint.prefetch();
+    /// What its calls touch.
+    pub fn footprint(&self) -> &Rc<Footprint> {
+        &self.inner.footprint
     }
 
     /// The names of the handlers that the script exports.

@@ -35,7 +35,7 @@ mod start;
 mod watchdog;
 
 pub use body::{ResponseBody, StreamBody};
-pub use boundary::{CRASH_LABEL_BYTES_MAX, SealedMemory, report_crashes};
+pub use boundary::{CRASH_LABEL_BYTES_MAX, Footprint, Places, SealedMemory, report_crashes};
 pub use call::{Failure, FetchEvent, Fetched, Fetching};
 pub use code_cache::CodeCache;
 pub use deno_core::unsync::JoinHandle;

@@ -1,6 +1,7 @@
 //! The rules of one host: those that it was given, by their texts, and what they come to.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ptr;
 
 use crate::pattern::{PathPattern, Scheme};
 use crate::prefix::PrefixMap;
@@ -89,6 +90,11 @@ impl<T: Clone> HostRules<T> {
         let rules = self.exact.values().chain(self.prefixes.values());
         let all = rules.flat_map(|rules| [&rules.any, &rules.http, &rules.https]);
         all.flatten().flatten().chain(&self.given.entry)
+    }
+
+    /// Where a lookup begins.
+    pub(crate) fn places(&self) -> [*const u8; 2] {
+        [ptr::from_ref(&self.given.entry).cast(), ptr::from_ref(&self.prefixes).cast()]
     }
 
     /// The number of rules and host entries.

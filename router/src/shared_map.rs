@@ -4,6 +4,7 @@
 use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
+use std::ptr;
 use std::sync::Arc;
 
 use rustc_hash::FxBuildHasher;
@@ -26,6 +27,17 @@ impl<K: Hash + Eq + Clone, V: Clone> SharedMap<K, V> {
         K: Borrow<Q>,
     {
         self.parts.get(part(key))?.get(key)
+    }
+
+    /// Where looking a key up looks.
+    pub(crate) fn places<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<[*const u8; 3]>
+    where
+        K: Borrow<Q>,
+    {
+        let part = self.parts.get(part(key))?;
+        let (known, _) = part.get_key_value(key)?;
+        let text: &Q = known.borrow();
+        Some([Arc::as_ptr(part).cast(), ptr::from_ref(known).cast(), ptr::from_ref(text).cast()])
     }
 
     /// Whether the key has a value.

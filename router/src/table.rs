@@ -95,6 +95,16 @@ impl<T: Clone> RouteTable<T> {
         rules.into_iter().flat_map(|rules| rules.targets())
     }
 
+    /// Where in memory a lookup for exactly this host looks, for who wants it there before: hints, never to be read.
+    pub fn places(&self, host: &str) -> impl Iterator<Item = *const u8> {
+        let mut buffer = [0; HOST_BYTES_MAX];
+        let host = fold(host, &mut buffer).and_then(|folded| std::str::from_utf8(folded).ok());
+        let entry = host.and_then(|host| self.hosts.places(host));
+        let rules =
+            host.and_then(|host| self.hosts.get(host)).map(|rules| HostRules::places(rules));
+        entry.into_iter().flatten().chain(rules.into_iter().flatten())
+    }
+
     /// The number of rules and host entries that it has.
     pub fn len(&self) -> usize {
         self.count

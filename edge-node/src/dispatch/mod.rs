@@ -2,6 +2,7 @@
 //! long; back threads run everything else. Serving reads snapshots and never waits on the control plane.
 
 mod admission;
+mod ahead;
 mod back;
 mod body;
 mod call;

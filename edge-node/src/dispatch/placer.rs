@@ -80,7 +80,7 @@ impl Placer {
     /// This thread's instance, if it has one that may go on here.
     pub(super) fn live(&self, version: &VersionId) -> Option<Instance> {
         let instance = self.pool.live(version)?;
-        instance.prefetch();
+        instance.footprint().prefetch();
         if self.role == Role::Front
             && instance.longest_slice() > SLICE_MAX
             && !self.placement.backs().is_empty()

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use atoll_isolate::{Fetched, ResponseBody};
+use atoll_isolate::{Fetched, Instance, Places, ResponseBody};
 use atoll_router::rules::{PathEffect, Picked};
 use atoll_router::{
     Connection, DrainSignal, Place, Refusal, RequestBody, Scheme, Service, Upgrade,
@@ -15,6 +15,7 @@ use http::header::{ACCEPT, CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 
 use super::admission::Arrival;
+use super::ahead::Ahead;
 use super::body::{AnswerBody, SendBody, SizedBody};
 use super::call::{Answered, Call};
 use super::cf::Client;
@@ -65,6 +66,8 @@ pub(super) struct Dispatcher {
     pub(super) forwarding: Option<Forwarding>,
     /// What calls are sent home by, where the node has several serving processes.
     pub(super) home_calls: Option<HomeCalls>,
+    /// What requests touch, by their hosts.
+    pub(super) ahead: Ahead,
     /// When the thread's listeners stop, if it has any.
     pub(super) drain: Option<DrainSignal>,
     /// Scripts that decide about requests now.
@@ -214,6 +217,7 @@ impl Dispatcher {
         let Some(host) = authority(&request).filter(|host| !host.is_empty()) else {
             return now(refused(Problem::BadHost, &request, id)).into();
         };
+        self.ahead.fetch(host);
         let mut goal = match self.goal(&request, connection, host) {
             Ok(goal) => goal,
             Err(problem) => return now(refused(problem, &request, id)).into(),
@@ -409,12 +413,27 @@ impl Dispatcher {
             };
             return Either::Right(Box::pin(async move { shown(answering.await, accept, &id) }));
         };
+        if instance.footprint().is_due() {
+            self.note_way(&call, &instance);
+        }
         match call.here().start(&instance, &self.placer.host) {
             Either::Left(fetched) => now(shown(here(fetched.into_inner()), accept, &id)),
             Either::Right(fetching) => {
                 Either::Right(Box::pin(async move { shown(here(fetching.await), accept, &id) }))
             }
         }
+    }
+
+    /// Notes what a call that is about to begin has touched.
+    fn note_way(&self, call: &Call, instance: &Instance) {
+        let Some(host) = authority(&call.request) else { return };
+        let (worker, version) = (call.subject.worker(), call.subject.version());
+        let mut places = Places::default();
+        self.targets.add_places(host, worker, &mut places);
+        self.placer.pool.add_places(version, &mut places);
+        self.placer.host.hub.metrics().add_places(worker, &mut places);
+        instance.footprint().set_way(places);
+        self.ahead.note(host, instance.footprint());
     }
 }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
+use atoll_isolate::Places;
 use atoll_router::regions::{RegionPolicy, RegionRules};
 use atoll_router::{Match, RouteChanges, RouteTable, Router, Scheme, SharedMap};
 
@@ -82,6 +83,20 @@ impl Target {
     /// Where its calls are let in.
     pub(super) fn gate(&self, admission: &Admission) -> &Arc<WorkerGate> {
         self.gate.get_or_init(|| admission.gate(&self.worker))
+    }
+
+    /// Adds what letting a call in touches.
+    fn add_places(&self, places: &mut Places) {
+        places.value(self);
+        places.value(self.shares.as_slice());
+        places.value(self.worker.account.as_str());
+        places.value(self.worker.worker.as_str());
+        for (version, _) in &self.shares {
+            places.value(version.as_str());
+        }
+        if let Some(gate) = self.gate.get() {
+            places.value(&**gate);
+        }
     }
 
     /// Picks the version whose share holds `draw`, a number from 0 to 100.
@@ -257,6 +272,15 @@ impl Targets {
         let mut targets = table.of_host(host);
         let first = targets.next()?;
         targets.all(|target| Arc::ptr_eq(target, first)).then(|| first.clone())
+    }
+
+    /// Adds what finding a worker by its host touches.
+    pub(super) fn add_places(&self, host: &str, worker: &WorkerRef, places: &mut Places) {
+        let table = self.router.load();
+        table.places(host).for_each(|place| places.address(place));
+        if let Some(target) = table.of_host(host).find(|target| target.worker == *worker) {
+            target.add_places(places);
+        }
     }
 
     /// A worker by name.

@@ -22,6 +22,7 @@ use tokio::task::LocalSet;
 use tokio::time::MissedTickBehavior;
 
 use super::admission::{Admission, Arrival};
+use super::ahead::Ahead;
 use super::back::{Handed, serve_handed};
 use super::call::CronCall;
 use super::cf::NodeFacts;
@@ -461,6 +462,7 @@ fn dispatcher(seat: &Seat, drain: Option<DrainSignal>) -> std::io::Result<Rc<Dis
         development,
         forwarding,
         home_calls,
+        ahead: Ahead::default(),
         drain,
         deciding: Cell::default(),
         script_failures,

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use atoll_isolate::Places;
 use prometheus_client::encoding::{MetricEncoder, NoLabelSet};
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,11 @@ impl Histogram {
         let at = self.bounds_us.partition_point(|bound| *bound < value_us);
         self.buckets[at].fetch_add(1, Ordering::Relaxed);
         self.sum_us.fetch_add(value_us, Ordering::Relaxed);
+    }
+
+    /// Adds where short durations are counted.
+    pub(super) fn add_places(&self, places: &mut Places) {
+        places.value(&self.buckets[0]);
     }
 
     /// Takes out what was counted.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use atoll_isolate::Outcome;
+use atoll_isolate::{Outcome, Places};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
@@ -206,6 +206,18 @@ impl Metrics {
         let index = OUTCOMES.iter().position(|known| *known == outcome);
         if let Some(counter) = index.and_then(|index| worker.outcomes.get(index)) {
             counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds what counting a worker's invocation touches.
+    pub(crate) fn add_places(&self, worker: &WorkerRef, places: &mut Places) {
+        let known = self.workers.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some((worker, metrics)) = known.get_key_value(worker) {
+            places.value(worker);
+            places.value(metrics);
+            places.value(&**metrics);
+            metrics.duration.add_places(places);
+            metrics.cpu.add_places(places);
         }
     }
 

@@ -259,6 +259,7 @@ impl Entries {
         key: InvocationKey,
         event: &Call<'_>,
     ) -> Result<(), CallError> {
+        footprint.begin_call();
         let isolate = runtime.v8_isolate();
         v8::scope!(scope, isolate);
         let context = v8::Local::new(scope, &self.context);
@@ -295,12 +296,15 @@ impl Entries {
             }
         };
         called?;
-        if footprint.is_due() {
-            footprint.find(scope, &self.context, &self.fetch);
-        }
+        footprint.end_call(scope, &self.context, &self.fetch);
         scope.perform_microtask_checkpoint();
         self.report_rejections_in(scope);
         if scope.is_execution_terminating() { Err(CallError::Terminated) } else { Ok(()) }
+    }
+
+    /// Adds what every call looks at.
+    pub(crate) fn add_to(&self, footprint: &Footprint) {
+        footprint.add(&*self.rejections);
     }
 
     /// Forgets whose code ran last: an execution that was ended leaves that behind.

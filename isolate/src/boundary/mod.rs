@@ -21,6 +21,6 @@ pub(crate) use cell::{Cell, CellOptions};
 pub(crate) use clock::ThreadClock;
 pub use crash::{CRASH_LABEL_BYTES_MAX, report_crashes};
 pub(crate) use crash::{CrashLabel, CrashSlot};
-pub(crate) use footprint::Footprint;
+pub use footprint::{Footprint, Places};
 pub(crate) use heap::HeapGuard;
 pub use sealed::SealedMemory;
