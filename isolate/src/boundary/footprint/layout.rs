@@ -113,7 +113,8 @@ impl Known {
             let entry = self.word(DISPATCH_TABLE) + (handle as usize >> 8) * 16;
             // SAFETY: the isolate uses one entry of the segment, and a segment is there as a whole.
             let [_, description] = unsafe { (entry as *const [usize; 2]).read() };
-            let description = description >> 16;
+            // The lowest bit of the address is the collector's mark.
+            let description = description >> 16 & !1;
             if description.wrapping_sub(cage) > u32::MAX as usize
                 || description - cage < SHARED_HEAP_BYTES
             {
