@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use atoll_isolate::{
     Binding as EnvBinding, BindingValue, Instance, InstanceOptions, IsolateThread, Limits, Outcome,
-    Places, Script, SocketClose, StartError,
+    Script, SocketClose, StartError,
 };
 use futures_util::future::{FutureExt, LocalBoxFuture, Shared};
 
@@ -168,15 +168,6 @@ impl Pool {
                 Some(live.instance.clone())
             }
             _ => None,
-        }
-    }
-
-    /// Adds what finding an instance touches.
-    pub(super) fn add_places(&self, version: &VersionId, places: &mut Places) {
-        if let Some((version, slot)) = self.slots.borrow().get_key_value(version) {
-            places.value(version);
-            places.value(version.as_str());
-            places.value(slot);
         }
     }
 

@@ -427,10 +427,9 @@ impl Dispatcher {
     /// Notes what a call that is about to begin has touched.
     fn note_way(&self, call: &Call, instance: &Instance) {
         let Some(host) = authority(&call.request) else { return };
-        let (worker, version) = (call.subject.worker(), call.subject.version());
+        let worker = call.subject.worker();
         let mut places = Places::default();
         self.targets.add_places(host, worker, &mut places);
-        self.placer.pool.add_places(version, &mut places);
         self.placer.host.hub.metrics().add_places(worker, &mut places);
         instance.footprint().set_way(places);
         self.ahead.note(host, instance.footprint());
