@@ -1,7 +1,7 @@
 //! What a call touches of an instance, fetched into the processor's caches before the call begins. Of an instance that
 //! rested while others ran nothing is in them, and a call would wait for its lines one after the other; asked for at once
-//! they come side by side (`docs/decisions/013-what-an-isolate-costs.md`). Of V8 it is
-//! known for the build in `vendor/v8` (`layout`); with another one only what is Rust's is fetched.
+//! they come side by side (`docs/decisions/013-what-an-isolate-costs.md`). Of V8 it is known for
+//! the build in `vendor/v8` (`layout`); with another one only what is Rust's is fetched.
 
 mod layout;
 
