@@ -162,9 +162,13 @@ async fn serve() -> Result<(), Fatal> {
         compiler.compile_ahead(Arc::new(script(version)));
     }));
     let within = tokio::select! {
-        ended = &mut supervised => return orphaned(ended),
-        failed = watch_threads(&serving, &metrics, &recorder, &link) => return Err(failed),
-        within = drained => within?,
+        ended = &mut supervised => orphaned(ended?),
+        watched = watch_threads(&serving, &metrics, &recorder, &link) => match watched {
+            Ok(()) => return Err("a data-plane thread has failed".into()),
+            Err(error) => orphaned(error),
+        },
+        // Without the word, whoever could bring it is gone, and the listening ends as well.
+        Ok(within) = drained => within,
     };
     let finish = async {
         serving.drain(within).await;
@@ -176,8 +180,8 @@ async fn serve() -> Result<(), Fatal> {
         link.send(&FromServing::Drained, Vec::new()).await
     };
     tokio::select! {
-        ended = &mut supervised => return orphaned(ended),
-        finished = finish => finished?,
+        ended = &mut supervised => orphaned(ended?),
+        finished = finish => finished.unwrap_or_else(|error: LinkError| orphaned(error)),
     }
     // The supervisor has read everything when it closes the link.
     let _ = supervised.await;
@@ -203,11 +207,10 @@ fn forbid_core_dumps() {
 
 /// Without a supervisor there is no state, no log of crashes and nobody to answer for: what is under way
 /// is cut.
-fn orphaned(ended: Result<LinkError, tokio::task::JoinError>) -> Result<(), Fatal> {
-    match ended {
-        Ok(LinkError::Closed) => tracing::warn!("the supervisor is gone: this process ends"),
-        Ok(error) => tracing::error!(%error, "the supervisor is not understood: this process ends"),
-        Err(error) => tracing::error!(%error, "listening to the supervisor failed"),
+fn orphaned(error: LinkError) -> ! {
+    match error {
+        LinkError::Closed => tracing::warn!("the supervisor is gone: this process ends"),
+        error => tracing::error!(%error, "the supervisor is not understood: this process ends"),
     }
     std::process::exit(1)
 }
@@ -243,28 +246,25 @@ async fn tell_use(mut in_use: watch::Receiver<u64>, link: LinkSender<FromServing
 }
 
 /// Sends counts until a thread ends that should not.
+///
+/// # Errors
+/// When the link ends before that.
 async fn watch_threads(
     serving: &Serving,
     metrics: &Metrics,
     recorder: &Recorder,
     link: &LinkSender<FromServing>,
-) -> Fatal {
+) -> Result<(), LinkError> {
     let mut ticks = tokio::time::interval(METRICS_INTERVAL);
     loop {
         ticks.tick().await;
         if serving.has_failed() {
-            return "a data-plane thread has failed".into();
+            return Ok(());
         }
-        if let Err(error) = link.send(&FromServing::Metrics(metrics.drain()), Vec::new()).await {
-            return error.into();
-        }
+        link.send(&FromServing::Metrics(metrics.drain()), Vec::new()).await?;
         let seen = recorder.flush(Flush::Tick);
-        if seen.is_empty() {
-            continue;
-        }
-        let word = FromServing::Experiments(Box::new(seen));
-        if let Err(error) = link.send(&word, Vec::new()).await {
-            return error.into();
+        if !seen.is_empty() {
+            link.send(&FromServing::Experiments(Box::new(seen)), Vec::new()).await?;
         }
     }
 }
