@@ -16,12 +16,14 @@ struct Case {
     name: &'static str,
     request: Vec<u8>,
     said: Vec<&'static str>,
+    /// What may be said instead.
+    or: Option<&'static str>,
 }
 
 /// It is refused, and nothing behind it is read as a request.
 fn refused(name: &'static str, request: &str, status: &'static str) -> Case {
     let request = request.replace("{H}", "host: door.demo.localhost\r\n").into_bytes();
-    Case { name, request, said: vec![status] }
+    Case { name, request, said: vec![status], or: None }
 }
 
 /// It is one request, and what is behind it another.
@@ -34,16 +36,18 @@ fn last(name: &'static str, request: &str, said: &'static str) -> Case {
     refused(name, request, said)
 }
 
-/// Sends a case; how many answers came from the worker, or what was wrong.
-async fn run(node: &Node, listener: Listener, case: &Case) -> Result<usize, String> {
+/// Sends a case; how many answers came from the worker, and how many it may have given besides. Else what was wrong.
+async fn run(node: &Node, listener: Listener, case: &Case) -> Result<(usize, usize), String> {
     let bytes = [&case.request, CANARY.as_bytes()].concat();
     let (answers, end) = exchange(connect(node, listener).await, &bytes).await;
     let said: Vec<String> = answers.iter().map(Answer::said).collect();
-    if said != case.said || end != End::Closed {
+    let is_cut = case.or.is_some_and(|or| said == [or]);
+    if !(said == case.said || is_cut) || end != End::Closed {
         let Case { name, said: expected, .. } = case;
         return Err(format!("{name} over {listener:?}: {said:?}, {end:?} instead of {expected:?}"));
     }
-    Ok(answers.iter().filter(|answer| answer.status == 200).count())
+    let answered = answers.iter().filter(|answer| answer.status == 200).count();
+    Ok((answered, usize::from(is_cut)))
 }
 
 fn body_lengths() -> Vec<Case> {
@@ -171,8 +175,9 @@ fn chunks() -> Vec<Case> {
         ("trailers without end", &long_trailers),
         ("trailers that are none", "0\r\nno header\r\n\r\n"),
     ] {
-        // The worker has the request already: it learns that its body is broken.
-        cases.push(last(name, &post(body), "POST / broken"));
+        // The worker has the request already: it learns that its body is broken. Where another process has it, the
+        // call may end before the worker has said so.
+        cases.push(Case { or: Some("400"), ..last(name, &post(body), "POST / broken") });
     }
     cases
 }
@@ -307,11 +312,11 @@ fn targets() -> Vec<Case> {
 async fn no_request_is_read_in_two_ways() {
     let node = Node::start(NodeOptions::default()).await;
     deploy_door(&node).await;
-    let (mut answered, mut wrong) = (0, vec![]);
+    let (mut answered, mut cut, mut wrong) = (0, 0, vec![]);
     for case in [body_lengths(), codings(), chunks(), heads(), targets()].iter().flatten() {
         for listener in [Listener::Plain, Listener::Tls] {
             match run(&node, listener, case).await {
-                Ok(count) => answered += count,
+                Ok(counts) => (answered, cut) = (answered + counts.0, cut + counts.1),
                 Err(what) => wrong.push(what),
             }
         }
@@ -324,7 +329,8 @@ async fn no_request_is_read_in_two_ways() {
         (counted >= answered).then_some(counted)
     })
     .await;
-    assert_eq!(counted, answered, "invocations, and answers that came back");
+    let right = answered..=answered + cut;
+    assert!(right.contains(&counted), "{counted} invocations, {right:?} by what came back");
 }
 
 #[tokio::test]
