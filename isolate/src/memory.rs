@@ -13,7 +13,7 @@ pub(crate) const OVERHEAD_BYTES: usize = 640 << 10;
 /// What an isolate holds once a small script has started in it, in bytes.
 const STARTED_BYTES: usize = 2 << 20;
 
-/// The old generation that every isolate starts with, in bytes. More is granted step by step.
+/// The heap that every isolate is granted from the start, in bytes. More is granted step by step.
 pub(crate) const HEAP_START_BYTES: usize = 16 << 20;
 
 /// The least that a heap grows by in one step, in bytes. From then on each step is half of what it has.
@@ -307,9 +307,21 @@ impl MemoryAccount {
         let fits = recharge(&budgets.heap, heap_before, heap)
             & recharge(&budgets.all, heap_before + wasm_before, heap + wasm);
         if self.limited() > self.max.load(Ordering::Relaxed) {
-            return Err(self.refuse(Refusal::OwnLimit));
+            return Err(Refusal::OwnLimit);
         }
-        if fits { Ok(()) } else { Err(self.refuse(Refusal::Budget)) }
+        if fits { Ok(()) } else { Err(Refusal::Budget) }
+    }
+
+    /// Charges what was measured, as [`Self::charge`] does, unless it is too much: then it stays to be charged when what
+    /// of it is garbage is gone. Says whether it is charged.
+    pub(crate) fn try_charge(&self, heap: usize, external: usize) -> bool {
+        let before = self.held();
+        let charged = self.charge(heap, external).is_ok();
+        if !charged {
+            // Less than now always fits.
+            let _ = self.charge(before.heap, before.wasm + self.buffers.load(Ordering::Relaxed));
+        }
+        charged
     }
 
     /// Charges the part of the heap that compiled code holds, as measured.
@@ -325,8 +337,8 @@ impl MemoryAccount {
         }
     }
 
-    /// The size that an old generation which has reached its limit of `current` bytes may grow to. Charge
-    /// what is measured first.
+    /// The size that a heap which has reached its limit of `current` bytes may grow to. Charge what is measured
+    /// first.
     ///
     /// # Errors
     /// When it may not grow at all.
@@ -339,10 +351,10 @@ impl MemoryAccount {
         let step = HEAP_STEP_BYTES.max(current / 2);
         let next = current.saturating_add(step).min(max);
         if next <= current {
-            return Err(self.refuse(Refusal::OwnLimit));
+            return Err(Refusal::OwnLimit);
         }
         if !self.memory.has_room(next - current) {
-            return Err(self.refuse(Refusal::Budget));
+            return Err(Refusal::Budget);
         }
         Ok(next)
     }
@@ -429,6 +441,20 @@ mod tests {
     }
 
     #[test]
+    fn what_may_be_garbage_is_not_charged_beyond_a_limit() {
+        let memory = Memory::new(100 * MIB, 200 * MIB);
+        let (first, second) = (MemoryAccount::open(&memory), MemoryAccount::open(&memory));
+        assert!(first.try_charge(60 * MIB, 0) && second.try_charge(30 * MIB, 20 * MIB));
+        assert!(!second.try_charge(50 * MIB, 30 * MIB));
+        assert_eq!((second.held().heap, second.held().wasm), (30 * MIB, 20 * MIB));
+        assert_eq!(memory.heap_used(), 90 * MIB);
+        assert_eq!(second.charge(50 * MIB, 0), Err(Refusal::Budget));
+        assert_eq!(memory.heap_used(), 110 * MIB);
+        first.limit(64 * MIB);
+        assert!(!first.try_charge(65 * MIB, 0) && first.try_charge(40 * MIB, 0));
+    }
+
+    #[test]
     fn code_is_refused_when_its_range_is_full() {
         let memory = Memory::new(1 << 40, 1 << 40);
         let many = MemoryAccount::open(&memory);
@@ -449,7 +475,11 @@ mod tests {
         let memory = Memory::new(10 * MIB, 10 * MIB);
         let account = MemoryAccount::open(&memory);
         assert_eq!(account.charge(20 * MIB, 0), Err(Refusal::Budget));
+        assert_eq!(account.refusal(), None);
+        account.refuse(Refusal::Budget);
         account.limit(MIB);
+        assert_eq!(account.charge(20 * MIB, 0), Err(Refusal::OwnLimit));
+        account.refuse(Refusal::OwnLimit);
         assert_eq!(account.next_heap_limit(20 * MIB), Err(Refusal::Budget));
         assert_eq!(Outcome::from(Refusal::Budget), Outcome::Overloaded);
     }

@@ -11,6 +11,9 @@ use crate::boundary::{HeapGuard, ThreadClock};
 use crate::memory::Memory;
 use crate::native::{ThreadPages, resident_bytes};
 
+/// CPU time by which one collection of garbage may exceed a budget. Longer ones are left room for.
+const COLLECTION_OVER_MAX: Duration = Duration::from_millis(50);
+
 /// How often running code is looked at.
 const TICK: Duration = Duration::from_millis(1);
 
@@ -70,7 +73,7 @@ impl Running {
     /// Ends the execution if its budget is used up, and has what it holds measured now and then: linear
     /// memories grow without any collection.
     fn look(&mut self, slot: &Slot, memory: &Memory) {
-        if self.used(slot.clock.now()) >= self.budget {
+        if self.used(slot.clock.now()) >= usable(self.budget, self.heap.longest_collection()) {
             // Again with every look: code between V8's frames may turn the end into an error to catch.
             self.fired = true;
             self.heap.handle().terminate_execution();
@@ -101,6 +104,12 @@ impl Running {
             self.heap.collect();
         }
     }
+}
+
+/// What code may use of a budget so that another collection like its longest does not exceed it by much: nothing can
+/// end one before its time.
+fn usable(budget: Duration, longest_collection: Duration) -> Duration {
+    budget.saturating_sub(longest_collection.saturating_sub(COLLECTION_OVER_MAX))
 }
 
 struct Shared {
@@ -221,6 +230,7 @@ impl WatchedThread {
         let started = Instant::now();
         let age_max = if budget < EXACT_BELOW { Duration::ZERO } else { READING_AGE_MAX };
         let started_cpu = self.read_clock(started, age_max);
+        heap.begin();
         *lock(&self.slot.running) = Some(Running {
             heap: heap.clone(),
             looks: 0,
@@ -264,5 +274,20 @@ impl WatchedThread {
 impl Drop for WatchedThread {
     fn drop(&mut self) {
         lock(&self.shared.slots).retain(|slot| !Arc::ptr_eq(slot, &self.slot));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_collections_are_left_room_for() {
+        let ms = Duration::from_millis;
+        for (budget, longest, left) in
+            [(1_000, 0, 1_000), (1_000, 50, 1_000), (1_000, 200, 850), (50, 60, 40), (50, 500, 0)]
+        {
+            assert_eq!(usable(ms(budget), ms(longest)), ms(left), "{longest} of {budget}");
+        }
     }
 }

@@ -75,7 +75,7 @@ fn each_kind_of_memory_is_limited() {
         ),
         (
             "grown memory",
-            "const m = new WebAssembly.Memory({ initial: 1 }); m.grow(2000); for (;;);",
+            "globalThis.kept = new WebAssembly.Memory({ initial: 1 }); kept.grow(2000); for (;;);",
             ExceededMemory,
         ),
         (
@@ -127,6 +127,25 @@ fn what_fits_is_granted() {
         assert_eq!(worker.get("http://a.test/buffer").await, (100 << 20).to_string());
         assert!(worker.instance.memory().buffers >= 100 * MIB);
         assert_eq!(worker.instance.condemned(), None);
+    });
+}
+
+/// Garbage beyond the limit is collected, however little room what is kept leaves, and refuses nobody.
+#[test]
+fn garbage_is_collected_before_it_is_refused() {
+    let source = "const kept = new Array(1000).fill().map((_, i) => new Array(5000).fill(i)); \
+        export default { fetch() { const old = []; \
+        for (let i = 0; i < 20_000; i++) old[i % 300] = new Array(5000).fill(i); \
+        return new Response(String(kept.length)); } }";
+    alone(move |thread| async move {
+        for memory_bytes_max in [36 * MIB, 50 * MIB] {
+            let worker = limited(&thread, source, memory_bytes_max).await;
+            for _ in 0..3 {
+                assert_eq!(worker.get("http://a.test/").await, "1000");
+            }
+            let held = worker.instance.memory();
+            assert!(held.heap >= 19 * MIB && held.heap <= memory_bytes_max, "{held:?}");
+        }
     });
 }
 

@@ -11,6 +11,7 @@ use deno_core::{JsRuntime, ModuleLoader, RuntimeOptions, scope, v8};
 use super::allocator::allocator;
 use super::calls::wasm_module;
 use super::heap::HeapGuard;
+use super::heap::UNASKED_BYTES;
 use super::shared::SharedNumber;
 use crate::extension;
 use crate::memory::{CODE_RANGE_BYTES, HEAP_START_BYTES, MemoryAccount};
@@ -25,6 +26,9 @@ static LATE_SOURCES: &[&str] = include!(concat!(env!("OUT_DIR"), "/late_scripts.
 
 /// The heap size that the young generation is made for, in bytes.
 const YOUNG_FOR_HEAP_BYTES: usize = 128 << 20;
+
+/// The old generation that V8 collects for the first time, at the latest, in bytes.
+const COLLECTED_FIRST_BYTES: usize = 8 << 20;
 
 /// What a new cell is made with.
 pub(crate) struct CellOptions {
@@ -78,7 +82,8 @@ impl Cell {
     pub(crate) fn new(options: CellOptions) -> Self {
         let params = v8::CreateParams::default()
             .heap_limits(0, YOUNG_FOR_HEAP_BYTES)
-            .set_max_old_generation_size_in_bytes(HEAP_START_BYTES)
+            .set_max_old_generation_size_in_bytes(UNASKED_BYTES)
+            .set_initial_old_generation_size_in_bytes(COLLECTED_FIRST_BYTES)
             // The first isolate's wish counts for all.
             .set_code_range_size_in_bytes(CODE_RANGE_BYTES)
             .array_buffer_allocator(allocator(&options.account).make_shared())
@@ -138,7 +143,7 @@ impl Cell {
         self.keep_late_code();
         let _entered = Entered::new(&mut self.runtime);
         self.runtime.v8_isolate().low_memory_notification();
-        self.guard.look(self.runtime.v8_isolate());
+        self.guard.settle(self.runtime.v8_isolate());
     }
 
     /// What the watchdog measures the isolate with while it executes.

@@ -7,6 +7,9 @@ use std::time::Duration;
 pub(crate) struct ThreadClock(libc::clockid_t);
 
 impl ThreadClock {
+    /// The clock of whichever thread reads it.
+    pub(crate) const OWN: Self = Self(libc::CLOCK_THREAD_CPUTIME_ID);
+
     /// The clock of the calling thread.
     pub(crate) fn current() -> std::io::Result<Self> {
         let mut clock = 0;
