@@ -10,8 +10,7 @@ use deno_core::{JsRuntime, ModuleLoader, RuntimeOptions, scope, v8};
 
 use super::allocator::allocator;
 use super::calls::wasm_module;
-use super::heap::HeapGuard;
-use super::heap::UNASKED_BYTES;
+use super::heap::{HeapGuard, UNASKED_BYTES};
 use super::shared::SharedNumber;
 use crate::extension;
 use crate::memory::{CODE_RANGE_BYTES, HEAP_START_BYTES, MemoryAccount};
