@@ -7,12 +7,16 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use crate::boundary::{HeapGuard, ThreadClock};
+use crate::boundary::{HeapGuard, KernelThread, ThreadClock};
 use crate::memory::Memory;
 use crate::native::{ThreadPages, resident_bytes};
 
 /// CPU time by which one collection of garbage may exceed a budget. Longer ones are left room for.
 const COLLECTION_OVER_MAX: Duration = Duration::from_millis(50);
+
+/// CPU time past its budget after which an execution that was ended goes on in code of V8's that does not ask whether
+/// it may: a search or a normalization of strings takes hours for what fits a heap. Only its process can be ended then.
+const ENDLESS_AFTER: Duration = Duration::from_secs(2);
 
 /// How often running code is looked at.
 const TICK: Duration = Duration::from_millis(1);
@@ -56,9 +60,11 @@ struct Running {
     /// The thread's CPU time when the execution started, or [`READING_AGE_MAX`] before that.
     started_cpu: Duration,
     fired: bool,
+    crashed: bool,
 }
 
 struct Slot {
+    thread: KernelThread,
     clock: ThreadClock,
     pages: ThreadPages,
     running: Mutex<Option<Running>>,
@@ -73,10 +79,15 @@ impl Running {
     /// Ends the execution if its budget is used up, and has what it holds measured now and then: linear
     /// memories grow without any collection.
     fn look(&mut self, slot: &Slot, memory: &Memory) {
-        if self.used(slot.clock.now()) >= usable(self.budget, self.heap.longest_collection()) {
+        let used = self.used(slot.clock.now());
+        if used >= usable(self.budget, self.heap.longest_collection()) {
             // Again with every look: code between V8's frames may turn the end into an error to catch.
             self.fired = true;
             self.heap.handle().terminate_execution();
+        }
+        if used >= self.budget.saturating_add(ENDLESS_AFTER) && !self.crashed {
+            self.crashed = true;
+            slot.thread.crash();
         }
         self.looks += 1;
         if self.looks.is_multiple_of(LOOKS_TO_PROBE) {
@@ -176,6 +187,7 @@ impl Watchdog {
     /// Takes a place for the calling thread.
     pub(crate) fn enlist(&self) -> std::io::Result<WatchedThread> {
         let slot = Arc::new(Slot {
+            thread: KernelThread::current(),
             clock: ThreadClock::current()?,
             pages: ThreadPages::current(),
             running: Mutex::new(None),
@@ -239,6 +251,7 @@ impl WatchedThread {
             budget,
             started_cpu,
             fired: false,
+            crashed: false,
         });
         self.shared.running.fetch_add(1, Ordering::SeqCst);
         if self.shared.asleep.swap(false, Ordering::SeqCst)

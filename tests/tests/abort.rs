@@ -9,7 +9,7 @@ use atoll_tests::{Node, NodeOptions, Process, Script, eventually, fixture};
 use serde_json::json;
 
 /// Scripts that have brought a process down: each must end with a page, or as the promise says.
-const SCRIPTS: [(&str, &str); 5] = [
+const SCRIPTS: [(&str, &str); 8] = [
     (
         "json-of-json",
         "let o = { x: 'x' }; for (;;) o = { a: JSON.stringify(o), b: JSON.stringify(o) };",
@@ -17,6 +17,19 @@ const SCRIPTS: [(&str, &str); 5] = [
     ("array-of-a-billion", "return new Response(String(new Array(1e9).fill(1).length));"),
     ("string-of-the-longest", "return new Response('\\u4e2d'.repeat(2 ** 29 - 24).toUpperCase());"),
     ("split-to-pieces", "return new Response(String('a,'.repeat(2 ** 27).split(',').length));"),
+    // What V8 does in hours without asking whether it may.
+    (
+        "search-without-end",
+        "const a = 'a'.repeat(2 ** 21); return new Response(String((a + a).lastIndexOf(a + 'b')));",
+    ),
+    (
+        "replacement-without-end",
+        "const a = 'a'.repeat(2 ** 21); return new Response((a + a + a).replaceAll(a + 'b' + a, ''));",
+    ),
+    (
+        "normalization-without-end",
+        "return new Response(('a' + '\\u0316\\u0301'.repeat(2 ** 21)).normalize('NFD'));",
+    ),
     ("itself", "return env.SELF.fetch(request);"),
 ];
 /// Calls that must succeed one after the other before the service counts as whole.

@@ -122,6 +122,7 @@ impl Ended {
 fn signal_name(signal: i32) -> String {
     use rustix::process::Signal;
     let known = [
+        (Signal::XCPU, "SIGXCPU, out of CPU time"),
         (Signal::ABORT, "SIGABRT"),
         (Signal::SEGV, "SIGSEGV"),
         (Signal::BUS, "SIGBUS"),

@@ -13,9 +13,16 @@ const WORDS: usize = 24;
 /// Isolate threads of one process that have slots. Crashes of further ones name nobody.
 const SLOTS: usize = 256;
 
-/// Signals with which a process dies of its own fault.
-const SIGNALS: [libc::c_int; 6] =
-    [libc::SIGABRT, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGTRAP, libc::SIGFPE];
+/// Signals with which a process dies of its own fault. With the last one it is told that it uses too much CPU time.
+const SIGNALS: [libc::c_int; 7] = [
+    libc::SIGABRT,
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGILL,
+    libc::SIGTRAP,
+    libc::SIGFPE,
+    libc::SIGXCPU,
+];
 
 /// What one isolate thread executes. Written by its thread only; a handler on any thread reads it. All
 /// fields are atomic, so that a handler that reads while the thread goes on may see the wrong label, but
@@ -84,7 +91,7 @@ impl CrashSlot {
         let free = |slot: &&Slot| !slot.claimed.swap(true, Ordering::AcqRel);
         let slot = TABLE.iter().find(free);
         if let Some(slot) = slot {
-            slot.thread.store(thread_id(), Ordering::Relaxed);
+            slot.thread.store(KernelThread::current().0, Ordering::Relaxed);
         }
         Self { slot, not_send: PhantomData }
     }
@@ -105,6 +112,27 @@ impl CrashSlot {
     }
 }
 
+/// A thread as the kernel knows it.
+#[derive(Clone, Copy)]
+pub(crate) struct KernelThread(i32);
+
+impl KernelThread {
+    /// The calling thread.
+    pub(crate) fn current() -> Self {
+        // SAFETY: the call has no arguments and cannot fail.
+        Self(unsafe { libc::gettid() })
+    }
+
+    /// Ends the process as a crash of this thread, which uses CPU time without end. Does nothing where no crash is
+    /// reported: nobody would start the process again.
+    pub(crate) fn crash(self) {
+        if REPORTS.load(Ordering::Relaxed) >= 0 {
+            // SAFETY: plain system calls. Of a thread that has ended meanwhile the last gives an error.
+            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), self.0, libc::SIGXCPU) };
+        }
+    }
+}
+
 impl Drop for CrashSlot {
     fn drop(&mut self) {
         if let Some(slot) = self.slot {
@@ -120,11 +148,6 @@ impl Drop for Executing<'_> {
             slot.length.store(0, Ordering::Release);
         }
     }
-}
-
-fn thread_id() -> i32 {
-    // SAFETY: the call has no arguments and cannot fail.
-    unsafe { libc::gettid() }
 }
 
 /// Has every crash of this process write to `reports`, a line for each instance that may be its cause: the
@@ -152,7 +175,7 @@ pub fn report_crashes(reports: OwnedFd) -> std::io::Result<()> {
 
 /// Async-signal-safe: it touches atomics and its own stack, and makes plain system calls.
 extern "C" fn on_crash(signal: libc::c_int) {
-    let own = thread_id();
+    let KernelThread(own) = KernelThread::current();
     let executes = |slot: &&Slot| slot.length.load(Ordering::Acquire) > 0;
     let mine = |slot: &&Slot| slot.thread.load(Ordering::Relaxed) == own;
     match TABLE.iter().filter(executes).find(mine) {

@@ -20,7 +20,7 @@ pub(crate) use calls::{Call, CallError, Compile, Entries, install_entries, modul
 pub(crate) use cell::{Cell, CellOptions};
 pub(crate) use clock::ThreadClock;
 pub use crash::{CRASH_LABEL_BYTES_MAX, report_crashes};
-pub(crate) use crash::{CrashLabel, CrashSlot};
+pub(crate) use crash::{CrashLabel, CrashSlot, KernelThread};
 pub use footprint::{Footprint, Places};
 pub(crate) use heap::HeapGuard;
 pub use sealed::SealedMemory;
