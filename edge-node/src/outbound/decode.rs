@@ -1,5 +1,9 @@
 //! Decoding of response bodies by their `content-encoding`, as a stream with bounded memory.
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
 use async_compression::tokio::bufread::{BrotliDecoder, GzipDecoder, ZlibDecoder, ZstdDecoder};
 use async_compression::zstd::DParameter;
 use futures_util::TryStreamExt;
@@ -7,7 +11,7 @@ use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, StreamBody};
-use tokio::io::{AsyncBufRead, AsyncRead, BufReader};
+use tokio::io::{AsyncBufRead, AsyncRead, BufReader, ReadBuf};
 use tokio_util::io::{ReaderStream, StreamReader};
 
 use super::BoxError;
@@ -17,6 +21,8 @@ use super::client::ResBody;
 const ENCODINGS_MAX: usize = 3;
 /// The largest zstd window, as a power of two: 8 MiB, which RFC 8878 asks every decoder to take.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+/// The first byte of what wants a window of up to a gigabyte, without its highest bit. RFC 7932 (9.1) has no such windows.
+const BROTLI_LARGE_WINDOW: u8 = 0x11;
 /// How much is decoded at once.
 const CHUNK_BYTES: usize = 32 * 1024;
 
@@ -99,12 +105,56 @@ fn decoder(
             Box::new(decoder)
         }
         Encoding::Deflate => Box::new(ZlibDecoder::new(reader)),
-        Encoding::Brotli => Box::new(BrotliDecoder::new(reader)),
+        Encoding::Brotli => {
+            Box::new(BrotliDecoder::new(NoLargeWindow { reader, has_begun: false }))
+        }
         Encoding::Zstd => {
             let limits = [DParameter::window_log_max(ZSTD_WINDOW_LOG_MAX)];
             let mut decoder = ZstdDecoder::with_params(reader, &limits);
             decoder.multiple_members(true);
             Box::new(decoder)
         }
+    }
+}
+
+/// A Brotli stream, which fails when it wants a window that the format does not have: the decoder would give it one.
+struct NoLargeWindow<R> {
+    reader: R,
+    has_begun: bool,
+}
+
+impl<R: AsyncBufRead + Unpin> NoLargeWindow<R> {
+    fn poll_begin(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.has_begun {
+            let first = ready!(Pin::new(&mut self.reader).poll_fill_buf(cx))?.first();
+            if first.is_some_and(|byte| byte & 0x7f == BROTLI_LARGE_WINDOW) {
+                let large = "the body's Brotli window is larger than RFC 7932 allows";
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, large)));
+            }
+            self.has_begun = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<R: AsyncBufRead + Unpin> AsyncRead for NoLargeWindow<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.poll_begin(cx))?;
+        Pin::new(&mut self.reader).poll_read(cx, buffer)
+    }
+}
+
+impl<R: AsyncBufRead + Unpin> AsyncBufRead for NoLargeWindow<R> {
+    fn poll_fill_buf(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        ready!(self.poll_begin(cx))?;
+        Pin::new(&mut self.get_mut().reader).poll_fill_buf(cx)
+    }
+
+    fn consume(mut self: Pin<&mut Self>, amount: usize) {
+        Pin::new(&mut self.reader).consume(amount);
     }
 }

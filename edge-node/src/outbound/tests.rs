@@ -97,6 +97,7 @@ async fn answer(
             response.body(full(total.to_string()))
         }
         "/broken" => response.header("content-encoding", "gzip").body(full("not gzip")),
+        "/wide" => response.header("content-encoding", "br").body(full("\x11\x1e\x00")),
         "/unknown" => response.header("content-encoding", "rot13").body(full("uryyb")),
         _ => match path.strip_prefix("/encoded/") {
             Some(name) => response.header("content-encoding", name).body(full(encoded(name).await)),
@@ -243,6 +244,9 @@ async fn bodies_are_decoded_when_asked() {
     }
     let broken = outbound.send(get(format!("http://{address}/broken"))).await.unwrap();
     assert!(broken.into_body().collect().await.is_err());
+    let wide = outbound.send(get(format!("http://{address}/wide"))).await.unwrap();
+    let error = wide.into_body().collect().await.unwrap_err();
+    assert!(format!("{error:?}").contains("RFC 7932"), "{error:?}");
     let unknown = outbound.send(get(format!("http://{address}/unknown"))).await.unwrap();
     assert_eq!(unknown.headers()["content-encoding"], "rot13");
     assert_eq!(text(unknown).await, "uryyb");
