@@ -16,12 +16,17 @@ use deno_core::wrap_lazy_ext_script;
 mod body;
 #[path = "src/charges.rs"]
 mod charges;
+#[path = "src/codec.rs"]
+mod codec;
 #[path = "src/connections.rs"]
 mod connections;
 #[path = "src/exception.rs"]
 mod exception;
 #[path = "src/extension.rs"]
 mod extension;
+#[path = "src/boundary/held_codec.rs"]
+#[allow(unsafe_code, reason = "as in the crate")]
+mod held_codec;
 #[path = "src/host.rs"]
 mod host;
 #[path = "src/in_flight.rs"]
@@ -40,6 +45,10 @@ mod outcome;
 mod socket;
 #[path = "src/sockets.rs"]
 mod sockets;
+
+mod boundary {
+    pub(crate) use super::held_codec::HeldCodec;
+}
 
 /// Writes the sources of the scripts that are loaded late, and the list of them. They are wrapped as deno_core wraps
 /// those of the snapshot.
@@ -89,6 +98,8 @@ fn main() {
     for path in [
         "src/body.rs",
         "src/charges.rs",
+        "src/boundary/held_codec.rs",
+        "src/codec.rs",
         "src/connections.rs",
         "src/exception.rs",
         "src/extension.rs",

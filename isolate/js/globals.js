@@ -118,7 +118,7 @@ const late = {
   ],
   "ext:atoll/stream_classes.js": ["FixedLengthStream", "IdentityTransformStream"],
   "ext:atoll/websocket.js": ["WebSocket", "WebSocketPair"],
-  "ext:deno_web/14_compression.js": ["CompressionStream", "DecompressionStream"],
+  "ext:atoll/compression.js": ["CompressionStream", "DecompressionStream"],
   "ext:deno_web/01_urlpattern.js": ["URLPattern"],
   "ext:deno_web/09_file.js": ["Blob", "File"],
   "ext:deno_fetch/21_formdata.js": ["FormData"],

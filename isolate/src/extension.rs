@@ -16,6 +16,11 @@ deno_core::extension!(
     deps = [deno_webidl, deno_web, deno_crypto, deno_fetch],
     ops = [
         ops::op_body_bytes,
+        ops::op_codec_close,
+        ops::op_codec_end,
+        ops::op_codec_new,
+        ops::op_codec_read,
+        ops::op_codec_write,
         ops::op_fetch_hop,
         ops::op_invocation_ended,
         ops::op_invocation_fail,
@@ -59,6 +64,7 @@ deno_core::extension!(
         "body_streams.js",
         "bytes.js",
         "clock.js",
+        "compression.js",
         "crypto.js",
         "events.js",
         "extras.js",
@@ -86,6 +92,7 @@ deno_core::extension!(
 /// writes their sources into the binary, in this order.
 pub(crate) const LATE_SCRIPTS: &[&str] = &[
     "ext:atoll/body_streams.js",
+    "ext:atoll/compression.js",
     "ext:atoll/flags.js",
     "ext:atoll/performance.js",
     "ext:atoll/stream_classes.js",
@@ -95,17 +102,17 @@ pub(crate) const LATE_SCRIPTS: &[&str] = &[
     "ext:deno_web/06_streams.js",
     "ext:deno_web/09_file.js",
     "ext:deno_web/13_message_port.js",
-    "ext:deno_web/14_compression.js",
     "ext:deno_web/15_performance.js",
 ];
 
 /// Ops of Deno's crates that no worker can need, by how their names begin. Some reach past the host's gate or
-/// across isolates of a process; all of them cost each isolate time and memory. `op_now` and its kin come from
-/// this crate instead.
+/// across isolates of a process; all of them cost each isolate time and memory. `op_now`, what compresses, and their kin
+/// come from this crate instead.
 const LEFT_OUT: &[&str] = &[
     "op_base64_decode_into",
     "op_base64url_",
     "op_broadcast_",
+    "op_compression_",
     "op_fetch",
     "op_geometry_",
     "op_lock_manager_",

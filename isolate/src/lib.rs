@@ -12,6 +12,7 @@ mod boundary;
 mod call;
 mod charges;
 mod code_cache;
+mod codec;
 mod connections;
 mod exception;
 mod extension;

@@ -1,6 +1,7 @@
 //! The ops: the only Rust that JS can call. Each finds its invocation by number and never trusts it.
 
 mod body;
+mod codec;
 mod fetch;
 mod kv;
 pub(crate) mod late;
@@ -12,6 +13,7 @@ mod socket;
 pub(crate) mod time;
 
 pub(crate) use body::op_body_bytes;
+pub(crate) use codec::{op_codec_close, op_codec_end, op_codec_new, op_codec_read, op_codec_write};
 pub(crate) use fetch::op_fetch_hop;
 pub(crate) use kv::{op_kv_delete, op_kv_get, op_kv_list, op_kv_put};
 pub(crate) use late::{op_late_script, op_late_script_ran};

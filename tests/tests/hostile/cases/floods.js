@@ -171,3 +171,11 @@ const writer = zip.writable.getWriter();
 zip.readable.pipeTo(new WritableStream());
 const data = crypto.getRandomValues(new Uint8Array(65_536));
 for (;;) await writer.write(data);
+
+//# compression-of-one-huge-piece: cpu or memory
+const piece = new Uint8Array(50_000_000);
+for (let at = 0; at < piece.length; at += 50_000) crypto.getRandomValues(piece.subarray(at, at + 50_000));
+const zip = new CompressionStream('brotli');
+zip.readable.pipeTo(new WritableStream());
+const writer = zip.writable.getWriter();
+for (;;) await writer.write(piece);
