@@ -176,6 +176,8 @@ pub(crate) enum State {
 pub(crate) struct Inner {
     state: StdCell<State>,
     longest_slice: StdCell<Duration>,
+    /// What it held when its garbage was last collected at rest, in bytes.
+    rest_bytes: StdCell<usize>,
     footprint: Rc<Footprint>,
     heap: Arc<HeapGuard>,
     account: Arc<MemoryAccount>,
@@ -239,6 +241,7 @@ impl Instance {
         let inner = Rc::new(Inner {
             state: StdCell::new(State::Live),
             longest_slice: StdCell::default(),
+            rest_bytes: StdCell::default(),
             footprint: Rc::default(),
             heap,
             account,
@@ -306,12 +309,28 @@ impl Instance {
     /// Collects garbage and gives its pages back, which costs some milliseconds, and keeps for others what V8 has
     /// compiled of the runtime's late scripts. Does nothing while invocations are in flight.
     pub fn shrink(&self) {
+        self.at_rest(Cell::shrink);
+    }
+
+    /// Collects garbage, which costs a millisecond or two as long as the heap is small. Does nothing while invocations are
+    /// in flight.
+    pub fn collect(&self) {
+        self.at_rest(Cell::collect);
+    }
+
+    /// What it holds more than when its garbage was last collected by one of the two, in bytes; much of it is garbage.
+    pub fn grown_bytes(&self) -> usize {
+        self.memory_bytes().saturating_sub(self.inner.rest_bytes.get())
+    }
+
+    fn at_rest(&self, collect: impl FnOnce(&mut Cell)) {
         if self.in_flight() > 0 || self.inner.state() != State::Live {
             return;
         }
         // A slice may be going on further up this thread's stack.
         if let Ok(mut cell) = self.inner.cell.try_borrow_mut() {
-            cell.shrink();
+            collect(&mut cell);
+            self.inner.rest_bytes.set(self.memory_bytes());
         }
     }
 

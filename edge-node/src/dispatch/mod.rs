@@ -14,6 +14,7 @@ mod depth;
 mod events;
 mod fair_queue;
 mod forward;
+mod garbage;
 mod handshake;
 mod home;
 mod host;

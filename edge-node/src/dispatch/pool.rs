@@ -14,6 +14,7 @@ use futures_util::future::{FutureExt, LocalBoxFuture, Shared};
 
 use rustc_hash::FxHashMap;
 
+use super::garbage::Garbage;
 use super::host::{Capabilities, InstanceHost, ThreadHost};
 use super::quarantine::Culprit;
 use super::replicas::{OnFront, Placement};
@@ -36,12 +37,6 @@ const EVICTIONS_PER_LOOK: usize = 8;
 
 /// Looks in a row at which memory was short before a front thread drops what it has.
 const FRONT_LOOKS: u32 = 5;
-
-/// How long an instance is not called before it gives back what memory it can.
-const SHRINK_IDLE: Duration = Duration::from_secs(30);
-
-/// Instances of one thread that do so in one sweep: each takes some milliseconds.
-const SHRINKS_PER_SWEEP: usize = 16;
 
 /// How long an instance that is one of several of its version is kept without a call.
 const REPLICA_IDLE_MAX: Duration = Duration::from_secs(30);
@@ -413,7 +408,8 @@ impl Pool {
             self.leaving.borrow_mut().extract_if(.., |live| live.is_idle()).collect();
         drop(gone);
         self.close_replaced(&serves);
-        let (mut condemned, mut unwanted, mut shrinks) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut condemned, mut unwanted) = (Vec::new(), Vec::new());
+        let mut garbage = Garbage::default();
         for (version, slot) in &*self.slots.borrow() {
             match slot {
                 Slot::Live(live) if live.instance.condemned().is_some() => {
@@ -424,9 +420,8 @@ impl Pool {
                     let spare = self.spare_for(version).is_some_and(|stays| rested > stays);
                     if !serves(version) || spare {
                         unwanted.push(version.clone());
-                    } else if rested > SHRINK_IDLE && !live.shrunk.get() {
-                        shrinks.push(live.instance.clone());
-                        live.shrunk.set(shrinks.len() <= SHRINKS_PER_SWEEP);
+                    } else {
+                        garbage.look(&live.instance, rested, &live.shrunk);
                     }
                 }
                 Slot::Failed { until, .. } if *until <= now => unwanted.push(version.clone()),
@@ -441,10 +436,7 @@ impl Pool {
             self.drop_idle(&version, now);
             tokio::task::yield_now().await;
         }
-        for instance in shrinks.iter().take(SHRINKS_PER_SWEEP) {
-            instance.shrink();
-            tokio::task::yield_now().await;
-        }
+        garbage.collect().await;
         self.show_memory();
     }
 

@@ -145,6 +145,12 @@ impl Cell {
         self.guard.settle(self.runtime.v8_isolate());
     }
 
+    /// Collects garbage. Costs a millisecond or two, as long as the heap is small.
+    pub(crate) fn collect(&mut self) {
+        let _entered = Entered::new(&mut self.runtime);
+        self.guard.collect_now(self.runtime.v8_isolate());
+    }
+
     /// What the watchdog measures the isolate with while it executes.
     pub(crate) fn guard(&self) -> Arc<HeapGuard> {
         self.guard.clone()

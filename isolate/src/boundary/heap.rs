@@ -177,7 +177,7 @@ impl HeapGuard {
     }
 
     /// Has garbage collected, and settles what is left.
-    fn collect_now(&self, isolate: &mut v8::Isolate) {
+    pub(super) fn collect_now(&self, isolate: &mut v8::Isolate) {
         let begun = cpu_now();
         self.collecting.store(true, Ordering::Relaxed);
         let was_marking = self.marking.load(Ordering::Relaxed);
