@@ -16,6 +16,10 @@ const SHRINKS_PER_SWEEP: usize = 16;
 /// What an instance that is called now and then may gain before that is collected, in bytes.
 const GROWN_BYTES_MAX: usize = 4 << 20;
 
+/// The heap up to which that is done, in bytes. To collect a large one takes tens of milliseconds, for which others would
+/// wait: that is V8's to decide.
+const HEAP_BYTES_MAX: usize = 16 << 20;
+
 /// Instances of one thread whose garbage is collected so in one sweep: each takes a millisecond or two.
 const COLLECTS_PER_SWEEP: usize = 4;
 
@@ -35,7 +39,9 @@ impl Garbage {
                 shrunk.set(true);
                 self.shrinks.push(instance.clone());
             }
-        } else if instance.grown_bytes() > GROWN_BYTES_MAX {
+        } else if instance.grown_bytes() > GROWN_BYTES_MAX
+            && instance.memory().heap <= HEAP_BYTES_MAX
+        {
             self.grown.push(instance.clone());
         }
     }
