@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::child::Child;
+use super::child::{Child, Ended};
 use crate::api::{CheckError, CheckReport, ScriptCheck};
 use crate::config::NodeConfig;
 use crate::process::{
@@ -126,7 +126,7 @@ impl Checks {
             }
             Ok(Err(LinkError::Closed | LinkError::Io(_))) => {
                 let ended = checker.child.end().await;
-                Err(aborted(version, &ended.how()))
+                Err(aborted(version, &ended))
             }
             Ok(Err(error)) => {
                 tracing::error!(%error, "the check process is not understood");
@@ -150,15 +150,19 @@ impl Checks {
     }
 }
 
-fn aborted(version: &Version, how: &str) -> CheckError {
-    let worker = &version.worker;
+fn aborted(version: &Version, ended: &Ended) -> CheckError {
+    let (worker, how) = (&version.worker, ended.how());
     tracing::error!(
         worker = worker.worker.as_str(),
         account = worker.account.as_str(),
-        how,
+        how = how.as_str(),
         "an uploaded script aborted the engine and is refused"
     );
+    let cause = match ended.is_out_of_cpu_time() {
+        true => "what it searches, sorts or normalizes",
+        false => "what it allocates",
+    };
     refusal(format!(
-        "the script aborted the engine while it started ({how}): it was refused, look for what it allocates at its top level"
+        "the script aborted the engine while it started ({how}): it was refused, look for {cause} at its top level"
     ))
 }

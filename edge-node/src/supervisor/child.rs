@@ -117,6 +117,12 @@ impl Ended {
             },
         }
     }
+
+    /// Whether it ended for CPU time that nothing else could end.
+    pub(super) fn is_out_of_cpu_time(&self) -> bool {
+        let signal = self.status.and_then(|status| status.signal());
+        signal == Some(rustix::process::Signal::XCPU.as_raw())
+    }
 }
 
 fn signal_name(signal: i32) -> String {

@@ -60,6 +60,11 @@ export default { fetch( { } };
 /^(a+)+$/.test('a'.repeat(64) + 'b');
 export default { fetch() {} };
 
+//# starts-with-a-search-without-end: refused searches
+const text = 'a'.repeat(2 ** 21);
+(text + text).lastIndexOf(text + 'b');
+export default { fetch() {} };
+
 //# starts-with-an-import-of-itself-without-end: refused exceed
 for (;;) await import('./index.js?' + Math.random()).catch(() => {});
 export default { fetch() {} };
