@@ -47,58 +47,40 @@ function coded(format, isDecoder, prefix) {
 
 const inspected = SymbolFor("Deno.privateCustomInspect");
 
-function inspectedAs(Interface, object, inspect, options) {
-  const evaluate = ObjectPrototypeIsPrototypeOf(Interface.prototype, object);
-  const keys = ["readable", "writable"];
-  return inspect(createFilteredInspectProxy({ __proto__: null, object, evaluate, keys }), options);
+function streamClass(name, isDecoder) {
+  const prefix = `Failed to construct '${name}'`;
+  // A class has the name of the property that it is made for.
+  const { [name]: Interface } = {
+    __proto__: null,
+    [name]: class {
+      #transform;
+
+      constructor(format) {
+        webidl.requiredArguments(arguments.length, 1, prefix);
+        this.#transform = coded(webidl.converters.CompressionFormat(format, prefix, "Argument 1"), isDecoder, prefix);
+      }
+
+      get readable() {
+        return this.#transform.readable;
+      }
+
+      get writable() {
+        return this.#transform.writable;
+      }
+
+      [inspected](inspect, options) {
+        const evaluate = ObjectPrototypeIsPrototypeOf(Interface.prototype, this);
+        const keys = ["readable", "writable"];
+        return inspect(createFilteredInspectProxy({ __proto__: null, object: this, evaluate, keys }), options);
+      }
+    },
+  };
+  webidl.configureInterface(Interface);
+  return Interface;
 }
 
-class CompressionStream {
-  #transform;
-
-  constructor(format) {
-    const prefix = "Failed to construct 'CompressionStream'";
-    webidl.requiredArguments(arguments.length, 1, prefix);
-    this.#transform = coded(webidl.converters.CompressionFormat(format, prefix, "Argument 1"), false, prefix);
-  }
-
-  get readable() {
-    return this.#transform.readable;
-  }
-
-  get writable() {
-    return this.#transform.writable;
-  }
-
-  [inspected](inspect, options) {
-    return inspectedAs(CompressionStream, this, inspect, options);
-  }
-}
-
-class DecompressionStream {
-  #transform;
-
-  constructor(format) {
-    const prefix = "Failed to construct 'DecompressionStream'";
-    webidl.requiredArguments(arguments.length, 1, prefix);
-    this.#transform = coded(webidl.converters.CompressionFormat(format, prefix, "Argument 1"), true, prefix);
-  }
-
-  get readable() {
-    return this.#transform.readable;
-  }
-
-  get writable() {
-    return this.#transform.writable;
-  }
-
-  [inspected](inspect, options) {
-    return inspectedAs(DecompressionStream, this, inspect, options);
-  }
-}
-
-webidl.configureInterface(CompressionStream);
-webidl.configureInterface(DecompressionStream);
-
-return { CompressionStream, DecompressionStream };
+return {
+  CompressionStream: streamClass("CompressionStream", false),
+  DecompressionStream: streamClass("DecompressionStream", true),
+};
 })();
