@@ -19,8 +19,14 @@ pub(crate) const STEP_BYTES_MAX: usize = 64 << 10;
 const BROTLI_QUALITY: i32 = 6;
 const BROTLI_WINDOW_LOG: i32 = 22;
 
-/// The first byte of what wants a window of up to a gigabyte, without its highest bit. RFC 7932 (9.1) has no such windows.
+/// The first byte of a Brotli stream that wants a window of up to a gigabyte, without its highest bit.
 const BROTLI_LARGE_WINDOW: u8 = 0x11;
+
+/// Whether a Brotli stream that begins with these bytes wants a window that RFC 7932 (9.1) does not have: the decoder would
+/// give it one.
+pub fn wants_large_brotli_window(bytes: &[u8]) -> bool {
+    bytes.first().is_some_and(|first| first & 0x7f == BROTLI_LARGE_WINDOW)
+}
 
 /// A compressor or decompressor, and what it has still to do.
 pub(crate) struct Codec {
@@ -119,8 +125,7 @@ impl Codec {
                 }
             };
         } else {
-            if std::mem::take(&mut self.has_window)
-                && input.unwritten()[0] & 0x7f == BROTLI_LARGE_WINDOW
+            if std::mem::take(&mut self.has_window) && wants_large_brotli_window(input.unwritten())
             {
                 return Err(invalid("its window is too large"));
             }

@@ -39,6 +39,7 @@ pub use body::{ResponseBody, StreamBody};
 pub use boundary::{CRASH_LABEL_BYTES_MAX, Footprint, Places, SealedMemory, report_crashes};
 pub use call::{Failure, FetchEvent, Fetched, Fetching};
 pub use code_cache::CodeCache;
+pub use codec::wants_large_brotli_window;
 pub use deno_core::unsync::JoinHandle;
 pub use host::{Body, BoxError, Decode, FetchHop, Host, HostError, KvCall, KvEntry, KvReply, Via};
 pub use inspector::{Inspector, InspectorCommands, InspectorMessage, InspectorMessages};

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use async_compression::tokio::bufread::{BrotliDecoder, GzipDecoder, ZlibDecoder, ZstdDecoder};
 use async_compression::zstd::DParameter;
+use atoll_isolate::wants_large_brotli_window;
 use futures_util::TryStreamExt;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
@@ -21,8 +22,6 @@ use super::client::ResBody;
 const ENCODINGS_MAX: usize = 3;
 /// The largest zstd window, as a power of two: 8 MiB, which RFC 8878 asks every decoder to take.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
-/// The first byte of what wants a window of up to a gigabyte, without its highest bit. RFC 7932 (9.1) has no such windows.
-const BROTLI_LARGE_WINDOW: u8 = 0x11;
 /// How much is decoded at once.
 const CHUNK_BYTES: usize = 32 * 1024;
 
@@ -117,7 +116,7 @@ fn decoder(
     }
 }
 
-/// A Brotli stream, which fails when it wants a window that the format does not have: the decoder would give it one.
+/// A Brotli stream, which fails when it wants a window that the format does not have.
 struct NoLargeWindow<R> {
     reader: R,
     has_begun: bool,
@@ -126,8 +125,7 @@ struct NoLargeWindow<R> {
 impl<R: AsyncBufRead + Unpin> NoLargeWindow<R> {
     fn poll_begin(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.has_begun {
-            let first = ready!(Pin::new(&mut self.reader).poll_fill_buf(cx))?.first();
-            if first.is_some_and(|byte| byte & 0x7f == BROTLI_LARGE_WINDOW) {
+            if wants_large_brotli_window(ready!(Pin::new(&mut self.reader).poll_fill_buf(cx))?) {
                 let large = "the body's Brotli window is larger than RFC 7932 allows";
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, large)));
             }
