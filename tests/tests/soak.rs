@@ -254,6 +254,7 @@ async fn memory_stays_flat_and_every_request_has_its_outcome() {
     println!("hostile workers: {:+.0} MiB over the last two thirds", hoarded / f64::from(1 << 20));
     assert!(length < JUDGED_FROM || hoarded < HOARDED_MORE_MAX, "what hostile workers hold grows");
     for (what, (grown, mean)) in [
+        ("memory", growth(settled, |sample| sample.memory_bytes)),
         (
             "memory besides theirs",
             growth(settled, |sample| sample.memory_bytes - sample.hostile_bytes),
